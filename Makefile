@@ -1,0 +1,50 @@
+# Every target sets up what it needs: a virtual environment in .venv/ from hash-locked requirements.
+# `make` alone lists the targets.
+
+# The newest Python on the path that the project supports; PYTHON=python3.11 chooses another.
+PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell command -v python$(version) > /dev/null && python$(version) -c '' 2> /dev/null && echo python$(version))) python3)
+BIN := .venv/bin
+SOURCES := service simulator tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
+
+install: .venv/.installed  ## the environment alone: .venv/bin/coinm-gateway
+
+.venv/.installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is older (set PYTHON=…)" >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON) (once; about a minute)"
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install  ## the gateway before a simulated exchange, with an embedded Redis
+	@exec $(BIN)/python -m simulator demo
+
+test: install  ## every test, with branch coverage of service/
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: install  ## lint, format, types; edits nothing
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/pyright
+
+format: install  ## put the code into its form, mend what lint can mend
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# Universal: one file serves every supported Python and platform, and names no index.
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+lock: install  ## resolve the requirements anew
+	$(LOCK) --output-file requirements/service.txt
+	$(LOCK) --group dev --output-file requirements/dev.txt
+
+clean:  ## remove what the targets made
+	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,1 @@
+"""Who is calling, and what it may see: pure decisions, deny by default, each with its reason."""

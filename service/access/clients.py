@@ -1,0 +1,57 @@
+"""From a bearer token to the client that holds it. Tokens are known by their SHA-256 only."""
+
+import hmac
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from service.access import tokens
+from service.access.grants import Grant, grant_on
+
+_PREFIX = 16
+"""Hex digits of a digest to look up by: 64 bits tell any number of tokens apart."""
+
+
+class Client(msgspec.Struct, frozen=True):
+    """One team or service."""
+
+    name: str
+    token_digests: tuple[str, ...]
+    """SHA-256 of its tokens, hex; several while one is rotated out."""
+    grants: Mapping[str, Grant]
+    """By account name, or `grants.ANY_ACCOUNT`."""
+
+    def __repr__(self) -> str:
+        return f"<Client {self.name}>"
+
+
+class Clients:
+    """Everyone who may call, and the accounts there are."""
+
+    def __init__(self, clients: Iterable[Client], accounts: Iterable[str]) -> None:
+        self._accounts = tuple(accounts)
+        self._by_prefix: dict[str, list[tuple[str, Client]]] = defaultdict(list)
+        for client in clients:
+            for digest in client.token_digests:
+                self._by_prefix[digest[:_PREFIX]].append((digest, client))
+
+    def authenticate(self, token: bytes) -> Client | None:
+        """The client that holds a token, or `None`.
+
+        Found by a prefix of the token's digest, decided by comparing whole digests in constant time.
+        """
+        digest = tokens.digest(token)
+        for known, client in self._by_prefix.get(digest[:_PREFIX], ()):
+            if hmac.compare_digest(known, digest):
+                return client
+        return None
+
+    def grant(self, client: Client, account: str) -> Grant | None:
+        """What a client may see of an account; an account that doesn't exist and one not granted look alike."""
+        return grant_on(account, client.grants) if account in self._accounts else None
+
+    def visible(self, client: Client) -> list[Grant]:
+        """The client's grants, one an account it may see, in the settings' order."""
+        found = (self.grant(client, account) for account in self._accounts)
+        return [grant for grant in found if grant is not None]

@@ -1,0 +1,55 @@
+"""What a client may see of an account. Pure, deny by default; a refusal carries its reason."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from service.account.selection import Selection
+from service.account.snapshot import margin_asset
+
+ANY_ACCOUNT = "*"
+"""The grant for accounts that have none of their own."""
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """A client's view of one account; `None` is all.
+
+    `sides` hides position rows only: an asset's totals are its own, whichever side earned them.
+    """
+
+    account: str
+    assets: frozenset[str] | None
+    sides: frozenset[str] | None = None
+
+    def refusal(self, selection: Selection, margin_assets: Mapping[str, str]) -> str | None:
+        """Why something that the selection names may not be seen, or `None`.
+
+        Naming what is not granted is refused rather than answered with nothing: an empty answer would read as
+        "flat". `margin_assets` is exchangeInfo's map of symbols to their margin asset.
+        """
+        for asset in sorted(selection.assets or ()):
+            if not self.sees_asset(asset):
+                return f"asset {asset} is not granted on account {self.account}"
+        for symbol in sorted(selection.symbols or ()):
+            if not self.sees_asset(margin_asset(symbol, margin_assets)):
+                return f"symbol {symbol} is not granted on account {self.account}"
+        for side in sorted(selection.sides or ()):
+            if self.sides is not None and side not in self.sides:
+                return f"position side {side} is not granted on account {self.account}"
+        return None
+
+    def sees_asset(self, asset: str | None) -> bool:
+        return self.assets is None or asset in self.assets
+
+    def narrow(self, selection: Selection) -> Selection:
+        """The selection with everything that is not granted left out."""
+        return msgspec.structs.replace(selection, visible_assets=self.assets, visible_sides=self.sides)
+
+
+def grant_on(account: str, grants: Mapping[str, Grant]) -> Grant | None:
+    """The grant for an existing account: its own, else the one for any account; none means denied."""
+    own = grants.get(account)
+    if own is not None:
+        return own
+    general = grants.get(ANY_ACCOUNT)
+    return None if general is None else msgspec.structs.replace(general, account=account)

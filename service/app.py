@@ -1,0 +1,183 @@
+"""The composition root: every part is built and joined here, and closed again when the app ends."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+import httpx
+from litestar import Litestar
+from litestar.types import Receive, Scope, Send
+from redis.asyncio import Redis
+
+from service.access.clients import Client, Clients
+from service.access.grants import Grant
+from service.access.limits import RequestLimits
+from service.cache.keeper import SnapshotKeeper
+from service.cache.policy import Windows
+from service.cache.ports import KeeperSettings
+from service.clock import Clock, SystemClock
+from service.exchange.client import ExchangeClient
+from service.exchange.egress import ADDRESS
+from service.exchange.signing import Credential, read_credential
+from service.exchange.source import AccountSource
+from service.exchange.transport import open_client
+from service.gateway import Gateway
+from service.settings import Client as ClientSettings
+from service.settings import ClientGrant, Settings
+from service.store.connection import Link, connect
+from service.store.snapshots import AccountStore, Scripts, keys_of
+from service.telemetry.metrics import Metrics
+from service.web.accounts import Accounts
+from service.web.edge import Edge
+from service.web.operations import Operations
+from service.web.problems import answer
+
+NOT_A_NUMBER = float("nan")
+
+
+class App:
+    """The gateway as an ASGI application."""
+
+    def __init__(self, gateway: Gateway, litestar: Litestar) -> None:
+        self.gateway = gateway
+        self._litestar = litestar
+        self._edge = Edge(litestar, gateway)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._edge(scope, receive, send)
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """For servers and tests that don't speak ASGI's lifespan."""
+        return self._litestar.lifespan()
+
+
+def create_app(
+    settings: Settings,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    redis: Redis | None = None,
+    clock: Clock | None = None,
+) -> App:
+    """The gateway for these settings; `transport`, `redis` and `clock` are the seams to the world outside.
+
+    Raises:
+        SettingsError: a secret file is not what is expected.
+    """
+    gateway = build(settings, open_client(settings.exchange, transport), redis, clock or SystemClock())
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
+        app.state.gateway = gateway
+        yield
+        await close(gateway)
+
+    litestar = Litestar(
+        route_handlers=[Accounts, Operations],
+        lifespan=[lifespan],
+        exception_handlers={Exception: answer},
+        openapi_config=None,
+        logging_config=None,  # its default would log at INFO what httpx asks for, signatures included
+        debug=False,
+        pdb_on_exception=False,
+        request_max_body_size=16 * 1024,  # nothing here takes a body
+    )
+    return App(gateway, litestar)
+
+
+def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, clock: Clock) -> Gateway:
+    """The gateway's parts, joined; nothing is asked of Redis or the exchange yet.
+
+    Raises:
+        SettingsError: a secret file is not what is expected.
+    """
+    metrics = Metrics()
+    credentials = {name: read_credential(account) for name, account in settings.accounts.items()}
+    link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
+    scripts = Scripts(link.redis)
+    stores = {
+        name: AccountStore(link, scripts, keys_of(settings, name, each.fingerprint), each.fingerprint)
+        for name, each in credentials.items()
+    }
+    exchange = ExchangeClient(settings.exchange, http, clock, metrics)
+    limits = {name: each.requests_per_second for name, each in settings.clients.items() if each.requests_per_second}
+    gateway = Gateway(
+        settings=settings,
+        clock=clock,
+        metrics=metrics,
+        clients=Clients([_client(name, each) for name, each in settings.clients.items()], settings.accounts),
+        limits=RequestLimits(limits, settings.exchange.expected_replicas),
+        exchange=exchange,
+        redis=link,
+        stores=stores,
+        keepers={},
+    )
+    gateway.keepers = {name: _keeper(gateway, name, credential) for name, credential in credentials.items()}
+    _observe(gateway)
+    return gateway
+
+
+async def close(gateway: Gateway) -> None:
+    """End what is under way and hang up."""
+    for keeper in gateway.keepers.values():
+        await keeper.close()
+    await gateway.exchange.close()
+    await gateway.redis.close()
+
+
+def _keeper(gateway: Gateway, account: str, credential: Credential) -> SnapshotKeeper:
+    settings = gateway.settings
+    freshness = settings.accounts[account].freshness
+    windows = Windows(
+        freshness.fresh_for,
+        freshness.stale_while_revalidate,
+        freshness.stale_if_error,
+        freshness.min_refresh_interval,
+    )
+    source = AccountSource(gateway.exchange, credential)
+    keeping = KeeperSettings(account, windows, settings.exchange.timeout.seconds)
+    return SnapshotKeeper(keeping, source, gateway.stores[account], gateway.metrics)
+
+
+def _client(name: str, settings: ClientSettings) -> Client:
+    grants = {account: _grant(account, grant) for account, grant in settings.accounts.items()}
+    return Client(name, tuple(settings.token_sha256), grants)
+
+
+def _grant(account: str, grant: ClientGrant) -> Grant:
+    return Grant(account, _names(grant.assets), _names(grant.position_sides))
+
+
+def _names(listed: object) -> frozenset[str] | None:
+    return frozenset(listed) if isinstance(listed, list) else None
+
+
+def _observe(gateway: Gateway) -> None:
+    """Gauges of what is read rather than counted."""
+    metrics, exchange, keepers = gateway.metrics, gateway.exchange, gateway.keepers
+    metrics.gauge(
+        "exchange_used_weight",
+        "Request weight used on our address this minute.",
+        lambda: exchange.egress.window.used,
+    )
+    metrics.gauge("exchange_weight_ceiling", "What may be used of it.", lambda: exchange.egress.ceiling.address)
+    metrics.gauge(
+        "exchange_not_before_seconds",
+        "Seconds until the exchange may be asked again; 0: now.",
+        lambda: max(0, exchange.egress.hold(ADDRESS).until - exchange.clock.now()) / 1000,
+    )
+    metrics.gauge(
+        "exchange_clock_offset_seconds",
+        "How far the exchange is ahead of this machine's clock.",
+        lambda: NOT_A_NUMBER if exchange.clock.skew is None else exchange.clock.skew / 1000,
+    )
+    metrics.gauge("redis_up", "Whether the last Redis operation worked.", lambda: gateway.redis.up)
+    metrics.gauge("ready", "Whether the replica is ready.", lambda: not gateway.draining)
+    metrics.account_gauge(
+        "snapshot_age_seconds",
+        "Age of the snapshot in memory.",
+        {name: partial(_age, keeper) for name, keeper in keepers.items()},
+    )
+
+
+def _age(keeper: SnapshotKeeper) -> float:
+    return NOT_A_NUMBER if keeper.age is None else keeper.age / 1000

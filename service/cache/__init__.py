@@ -1,0 +1,1 @@
+"""Keeping a snapshot fresh enough: `policy` decides purely, `keeper` carries it out."""

@@ -1,0 +1,54 @@
+"""One load, many waiters.
+
+The load is a task of its own, so that the caller who started it may hang up without ending it for the others.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class SingleFlight(Generic[T]):
+    """Collapses concurrent loads into one.
+
+    Every caller of a flight gets its one result, or its one exception. A flight ends when its load does; nothing
+    is kept after that.
+    """
+
+    def __init__(self) -> None:
+        self._flight: asyncio.Task[T] | None = None
+
+    @property
+    def active(self) -> bool:
+        return self._flight is not None
+
+    def start(self, load: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        """See to it that a flight is under way; nobody waits for it."""
+        _ = self._take_off(load)
+
+    async def join(self, load: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of the flight under way, else of a new one."""
+        # Shielded: a caller who hangs up must not cancel the load that others await.
+        return await asyncio.shield(self._take_off(load))
+
+    async def close(self) -> None:
+        """Cancel what is under way and wait for its end."""
+        if self._flight is not None:
+            flight = self._flight
+            flight.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await flight
+
+    def _take_off(self, load: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        if self._flight is None:
+            self._flight = asyncio.create_task(load())
+            self._flight.add_done_callback(self._land)
+        return self._flight
+
+    def _land(self, flight: asyncio.Task[T]) -> None:
+        self._flight = None
+        if not flight.cancelled():
+            flight.exception()  # marks it retrieved, in case every caller left before it failed

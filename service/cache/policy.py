@@ -1,0 +1,203 @@
+"""How a read is met: from the snapshot at hand, by a refresh, or not at all.
+
+Pure: every input is in `Situation`, and each decision carries its reason. The rules are RFC 9111's (max-age,
+min-fresh, max-stale, only-if-cached, no-cache) and RFC 5861's (the two stale windows), with one difference: a
+hard cap that no caller can lift. All times are milliseconds; an age runs from when the exchange was asked.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from service.exchange.budget import Barrier, BarrierReason
+from service.exchange.errors import ExchangeError
+
+
+class FreshnessUnmetError(Exception):
+    """The caller's own bound can't be met; not the exchange's fault."""
+
+    problem, status, title = "freshness-unmet", 504, "The demanded freshness cannot be met"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Windows(msgspec.Struct, frozen=True):
+    """How old an answer may be; the stale windows count from the end of `fresh_for`."""
+
+    fresh_for: int
+    stale_while_revalidate: int
+    stale_if_error: int
+    min_refresh_interval: int
+
+    @property
+    def revalidate_until(self) -> int:
+        return self.fresh_for + self.stale_while_revalidate
+
+    @property
+    def error_until(self) -> int:
+        return self.fresh_for + self.stale_if_error
+
+    @property
+    def hard_cap(self) -> int:
+        return max(self.revalidate_until, self.error_until)
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """What a caller asks of freshness (its `Cache-Control`), in ms; `None`: nothing."""
+
+    max_age: int | None = None
+    min_fresh: int | None = None
+    max_stale: int | None = None
+    no_cache: bool = False
+    only_if_cached: bool = False
+
+
+ANY = Demand()
+"""The windows alone decide."""
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """Everything a decision depends on."""
+
+    windows: Windows
+    demand: Demand
+    age: int | None
+    """Of the snapshot at hand; `None` without one."""
+    waited: int = 0
+    """Since the caller arrived. A snapshot younger than this was asked for on its behalf."""
+    barrier: Barrier | None = None
+    """Why the exchange can't be asked now."""
+
+
+ServeReason: TypeAlias = Literal["fresh", "recent", "swr", "max-stale"] | BarrierReason
+RefreshReason: TypeAlias = Literal["absent", "expired", "too-old", "revalidate"]
+StaleReason: TypeAlias = Literal["swr", "max-stale"]
+
+
+class Serve(msgspec.Struct, frozen=True):
+    """Answer with the snapshot at hand."""
+
+    reason: ServeReason
+
+
+class ServeAndRefresh(msgspec.Struct, frozen=True):
+    """Answer with the snapshot at hand, and refresh it behind the caller's back."""
+
+    reason: StaleReason
+
+
+class Refresh(msgspec.Struct, frozen=True):
+    """Wait for a snapshot no older than `acceptable` at the start of the refresh.
+
+    `forced`: the windows alone would not have asked for it; such refreshes have a smaller share of the weight.
+    """
+
+    reason: RefreshReason
+    acceptable: int
+    forced: bool
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """There is no answer that this caller would accept."""
+
+    error: ExchangeError | FreshnessUnmetError
+
+
+Decision: TypeAlias = Serve | ServeAndRefresh | Refresh | Refuse
+
+
+def decide(situation: Situation) -> Decision:
+    """How to meet a read."""
+    unmeetable = _unmeetable(situation)
+    if unmeetable is not None:
+        return Refuse(FreshnessUnmetError(unmeetable))
+    age = _usable_age(situation)
+    if age is not None and _meets_demand(situation, age):
+        served = _from_hand(situation, age)
+        if served is not None:
+            return served
+    return _from_exchange(situation, age)
+
+
+def is_forced(windows: Windows, age: int | None) -> bool:
+    """Whether a refresh now would be more than the windows ask for: what is there is still fresh."""
+    return age is not None and age < windows.fresh_for
+
+
+def _unmeetable(situation: Situation) -> str | None:
+    demand = situation.demand
+    if demand.min_fresh is not None and demand.min_fresh >= situation.windows.fresh_for:
+        return "min-fresh asks for more than a new snapshot has: it is fresh for less"
+    return None
+
+
+def _usable_age(situation: Situation) -> int | None:
+    """The age of a snapshot that may be served to anyone at all."""
+    age = situation.age
+    return age if age is not None and age <= situation.windows.hard_cap else None
+
+
+def _meets_demand(situation: Situation, age: int) -> bool:
+    """Whether the caller accepts a snapshot of this age, whatever the windows say."""
+    demand, windows = situation.demand, situation.windows
+    if demand.no_cache and age - situation.waited > windows.min_refresh_interval:
+        return False
+    if demand.max_age is not None and age > demand.max_age:
+        return False
+    return demand.min_fresh is None or windows.fresh_for - age >= demand.min_fresh
+
+
+def _from_hand(situation: Situation, age: int) -> Serve | ServeAndRefresh | None:
+    """The answer at once, if the windows allow it; the caller accepts this age."""
+    windows, demand = situation.windows, situation.demand
+    if age < windows.fresh_for:
+        return Serve("fresh")
+    if demand.no_cache or age <= situation.waited:
+        return Serve("recent")  # met, or asked for since this caller arrived: nothing younger can be had
+    reason = _stale_reason(situation, age)
+    if demand.only_if_cached:
+        return Serve(reason) if reason else None
+    if situation.barrier is not None:
+        return Serve(situation.barrier.reason) if reason or age < windows.error_until else None
+    return ServeAndRefresh(reason) if reason else None
+
+
+def _stale_reason(situation: Situation, age: int) -> StaleReason | None:
+    """Why a snapshot past `fresh_for` may be served without waiting, the exchange being well."""
+    windows, demand = situation.windows, situation.demand
+    if age < windows.revalidate_until:
+        return "swr"
+    willing = demand.max_stale is not None and age <= windows.fresh_for + demand.max_stale
+    return "max-stale" if willing else None
+
+
+def _from_exchange(situation: Situation, age: int | None) -> Refresh | Refuse:
+    demand, windows = situation.demand, situation.windows
+    if demand.only_if_cached:
+        return Refuse(FreshnessUnmetError("only-if-cached, and no snapshot is fresh enough"))
+    if situation.age is not None and situation.age <= situation.waited:
+        return Refuse(FreshnessUnmetError("the exchange took longer to answer than an answer may be old"))
+    if situation.barrier is not None:
+        return Refuse(situation.barrier.error)
+    return Refresh(_why(situation, age), _acceptable(situation), forced=is_forced(windows, age))
+
+
+def _why(situation: Situation, age: int | None) -> RefreshReason:
+    if age is None:
+        return "absent" if situation.age is None else "expired"
+    if situation.demand.no_cache:
+        return "revalidate"
+    return "too-old" if age < situation.windows.revalidate_until else "expired"
+
+
+def _acceptable(situation: Situation) -> int:
+    """The oldest snapshot, in ms now, with which this caller needs no call to the exchange."""
+    demand, windows = situation.demand, situation.windows
+    bounds = [windows.min_refresh_interval + situation.waited if demand.no_cache else windows.fresh_for]
+    if demand.max_age is not None:
+        bounds.append(demand.max_age)
+    if demand.min_fresh is not None:
+        bounds.append(windows.fresh_for - demand.min_fresh)
+    return min(bounds)

@@ -1,0 +1,98 @@
+"""What the cache needs of the rooms around it, and the values it hands out."""
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from service.account.selection import Views
+from service.account.snapshot import Snapshot
+from service.cache.policy import RefreshReason, ServeReason, Windows
+from service.exchange.budget import Barrier, Hold
+from service.exchange.clock import ExchangeClock
+from service.store.entries import Entry, Look
+
+Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
+"""How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
+
+Outcome: TypeAlias = Literal["fetched", "adopted"]
+
+
+class Source(Protocol):
+    """One account at the exchange."""
+
+    clock: ExchangeClock
+    fingerprint: str
+    """What the credential is called."""
+
+    async def fetch(self, *, forced: bool) -> Snapshot: ...
+
+    def barrier(self, *, forced: bool) -> Barrier | None: ...
+
+    def learn(self, address: Hold, credential: Hold) -> None: ...
+
+    def degrade(self, *, degraded: bool) -> None: ...
+
+    @property
+    def margin_assets(self) -> Mapping[str, str]: ...
+
+    @property
+    def address_hold(self) -> Hold: ...
+
+    @property
+    def credential_hold(self) -> Hold: ...
+
+
+class SharedStore(Protocol):
+    """What the replicas share about the account; nothing raises while it is away."""
+
+    async def look(self, known: int) -> Look | None: ...
+
+    async def keep(self, entry: Entry, remaining: int) -> bool | None: ...
+
+    async def prove(self) -> int | None: ...
+
+    async def hold_address(self, hold: Hold) -> None: ...
+
+    async def hold_credential(self, hold: Hold) -> None: ...
+
+
+class KeeperSettings(msgspec.Struct, frozen=True):
+    """What tells one keeper from another."""
+
+    account: str
+    windows: Windows
+    timeout: float
+    """Seconds a refresh takes at the most."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """The snapshot in memory."""
+
+    snapshot: Snapshot
+    views: Views
+    asked: int
+    """When the exchange was asked, monotonic ms of this process."""
+    margin_assets: Mapping[str, str]
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A snapshot that meets a demand, and how it came."""
+
+    held: Held
+    age: int
+    """Ms since the exchange was asked."""
+    ttl: int
+    """Ms of freshness left; negative: stale by so much."""
+    result: Result
+    refresh: RefreshReason | None = None
+    """Why a refresh was waited for, if one was."""
+    answered: int | None = None
+    """The exchange's status, where a failed refresh is behind a stale answer."""
+
+
+class LastRefresh(msgspec.Struct, frozen=True):
+    """The last attempt: when (epoch ms on the exchange's clock), and `ok` or the problem type."""
+
+    at: int
+    outcome: str

@@ -1,0 +1,141 @@
+"""The command line. Errors are one line on stderr, never a traceback, never a secret.
+
+Exit status: 0 done, 1 a check failed or a port can't be had, 2 bad usage or settings.
+"""
+
+import asyncio
+import re
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import msgspec
+import uvloop
+
+import service
+from service import check as checks
+from service.access import tokens
+from service.app import App, create_app
+from service.check import Finding
+from service.server import ListenError
+from service.server import serve as serve_app
+from service.settings import NAME_PATTERN, Secret, Settings
+from service.settings_file import SettingsError, load, read_secret
+from service.telemetry import logs
+
+T = TypeVar("T")
+
+CONFIG = click.option(
+    "--config",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="COINM_GATEWAY_CONFIG",
+    default=Path("gateway.toml"),
+    show_default=True,
+    show_envvar=True,
+    help="The settings file.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(service.__version__, prog_name="coinm-gateway")
+def main() -> None:
+    """One internal REST service for a Binance COIN-M account: it holds the key, asks once, and serves everyone."""
+
+
+@main.command()
+@CONFIG
+@click.option("--host", help="Listen here instead of server.host.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen here instead of server.port.")
+def serve(config: Path, host: str | None, port: int | None) -> None:
+    """Run the gateway: one process, one event loop. SIGTERM drains and ends it."""
+    settings = _load(config)
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, **given))
+    app = _create(settings)
+    on_drop = app.gateway.metrics.log_lines_dropped.inc
+    try:
+        with logs.logging_to(logs.stdout(), secrets=_secrets(settings), on_drop=on_drop):
+            _run(serve_app(app))
+    except ListenError as exc:
+        _fail(str(exc), 1)
+
+
+@main.command()
+@CONFIG
+def check(config: Path) -> None:
+    """Try everything the gateway will need: settings, secrets, Redis, the exchange, one signed call an account."""
+    settings = _load(config)
+    app = _create(settings)
+    findings: list[Finding] = []
+
+    def show(finding: Finding) -> None:
+        findings.append(finding)
+        click.echo(checks.line(finding))
+
+    _run(checks.run(app.gateway, show))
+    if any(finding.verdict == "fail" for finding in findings):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("name")
+def token(name: str) -> None:
+    """Make a bearer token for client NAME: the token once, and the TOML to paste, which holds only its hash."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        _fail("NAME: expected lower-case letters, digits and -, 63 at the most", 2)
+    made = tokens.generate()
+    click.echo("The token, shown this once (for the client's own secret store):\n", err=True)
+    click.echo(made)
+    click.echo("\nFor the settings file; add the digest to the list while an older token is still in use:\n", err=True)
+    click.echo(f'[clients.{name}]\ntoken_sha256 = ["{tokens.digest(made.encode())}"]')
+
+
+@main.command()
+@CONFIG
+@click.option("--account", help="Only this account's credential and the address; without it, every account's.")
+def resume(config: Path, account: str | None) -> None:
+    """Forget a remembered ban or rejected credential, in Redis and so in every running replica."""
+    settings = _load(config)
+    if account is not None and account not in settings.accounts:
+        _fail(f"--account: expected one of {', '.join(settings.accounts)}", 2)
+    app = _create(settings)
+    cleared = _run(checks.resume(app.gateway, [account] if account else list(settings.accounts)))
+    if cleared is None:
+        _fail("Redis cannot be reached: nothing was cleared", 1)
+    for text in cleared or ["nothing was remembered"]:
+        click.echo(text)
+
+
+def _load(config: Path) -> Settings:
+    try:
+        return load(config)
+    except SettingsError as exc:
+        _fail(str(exc), 2)
+
+
+def _create(settings: Settings) -> App:
+    try:
+        return create_app(settings)
+    except SettingsError as exc:
+        _fail(str(exc), 2)
+
+
+def _secrets(settings: Settings) -> list[Secret]:
+    """Every secret the settings name, for the log's mask."""
+    redis = settings.redis
+    files = [file for each in settings.accounts.values() for file in (each.api_key_file, each.secret_key_file)]
+    files += [file for file in (redis.url_file, redis.password_file, redis.sentinel_password_file) if file]
+    return [read_secret(file) for file in files] + ([Secret(redis.url)] if redis.url else [])
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"coinm-gateway: {message}", err=True)
+    sys.exit(status)

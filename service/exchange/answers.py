@@ -1,0 +1,126 @@
+"""What an answer of the exchange means. Pure: status, headers and body in, an error or nothing out.
+
+Codes come before statuses: they are universal, while Binance publishes no map from one to the other. Bodies may
+be HTML (its CDN), or JSON without `code` (maintenance); none of their text is passed on.
+"""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from service.exchange.errors import (
+    ExchangeAnswerInvalidError,
+    ExchangeBannedError,
+    ExchangeBlockedError,
+    ExchangeClockSkewError,
+    ExchangeEndpointGoneError,
+    ExchangeError,
+    ExchangeRateLimitedError,
+    ExchangeRefusedError,
+    ExchangeRejectedCredentialsError,
+    ExchangeTimeoutError,
+    ExchangeUnavailableError,
+)
+
+TRANSIENT = frozenset({408, 500, 502, 503, 504})
+"""Statuses after which a read may be tried again at once; never a 4xx beside 408, 418 and 429 least of all."""
+
+MAX_ERROR_BODY = 64 * 1024
+"""Bytes of an error to look at: the exchange's are below 1 KB, its CDN's pages a few."""
+
+_REJECTED = frozenset({-2014, -2015, -1022, -1002})
+_MAINTENANCE_KEY = "239999"
+_BANNED_UNTIL = re.compile(rb"banned until (\d{13})(?!\d)")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One HTTP answer; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def used_weight(answer: Answer) -> int | None:
+    """The address's weight this minute by `X-MBX-USED-WEIGHT-1M`; `None` without a figure (`-1` is none)."""
+    value = answer.headers.get("x-mbx-used-weight-1m", "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+
+
+def error_in(answer: Answer, now: int) -> ExchangeError | None:
+    """The error an answer stands for, or `None` for a success; `now` is epoch ms on the exchange's clock."""
+    members = _members(answer)
+    return _by_limit(answer, members, now) or _by_code(answer, members) or _by_status(answer)
+
+
+def _by_limit(answer: Answer, members: Mapping[str, object], now: int) -> ExchangeError | None:
+    """429 and 418 mean what they mean whatever the body says; -1003 says it under any status."""
+    throttled = members.get("code") == -1003
+    banned = _BANNED_UNTIL.search(answer.body[:MAX_ERROR_BODY])
+    retry_at = _retry_after(answer, now)
+    if answer.status == 418 or (throttled and banned):
+        until = int(banned[1]) if banned else retry_at
+        return ExchangeBannedError(
+            "the exchange bans our address for too many requests", answered=answer.status, retry_at=until
+        )
+    if answer.status == 429 or throttled:
+        return ExchangeRateLimitedError(
+            "the exchange asks our address to slow down", answered=answer.status, retry_at=retry_at
+        )
+    return None
+
+
+def _by_code(answer: Answer, members: Mapping[str, object]) -> ExchangeError | None:
+    code = members.get("code")
+    if _MAINTENANCE_KEY in members or code == -1016:
+        return ExchangeUnavailableError("the exchange is under maintenance", answered=answer.status)
+    if not isinstance(code, int) or "assets" in members:
+        return None
+    if code in _REJECTED:
+        return ExchangeRejectedCredentialsError(
+            f"the exchange rejects our credentials (code {code})", answered=answer.status, code=code
+        )
+    if code == -1021:
+        return ExchangeClockSkewError(
+            "our timestamp is outside the exchange's window", answered=answer.status, code=code
+        )
+    if code == -5000:
+        return ExchangeEndpointGoneError("the exchange has no such path any more", answered=answer.status, code=code)
+    return None
+
+
+def _by_status(answer: Answer) -> ExchangeError | None:
+    status = answer.status
+    if status == 200:
+        return None
+    if status < 300:
+        return ExchangeAnswerInvalidError(f"the exchange answered {status} where 200 is due", answered=status)
+    if status == 408:
+        return ExchangeTimeoutError("the exchange timed out on its own back end", answered=408, transient=True)
+    if status >= 500:
+        return ExchangeUnavailableError(
+            f"the exchange answered {status}", answered=status, transient=status in TRANSIENT
+        )
+    if status in (403, 451):
+        what = "firewall" if status == 403 else "region"
+        return ExchangeBlockedError(f"the exchange blocks our address ({what}, {status})", answered=status)
+    if status == 404:
+        return ExchangeEndpointGoneError("the exchange has no such path any more", answered=404)
+    return ExchangeRefusedError(f"the exchange refused the request with {status}", answered=status)
+
+
+def _members(answer: Answer) -> Mapping[str, object]:
+    """The members of an error's body; none where it is too large for one, or no JSON object."""
+    if len(answer.body) > MAX_ERROR_BODY:
+        return {}
+    try:
+        return msgspec.json.decode(answer.body, type=dict[str, object])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def _retry_after(answer: Answer, now: int) -> int | None:
+    """`Retry-After` in seconds (the form Binance's spot API uses); undocumented here, honoured where present."""
+    value = answer.headers.get("retry-after", "")
+    return now + int(value) * 1000 if value.isascii() and value.isdigit() and len(value) < 10 else None

@@ -1,0 +1,173 @@
+"""When the exchange may be asked: weight, not-before, back-off. Pure: values and times in, values out.
+
+All times are epoch ms on the exchange's clock, because its minutes and bans are what is counted.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from service.exchange.errors import (
+    ERRORS,
+    ExchangeBannedError,
+    ExchangeBlockedError,
+    ExchangeError,
+    ExchangeRateLimitedError,
+    ExchangeRejectedCredentialsError,
+    WeightBudgetSpentError,
+)
+
+MINUTE = 60_000
+MAX_HOLD = 3 * 24 * 60 * MINUTE
+"""Ms. The exchange's longest ban; also keeps a misread time from being an outage for ever."""
+UNDATED_BAN = 10 * MINUTE
+"""Ms. For a 418 that doesn't say until when: the ban lengths start at 2 minutes, asking early lengthens them."""
+BLOCKED = 5 * MINUTE
+"""Ms. For a 403 of its firewall, which names no time."""
+CREDENTIAL_PROBE = 10 * MINUTE
+"""Ms between tries with a rejected credential: repeating never helps, but an operator may mend it over there."""
+MINUTE_MARGIN = 500
+"""Ms past the minute's turn: our idea of the exchange's clock may be early by half a round trip."""
+FIRST_BACKOFF = 1_000
+MAX_BACKOFF = 30_000
+FORCED_SHARE = 0.25
+"""Of our ceiling, for refreshes that callers force on a snapshot that is still fresh."""
+
+BarrierReason: TypeAlias = Literal["not-before", "backoff", "weight-budget", "stale-if-error"]
+"""`stale-if-error`: a call was made just now, and failed."""
+
+
+class Barrier(msgspec.Struct, frozen=True):
+    """Why the exchange can't be asked now, and until when."""
+
+    reason: BarrierReason
+    error: ExchangeError
+    until: int
+
+
+class Hold(msgspec.Struct, frozen=True, order=True):
+    """A not-before. Ordered as it overrides: a later epoch (an operator's resume began it), then a later time."""
+
+    epoch: int = 0
+    until: int = 0
+    problem: str = ""
+    """The problem type of the refusal that it comes from."""
+
+
+NO_HOLD = Hold()
+
+
+class Failures(msgspec.Struct, frozen=True):
+    """Refreshes that failed in a row, the last one's error, and when the next may be tried."""
+
+    count: int
+    error: ExchangeError
+    until: int
+
+
+class Window(msgspec.Struct, frozen=True):
+    """The weight of one minute at one public address.
+
+    `reported` is the exchange's own count, neighbours included; `spent` is ours where an answer came back,
+    `pending` is in flight, `unanswered` got no answer: it may have been counted, so it stays for its minute.
+    """
+
+    minute: int
+    reported: int = 0
+    spent: int = 0
+    pending: int = 0
+    unanswered: int = 0
+    forced: int = 0
+
+    @property
+    def used(self) -> int:
+        return max(self.reported, self.spent) + self.pending + self.unanswered
+
+    @property
+    def own(self) -> int:
+        return self.spent + self.pending + self.unanswered
+
+
+def window_at(window: Window, now: int) -> Window:
+    """The window in force: a new minute starts at zero but for what is still under way."""
+    minute = now // MINUTE
+    return window if minute <= window.minute else Window(minute, pending=window.pending)
+
+
+def reserve(window: Window, weight: int, *, forced: bool) -> Window:
+    forced_weight = window.forced + (weight if forced else 0)
+    return replace(window, pending=window.pending + weight, forced=forced_weight)
+
+
+def settle(window: Window, weight: int, reported: int | None) -> Window:
+    """An answer came; `reported` is the exchange's count, `None` where it has no figure."""
+    figure = max(window.reported, reported or 0)
+    return replace(window, pending=window.pending - weight, spent=window.spent + weight, reported=figure)
+
+
+def abandon(window: Window, weight: int) -> Window:
+    """No answer came: the reservation is kept."""
+    return replace(window, pending=window.pending - weight, unanswered=window.unanswered + weight)
+
+
+class Ceiling(msgspec.Struct, frozen=True):
+    """What may be spent a minute: by everyone on the address, and by this replica."""
+
+    address: float
+    replica: float
+    """The same while Redis tells the replicas of each other; an equal part of it while it doesn't."""
+
+
+def overspent(window: Window, weight: int, ceiling: Ceiling, *, forced: bool) -> bool:
+    """Whether one more call would pass our share of the address's weight."""
+    if forced and window.forced + weight > ceiling.address * FORCED_SHARE:
+        return True
+    return window.used + weight > ceiling.address or window.own + weight > ceiling.replica
+
+
+def weight_barrier(window: Window) -> Barrier:
+    until = (window.minute + 1) * MINUTE
+    error = WeightBudgetSpentError(
+        "our share of the address's request weight is spent until the exchange's next minute", retry_at=until
+    )
+    return Barrier("weight-budget", error, until)
+
+
+def hold_barrier(hold: Hold) -> Barrier:
+    """A remembered refusal as a barrier; problem types that a newer release wrote count as a ban."""
+    error = ERRORS.get(hold.problem, ExchangeBannedError)
+    detail = f"{error.title.lower()}; it is not asked until then"
+    return Barrier("not-before", error(detail, retry_at=hold.until), hold.until)
+
+
+def next_minute(now: int) -> int:
+    return (now // MINUTE + 1) * MINUTE + MINUTE_MARGIN
+
+
+def hold_after(error: ExchangeError, now: int) -> Hold | None:
+    """The not-before that an answer imposes: on the address, or on the credential (`is_credential`)."""
+    match error:
+        case ExchangeRateLimitedError():
+            until = max(error.retry_at or 0, next_minute(now))
+        case ExchangeBannedError():
+            until = error.retry_at or now + UNDATED_BAN
+        case ExchangeBlockedError(answered=403):
+            until = max(error.retry_at or 0, now + BLOCKED)
+        case ExchangeRejectedCredentialsError():
+            until = now + CREDENTIAL_PROBE
+        case _:
+            return None
+    return Hold(0, min(until, now + MAX_HOLD), error.problem)
+
+
+def is_credential(hold: Hold) -> bool:
+    """Whether a hold is about one credential, not about the whole address."""
+    return hold.problem == ExchangeRejectedCredentialsError.problem
+
+
+def failures_after(before: Failures | None, error: ExchangeError, now: int) -> Failures:
+    """1 s after the first failure in a row, doubling to 30 s."""
+    count = before.count + 1 if before else 1
+    pause = min(FIRST_BACKOFF * 2 ** min(count - 1, 10), MAX_BACKOFF)
+    return Failures(count, error, now + pause)

@@ -1,0 +1,122 @@
+"""Every way in which the exchange can fail to give an account, and who must act.
+
+ExchangeError                         status  who must act
+├── ExchangeRateLimitedError             503  nobody: wait (the exchange's 429)
+├── ExchangeBannedError                  503  the operator: something on the address overspends (418)
+├── WeightBudgetSpentError               503  nobody: wait for the exchange's next minute; nothing was sent
+├── ExchangeUnavailableError             503  the exchange: 5xx, connection errors, maintenance
+├── ExchangeTimeoutError                 504  the exchange: 408, or no answer in time
+├── ExchangeRejectedCredentialsError     502  the operator: key, permission or address list (-2014, -2015, -1022, -1002)
+├── ExchangeClockSkewError               502  the operator: -1021 again after one resync
+├── ExchangeBlockedError                 502  the operator: firewall (403) or region (451)
+├── ExchangeEndpointGoneError            502  the developers: the path is no more (404, -5000)
+├── ExchangeRefusedError                 502  the developers: any other 3xx or 4xx
+└── ExchangeAnswerInvalidError           502  the developers: not the documented shape
+
+Each says the problem type and the status a caller is told. The exchange's own text never reaches a caller: it
+can hold an address, a URL, or anything at all.
+"""
+
+from typing import ClassVar
+
+
+class ExchangeError(Exception):
+    """Why there is no answer; base of the tree, never raised itself.
+
+    Args:
+        detail: a sentence of ours, safe to show.
+        answered: the exchange's HTTP status, if it answered.
+        code: the exchange's error code, if it gave one.
+        retry_at: when it makes sense to ask again, ms since the epoch on the exchange's clock, if known.
+        transient: whether another try within the same refresh may help.
+    """
+
+    problem: ClassVar[str]
+    status: ClassVar[int]
+    title: ClassVar[str]
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        answered: int | None = None,
+        code: int | None = None,
+        retry_at: int | None = None,
+        transient: bool = False,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.answered = answered
+        self.code = code
+        self.retry_at = retry_at
+        self.transient = transient
+
+
+class ExchangeRateLimitedError(ExchangeError):
+    """The exchange's 429: nothing may be sent until its next minute."""
+
+    problem, status, title = "exchange-rate-limited", 503, "The exchange limits our rate"
+
+
+class ExchangeBannedError(ExchangeError):
+    """The exchange's 418: nothing may be sent until the ban ends."""
+
+    problem, status, title = "exchange-banned", 503, "The exchange has banned our address for a while"
+
+
+class WeightBudgetSpentError(ExchangeError):
+    """Our own ceiling: nothing was sent."""
+
+    problem, status, title = "weight-budget-spent", 503, "This minute's request weight is spent"
+
+
+class ExchangeUnavailableError(ExchangeError):
+    """5xx, a connection that failed, or maintenance."""
+
+    problem, status, title = "exchange-unavailable", 503, "The exchange is unavailable"
+
+
+class ExchangeTimeoutError(ExchangeError):
+    """The exchange's 408, or no answer in time."""
+
+    problem, status, title = "exchange-timeout", 504, "The exchange did not answer in time"
+
+
+class ExchangeRejectedCredentialsError(ExchangeError):
+    """Key, signature, permission or address list; repeating the call never helps."""
+
+    problem, status, title = "exchange-rejected-credentials", 502, "The exchange rejects our credentials"
+
+
+class ExchangeClockSkewError(ExchangeError):
+    """-1021 although the clock was measured anew."""
+
+    problem, status, title = "exchange-clock-skew", 502, "The exchange rejects our clock"
+
+
+class ExchangeBlockedError(ExchangeError):
+    """403 by its firewall, or 451 for our region."""
+
+    problem, status, title = "exchange-blocked", 502, "The exchange blocks our address"
+
+
+class ExchangeEndpointGoneError(ExchangeError):
+    """The path is no more."""
+
+    problem, status, title = "exchange-endpoint-gone", 502, "The exchange's endpoint is gone"
+
+
+class ExchangeRefusedError(ExchangeError):
+    """Any other 3xx or 4xx."""
+
+    problem, status, title = "exchange-refused", 502, "The exchange refuses the request"
+
+
+class ExchangeAnswerInvalidError(ExchangeError):
+    """A success that is not the documented shape."""
+
+    problem, status, title = "exchange-answer-invalid", 502, "The exchange's answer is not an account"
+
+
+ERRORS: dict[str, type[ExchangeError]] = {error.problem: error for error in ExchangeError.__subclasses__()}
+"""By problem type: how a remembered refusal becomes an error again."""

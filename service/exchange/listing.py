@@ -1,0 +1,53 @@
+"""What the gateway needs of `GET /dapi/v1/exchangeInfo`: margin assets, and the live weight limit.
+
+COIN-M docs: symbols carry `marginAsset`; `rateLimits` carries REQUEST_WEIGHT a minute. Read leniently: what is
+missing here has a rule of its own (the symbol's form, the configured limit), so nothing fails for it.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+
+class _RateLimit(msgspec.Struct, rename="camel"):
+    rate_limit_type: str = ""
+    interval: str = ""
+    interval_num: int = 0
+    limit: int = 0
+
+
+class _Symbol(msgspec.Struct, rename="camel"):
+    symbol: str = ""
+    margin_asset: str = ""
+
+
+class _ExchangeInfo(msgspec.Struct, rename="camel"):
+    symbols: list[_Symbol]
+    rate_limits: list[_RateLimit] = []
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """Symbols to margin assets, and the exchange's weight limit a minute, if it names one."""
+
+    margin_assets: Mapping[str, str] = MappingProxyType({})
+    weight_limit: int | None = None
+
+
+def parse(body: bytes) -> Listing:
+    """Read exchangeInfo.
+
+    Raises:
+        ValueError: not the documented shape.
+    """
+    try:
+        info = msgspec.json.decode(body, type=_ExchangeInfo)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ValueError("exchangeInfo is not of the documented shape") from None
+    margin_assets = {row.symbol: row.margin_asset for row in info.symbols if row.margin_asset}
+    limits = [
+        row.limit
+        for row in info.rate_limits
+        if (row.rate_limit_type, row.interval, row.interval_num) == ("REQUEST_WEIGHT", "MINUTE", 1)
+    ]
+    return Listing(MappingProxyType(margin_assets), min((limit for limit in limits if limit > 0), default=None))

@@ -1,0 +1,122 @@
+"""The ASGI server in our own process and loop, and how it ends.
+
+granian, embedded: its supervised mode closes the listener at SIGTERM before the app hears of it. This file is the
+only one that knows it, so that another server is one file away.
+"""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server
+from prometheus_client import CollectorRegistry, start_http_server
+
+import service
+from service.app import App
+from service.settings import Server as ServerSettings
+from service.settings import effective
+
+log = structlog.get_logger("coinm.server")
+
+_SERVER_LOGS = {
+    "formatters": {},
+    "handlers": {},
+    # Errors alone, through our own queue: its warning is that embedding is experimental, at every start.
+    "loggers": {"_granian": {"level": "ERROR", "propagate": True}},
+}
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class ListenError(Exception):
+    """A port can't be had."""
+
+
+async def serve(app: App, *, stop: asyncio.Event | None = None) -> None:
+    """Serve until told to stop: by `stop`, or without it by SIGTERM or SIGINT. Then drain.
+
+    Raises:
+        ListenError: a port can't be had.
+    """
+    settings = app.gateway.settings.server
+    with _metrics_server(settings, app.gateway.metrics.registry):
+        if stop is not None:
+            await _serve(app, stop)
+            return
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await _serve(app, stop)
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+async def _serve(app: App, stop: asyncio.Event) -> None:
+    settings = app.gateway.settings.server
+    server = _server(app, settings)
+    serving = asyncio.create_task(server.serve())
+    stopping = asyncio.create_task(stop.wait())
+    log.info("starting", version=service.__version__, settings=effective(app.gateway.settings))
+    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        await _drain(app, settings.drain.seconds, stop)
+        server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
+    stopping.cancel()
+    try:
+        await serving
+    except OSError as exc:
+        raise ListenError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}") from None
+    log.info("stopped")
+
+
+async def _drain(app: App, seconds: float, stop: asyncio.Event) -> None:
+    """Not ready, and `Connection: close` on every answer, for as long as balancers take to notice.
+
+    A second signal ends the wait, for whoever watches a terminal.
+    """
+    app.gateway.draining = True
+    log.info("draining", seconds=seconds)
+    stop.clear()
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+def _server(app: App, settings: ServerSettings) -> Server:
+    return Server(
+        app,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,  # `Connection: close` is how callers are told to go elsewhere; HTTP/2 forbids it
+        websockets=False,
+        log_level=LogLevels.error,
+        log_dictconfig=_SERVER_LOGS,
+        ssl_cert=settings.tls_certificate_file,
+        ssl_key=settings.tls_key_file,
+    )
+
+
+@contextmanager
+def _metrics_server(settings: ServerSettings, registry: CollectorRegistry) -> Iterator[None]:
+    """Prometheus on its own port and thread, so that callers' network policy and its own can differ."""
+    if settings.metrics_port == 0:
+        yield
+        return
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.host, registry)
+    except OSError as exc:
+        raise ListenError(f"cannot listen on {settings.host}:{settings.metrics_port}: {exc.strerror}") from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

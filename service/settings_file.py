@@ -1,0 +1,232 @@
+"""One TOML file into `Settings`, and the secret files beside it.
+
+Read once, complete, silent about secrets: every error names the file, the key and what was expected, never the
+value. Durations become whole milliseconds, relative paths relative to the TOML file.
+"""
+
+import ipaddress
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+from service.settings import (
+    NAME_PATTERN,
+    Account,
+    Client,
+    ClientGrant,
+    Duration,
+    Exchange,
+    Freshness,
+    Redis,
+    Secret,
+    Server,
+    Settings,
+)
+
+T = TypeVar("T")
+
+MAX_RECV_WINDOW = 60_000
+"""Ms; the exchange's own bound."""
+
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+
+
+class SettingsError(Exception):
+    """A line for the operator: which file, which key, what was expected. Never holds a secret."""
+
+
+def load(path: Path) -> Settings:
+    """Read and check a settings file.
+
+    Raises:
+        SettingsError: the file can't be read, is not TOML, or does not say what is expected.
+    """
+    return _Reader(path).settings(_read_toml(path))
+
+
+def read_secret(path: Path) -> Secret:
+    """A secret file's content less one trailing newline.
+
+    Raises:
+        SettingsError: unreadable, not UTF-8, or nothing but white space.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as exc:
+        raise SettingsError(f"{path}: cannot be read: {exc.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: expected UTF-8 text") from None
+    if not text.strip():
+        raise SettingsError(f"{path}: expected a secret, found nothing")
+    return Secret(text.removesuffix("\n").removesuffix("\r"))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise SettingsError(f"{path}: cannot be read: {exc.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: expected UTF-8 text") from None
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingsError(f"{path}: expected TOML: {exc}") from None
+
+
+class _Reader:
+    """Converts table by table, so that an error can name accounts and clients, not just "a value"."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def settings(self, document: dict[str, Any]) -> Settings:
+        accounts = self._tables("accounts", document.pop("accounts", {}))
+        clients = self._tables("clients", document.pop("clients", {}))
+        settings = self._convert("", document | {"accounts": {}}, Settings)
+        if not accounts:
+            self._fail("accounts", "expected at least one [accounts.NAME] table")
+        settings = msgspec.structs.replace(
+            settings,
+            redis=self._redis(settings.redis),
+            accounts={name: self._account(name, table, settings) for name, table in accounts.items()},
+            clients={name: self._client(name, table, accounts) for name, table in clients.items()},
+        )
+        self._check_server(settings.server)
+        self._check_exchange(settings.exchange)
+        self._check_freshness("freshness", settings.freshness)
+        self._check_tokens(settings.clients)
+        return settings
+
+    def _account(self, name: str, table: dict[str, Any], settings: Settings) -> Account:
+        where = f"accounts.{name}"
+        own = table.pop("freshness", {})
+        account = self._convert(where, table, Account)
+        overrides = self._convert(f"{where}.freshness", own, Freshness)
+        given = {key: getattr(overrides, key) for key in own}
+        freshness = msgspec.structs.replace(settings.freshness, **given)
+        self._check_freshness(f"{where}.freshness", freshness)
+        return msgspec.structs.replace(account, freshness=freshness)
+
+    def _client(self, name: str, table: dict[str, Any], accounts: dict[str, Any]) -> Client:
+        where = f"clients.{name}"
+        grants = self._tables(f"{where}.accounts", table.pop("accounts", {}), also="*")
+        for account in grants:
+            if account != "*" and account not in accounts:
+                self._fail(f"{where}.accounts.{account}", f"expected one of the accounts {sorted(accounts)} or *")
+        client = self._convert(where, table, Client)
+        converted = {
+            account: self._convert(f"{where}.accounts.{account}", grant, ClientGrant)
+            for account, grant in grants.items()
+        }
+        return msgspec.structs.replace(client, accounts=converted)
+
+    def _redis(self, redis: Redis) -> Redis:
+        given = [key for key in ("url", "url_file", "sentinels") if getattr(redis, key)]
+        if len(given) > 1:
+            self._fail("redis", f"expected one of url, url_file and sentinels, found {' and '.join(given)}")
+        if bool(redis.sentinels) != (redis.master is not None):
+            self._fail("redis.master", "expected with sentinels, and only with them")
+        for sentinel in redis.sentinels:
+            if not re.fullmatch(r".+:[0-9]{1,5}", sentinel):
+                self._fail("redis.sentinels", 'expected "host:port"')
+        if not given:
+            return msgspec.structs.replace(redis, url="redis://127.0.0.1:6379/0")
+        if redis.url is not None and urlsplit(redis.url).scheme not in ("redis", "rediss", "unix"):
+            self._fail("redis.url", "expected redis://, rediss:// or unix://")
+        return redis
+
+    def _check_server(self, server: Server) -> None:
+        if (server.tls_certificate_file is None) != (server.tls_key_file is None):
+            self._fail("server", "expected tls_certificate_file and tls_key_file together")
+
+    def _check_exchange(self, exchange: Exchange) -> None:
+        parts = urlsplit(exchange.base_url)
+        if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc:
+            self._fail("exchange.base_url", "expected https://HOST")
+        if parts.path.strip("/") or parts.query or parts.fragment:
+            self._fail("exchange.base_url", "expected no path: the gateway knows the exchange's paths")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            self._fail("exchange.base_url", "expected https (http only to a loopback host)")
+        if not 0 < exchange.recv_window <= MAX_RECV_WINDOW:
+            self._fail("exchange.recv_window", "expected more than 0 and at most 60s")
+        if exchange.timeout <= 0:
+            self._fail("exchange.timeout", "expected more than 0")
+
+    def _check_freshness(self, where: str, freshness: Freshness) -> None:
+        if freshness.fresh_for <= 0:
+            self._fail(f"{where}.fresh_for", "expected more than 0")
+
+    def _check_tokens(self, clients: dict[str, Client]) -> None:
+        holders: dict[str, str] = {}
+        for name, client in clients.items():
+            for digest in client.token_sha256:
+                if holders.setdefault(digest, name) != name:
+                    self._fail(
+                        f"clients.{name}.token_sha256",
+                        f"expected a token of its own, not {holders[digest]}'s",
+                    )
+
+    def _tables(self, where: str, tables: object, also: str = "") -> dict[str, dict[str, Any]]:
+        if not isinstance(tables, dict):
+            self._fail(where, "expected a table")
+        named = cast("dict[str, Any]", tables)
+        for name, table in named.items():
+            if name != also:
+                self._check_name(f"{where}.{name}", name)
+            if not isinstance(table, dict):
+                self._fail(f"{where}.{name}", "expected a table")
+        return named
+
+    def _check_name(self, where: str, name: str) -> None:
+        if not re.fullmatch(NAME_PATTERN, name):
+            self._fail(where, "expected a name of lower-case letters, digits and -, 63 at the most")
+
+    def _convert(self, where: str, value: object, into: type[T]) -> T:
+        try:
+            return msgspec.convert(value, into, dec_hook=self._decode)
+        except msgspec.ValidationError as exc:
+            message, _, path = str(exc).partition(" - at `$")
+            key = f"{where}{path.rstrip('`')}".lstrip(".")
+            self._fail(key, _in_our_words(message))
+
+    def _decode(self, into: type, value: object) -> object:
+        """The hook for our own types; msgspec turns its ValueErrors into ValidationErrors that name the key."""
+        if not isinstance(value, str):
+            raise ValueError("expected a string")  # noqa: TRY004 - msgspec turns ValueError alone into its own
+        if into is Duration:
+            return _duration(value)
+        return self._path.parent / value
+
+    def _fail(self, key: str, expected: str) -> NoReturn:
+        raise SettingsError(f"{self._path}: {key}: {expected}" if key else f"{self._path}: {expected}")
+
+
+def _duration(text: str) -> Duration:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError('expected a duration with a unit, such as "250ms", "1s" or "2m"')
+    milliseconds = float(match[1]) * _UNITS[match[2]]
+    if not milliseconds.is_integer():
+        raise ValueError("expected whole milliseconds")
+    return Duration(int(milliseconds))
+
+
+def _in_our_words(message: str) -> str:
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+    if unknown:
+        return f"unknown key {unknown[1]}"
+    missing = re.fullmatch(r"Object missing required field `(.*)`", message)
+    if missing:
+        return f"missing key {missing[1]}"
+    return message[:1].lower() + message[1:]
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return host == "localhost"

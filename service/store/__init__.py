@@ -1,0 +1,1 @@
+"""What the replicas share, in Redis. Alone knows redis-py; every failure of Redis ends here as "away"."""

@@ -1,0 +1,148 @@
+"""Settings → a client of Redis, and the breaker through which every operation goes.
+
+redis-py's defaults wait and repeat (measured: 58 s against a hung server, and a repeated script counts twice).
+Here an operation has 250 ms in all and no second try, and after a failure nobody tries for a second: Redis is
+shared state, never a reason to fail a read that memory can answer.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    MaxConnectionsError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+)
+
+from service.clock import Clock
+from service.settings import Redis as RedisSettings
+from service.settings import Secret
+from service.settings_file import SettingsError, read_secret
+from service.telemetry.metrics import Metrics
+
+log = structlog.get_logger("coinm.redis")
+
+T = TypeVar("T")
+
+OPERATION_TIMEOUT = 0.25
+"""Seconds for an operation in all: the longest a request waits for Redis."""
+SOCKET_TIMEOUT = 0.2
+"""Seconds to connect, and to wait for an answer; within the operation's."""
+PAUSE = 1_000
+"""Ms without a try after a failure; then one operation tries for all."""
+
+
+class AwayError(Exception):
+    """Redis did not answer, or is being left alone after it didn't."""
+
+
+def connect(settings: RedisSettings) -> Redis:
+    """A client; connects when it is first used.
+
+    Raises:
+        SettingsError: a secret file is unreadable, or the URL is none.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": SOCKET_TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # plain answers: nothing here needs pushes, and Sentinel speaks it everywhere
+        "driver_info": None,  # no CLIENT SETINFO: one command less for the ACL
+    }
+    if settings.ca_file is not None:
+        options |= {"ssl_ca_certs": str(settings.ca_file)}
+    if settings.sentinels:
+        return _by_sentinel(settings, options)
+    url = read_secret(settings.url_file) if settings.url_file else Secret(settings.url or "")
+    if settings.password_file is not None:
+        options |= {"password": read_secret(settings.password_file).reveal()}
+    try:
+        return Redis.from_url(url.reveal(), **options)
+    except ValueError:
+        raise SettingsError(
+            f"{settings.url_file or 'redis.url'}: expected a redis://, rediss:// or unix:// URL"
+        ) from None
+
+
+def _by_sentinel(settings: RedisSettings, options: dict[str, Any]) -> Redis:
+    secrets = {
+        "password": settings.password_file,
+        "sentinel_password": settings.sentinel_password_file,
+    }
+    passwords = {name: read_secret(file).reveal() for name, file in secrets.items() if file is not None}
+    tls = {"ssl": True} if settings.ca_file is not None else {}
+    addresses = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in settings.sentinels)]
+    sentinel_options = options | tls | {"password": passwords.get("sentinel_password")}
+    sentinel = cast("Any", Sentinel)(addresses, sentinel_kwargs=sentinel_options)  # redis-py leaves it untyped
+    redis: Redis = sentinel.master_for(settings.master, **options, **tls, password=passwords.get("password"))
+    return redis
+
+
+class Link:
+    """The one way to Redis."""
+
+    def __init__(self, redis: Redis, clock: Clock, metrics: Metrics) -> None:
+        self.redis = redis
+        self._clock = clock
+        self._metrics = metrics
+        self._next_try = 0
+        self.up = True
+        """Whether the last operation worked."""
+
+    async def run(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Carry out one operation.
+
+        Raises:
+            AwayError: Redis failed it, or failed one within the last second.
+        """
+        now = self._clock.monotonic()
+        if not self.up:
+            if now < self._next_try:
+                raise AwayError
+            self._next_try = now + PAUSE  # this one tries; the others go on without
+        try:
+            async with asyncio.timeout(OPERATION_TIMEOUT):
+                result = await operation()
+        except (RedisError, OSError, TimeoutError) as exc:
+            self._fail(exc)
+            raise AwayError from None
+        if not self.up:
+            self.up = True
+            log.info("redis_back")
+        return result
+
+    async def close(self) -> None:
+        await self.redis.aclose()
+
+    def _fail(self, exc: Exception) -> None:
+        kind = failure_kind(exc)
+        self._metrics.redis_failures.labels(kind).inc()
+        self._next_try = self._clock.monotonic() + PAUSE
+        if self.up:
+            self.up = False
+            level = log.error if kind == "refused" else log.warning
+            level("redis_away", kind=kind, error=type(exc).__name__)
+
+
+def failure_kind(exc: Exception) -> str:
+    """`refused` (password or ACL: a configuration error), `read-only`, `timeout`, or `unreachable`."""
+    match exc:
+        case AuthenticationError() | AuthorizationError() | NoPermissionError():
+            return "refused"
+        case ReadOnlyError():
+            return "read-only"
+        case MaxConnectionsError():
+            return "busy"
+        case TimeoutError():
+            return "timeout"
+        case _:
+            return "timeout" if "timeout" in type(exc).__name__.lower() else "unreachable"

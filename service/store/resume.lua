@@ -1,0 +1,9 @@
+-- Forget a not-before, and begin a new epoch so that replicas that remember it forget it too.
+-- KEYS: hold
+-- ARGV: ms to remember the epoch
+-- Gives what was forgotten.
+local stored = redis.call('HMGET', KEYS[1], 'epoch', 'problem', 'until')
+redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+redis.call('HDEL', KEYS[1], 'problem', 'until')
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return stored

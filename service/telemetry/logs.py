@@ -1,0 +1,116 @@
+"""Logs: one JSON line an event, or a readable form on a terminal, through a bounded queue.
+
+The event loop never waits for a log: a full queue drops the line and counts it. Lines are rendered in the queue's
+own thread, and what could be a secret is masked there, in the finished text, whoever wrote it.
+"""
+
+import logging
+import logging.handlers
+import queue
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import EventDict, Processor
+
+from service.settings import Secret
+
+QUEUE_LINES = 10_000
+"""Some 3 MB of lines: seconds of a burst while the reader of our output stalls."""
+
+_QUIET = ("httpx", "httpcore")
+"""They log whole URLs at INFO, signatures included."""
+
+_MASK = "…"
+# A signature in a query, a bearer token of ours, a key block: masked whether or not we know the value.
+_GIVEAWAYS = r"(?<=signature=)[^&\s\"'\\]+|cgw_[0-9A-Za-z]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END|\Z)"
+_SHORTEST_SECRET = 6
+"""Characters; masking shorter values would garble the log without hiding them."""
+
+
+@contextmanager
+def logging_to(
+    stream: TextIO, *, secrets: Iterable[Secret] = (), on_drop: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Send all logs of the process to a stream until the block ends; flushes what is queued."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Redacting(stream.isatty(), redactor(secrets)))
+    lines: queue.Queue[Any] = queue.Queue(QUEUE_LINES)
+    listener = logging.handlers.QueueListener(lines, handler)
+    root = logging.getLogger()
+    root.handlers = [_BoundedQueueHandler(lines, on_drop)]
+    root.setLevel(logging.INFO)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*_SHARED, ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    listener.start()
+    try:
+        yield
+    finally:
+        root.handlers = []
+        listener.stop()
+        structlog.reset_defaults()
+
+
+def redactor(secrets: Iterable[Secret]) -> Callable[[str], str]:
+    """A function that masks these secrets, and anything with a secret's form, in a text."""
+    values = {part for secret in secrets for part in (secret.reveal(), *secret.reveal().splitlines())}
+    known = sorted((re.escape(value) for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+    pattern = re.compile("|".join([*known, _GIVEAWAYS]), re.DOTALL)
+    return lambda text: pattern.sub(_MASK, text)
+
+
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+]
+
+
+class _BoundedQueueHandler(logging.handlers.QueueHandler):
+    def __init__(self, lines: "queue.Queue[Any]", on_drop: Callable[[], None]) -> None:
+        super().__init__(lines)
+        self._on_drop = on_drop
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Unrendered: the reader is a thread of this process."""
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self._on_drop()
+
+
+class _Redacting(ProcessorFormatter):
+    def __init__(self, console: bool, redact: Callable[[str], str]) -> None:  # noqa: FBT001 - two values of one kind
+        renderer: list[Processor] = (
+            [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+            if console
+            else [structlog.processors.format_exc_info, _json]
+        )
+        super().__init__(processors=[ProcessorFormatter.remove_processors_meta, *renderer], foreign_pre_chain=_SHARED)
+        self._redact = redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redact(super().format(record))
+
+
+def _json(_logger: object, _method: str, event: EventDict) -> str:
+    return msgspec.json.encode(event, enc_hook=repr).decode()
+
+
+def stdout() -> TextIO:
+    """Where the logs of `serve` go: the container's own stream."""
+    return sys.stdout

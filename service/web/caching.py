@@ -1,0 +1,140 @@
+"""Request `Cache-Control` → Demand; a served snapshot → the headers that say how fresh it is.
+
+RFC 9111 (directives, Age), RFC 9211 (Cache-Status), RFC 9110 §13 (If-None-Match).
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from service.account.selection import View
+from service.cache.policy import ANY, Demand, RefreshReason
+from service.cache.ports import Served
+from service.web.problems import InvalidParameterError
+
+CACHE_NAME = "coinm-gateway"
+RESPONSE_CACHE_CONTROL = "private, no-cache"
+"""Store it, but ask again: with the entity tag that is cheap, and no cache in between mixes callers."""
+
+UNBOUNDED = 2**31 * 1000
+"""Ms. RFC 9111 §1.2.2: a number too large counts as 2^31 seconds; so does `max-stale` without one."""
+
+_DIRECTIVE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)\s*)?')
+_SECONDS = re.compile(r'[0-9]+|"[0-9]+"')
+_ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+_FORWARDED: Mapping[RefreshReason, str] = {
+    "absent": "miss",
+    "expired": "stale",
+    "too-old": "request",
+    "revalidate": "request",
+}
+
+
+def demand(cache_control: list[str], pragma: str | None) -> Demand:
+    """What a request asks of freshness; unknown directives are ignored.
+
+    Raises:
+        InvalidParameterError: a directive is malformed, or given twice with different values.
+    """
+    if not cache_control:
+        return Demand(no_cache=True) if pragma is not None and "no-cache" in pragma.lower() else ANY
+    found = _directives(",".join(cache_control))
+    max_age = _milliseconds(found, "max-age")
+    max_stale = UNBOUNDED if found.get("max-stale") == "" else _milliseconds(found, "max-stale")
+    return Demand(
+        max_age=None if max_age == 0 else max_age,
+        min_fresh=_milliseconds(found, "min-fresh"),
+        max_stale=max_stale,
+        no_cache=_flag(found, "no-cache") or max_age == 0,
+        only_if_cached=_flag(found, "only-if-cached"),
+    )
+
+
+def headers(served: Served, view: View, environment: str) -> dict[str, str]:
+    """What every data answer says of itself, 304 included."""
+    asked_at = served.held.snapshot.asked_at
+    return {
+        "age": str(served.age // 1000),
+        "cache-control": RESPONSE_CACHE_CONTROL,
+        "cache-status": cache_status(served),
+        "etag": view.etag,
+        "gateway-environment": environment,
+        "gateway-snapshot-age": str(served.age),
+        "gateway-snapshot-time": timestamp(asked_at),
+        "vary": "Authorization",
+    }
+
+
+def cache_status(served: Served) -> str:
+    """RFC 9211. `ttl` is whole seconds, rounded down: what is stale at all shows a negative one."""
+    return "; ".join([CACHE_NAME, *_status_parameters(served, f"ttl={served.ttl // 1000}")])
+
+
+def timestamp(epoch_ms: int) -> str:
+    """RFC 3339, milliseconds, UTC."""
+    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z"
+
+
+def not_modified(if_none_match: list[str], etag: str) -> bool:
+    """Whether the caller has this representation already (weak comparison, RFC 9110 §13.1.2)."""
+    value = ",".join(if_none_match)
+    return value.strip() == "*" or etag in _ENTITY_TAG.findall(value)
+
+
+def _status_parameters(served: Served, ttl: str) -> list[str]:
+    forwarded = _FORWARDED[served.refresh] if served.refresh else "miss"
+    match served.result:
+        case "fresh" | "recent":
+            return ["hit", ttl]
+        case "stored" if forwarded == "miss":
+            return ["fwd=miss", "stored"]
+        case "stored":
+            return [f"fwd={forwarded}", "fwd-status=200", "stored"]
+        case "collapsed":
+            return [f"fwd={forwarded}", "collapsed"]
+        case "stale-if-error":
+            status = [f"fwd-status={served.answered}"] if served.answered else []
+            return ["fwd=stale", *status, ttl, "detail=stale-if-error"]
+        case reason:
+            return ["hit", ttl, f"detail={reason}"]
+
+
+def _directives(value: str) -> dict[str, str]:
+    """Names in lower case to values, unquoted; "" for a directive without one."""
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(value):
+        match = _DIRECTIVE.match(value, position)
+        if match is None or (match.end() < len(value) and value[match.end()] != ","):
+            if value[position] in ", \t":  # empty list elements are allowed (RFC 9110 §5.6.1)
+                position += 1
+                continue
+            raise InvalidParameterError("header Cache-Control: malformed")
+        name, given = match[1].lower(), match[2] or ""
+        if found.setdefault(name, given) != given:
+            raise InvalidParameterError(f"header Cache-Control: {_known(name)} is given twice")
+        position = match.end() + 1
+    return found
+
+
+def _known(name: str) -> str:
+    known = ("max-age", "min-fresh", "max-stale", "no-cache", "only-if-cached")
+    return name if name in known else "a directive"
+
+
+def _milliseconds(found: Mapping[str, str], name: str) -> int | None:
+    value = found.get(name)
+    if value is None:
+        return None
+    if not _SECONDS.fullmatch(value):
+        raise InvalidParameterError(f"header Cache-Control: {name} expects whole seconds")
+    digits = value.strip('"').lstrip("0") or "0"
+    return UNBOUNDED if len(digits) > len(str(UNBOUNDED)) else min(int(digits) * 1000, UNBOUNDED)
+
+
+def _flag(found: Mapping[str, str], name: str) -> bool:
+    if found.get(name, ""):
+        raise InvalidParameterError(f"header Cache-Control: {name} takes no value")
+    return name in found

@@ -1,0 +1,115 @@
+"""The outermost ring, plain ASGI: what every answer has, also where no handler ran.
+
+Request id, HEAD, the log line, the counters, and `Connection: close` while draining.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any, cast
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.gateway import Gateway
+from service.web.record import Record, attach
+
+log = structlog.get_logger("coinm.request")
+
+Headers = list[tuple[bytes, bytes]]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_UNMATCHED = "unmatched"
+"""The route of requests that match none: paths are unbounded, labels must not be."""
+_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
+"""What the counters tell apart: a caller may invent any method."""
+_PROBES = frozenset({"/healthz", "/readyz"})
+
+
+class Edge:
+    """Wraps the framework's app."""
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(self._gateway, cast("dict[str, Any]", scope), send)
+        try:
+            await self._app(scope, receive, exchange.send)
+        finally:
+            exchange.close()
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, gateway: Gateway, scope: dict[str, Any], send: Send) -> None:
+        self._gateway = gateway
+        self._send = send
+        self._started = time.perf_counter()
+        self._head = scope["method"] == "HEAD"
+        self._method = str(scope["method"]) if scope["method"] in _METHODS else "other"
+        self._status = 0
+        self.record = Record(_request_id(scope["headers"]))
+        if self._head:
+            scope["method"] = "GET"  # the same answer without its body (RFC 9110 §9.3.2)
+        attach(scope, self.record)
+        self.scope = scope
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = self._headers(message["headers"])
+        elif self._head and message["type"] == "http.response.body":
+            message["body"] = b""
+        await self._send(message)
+
+    def close(self) -> None:
+        """The log line and the counters; also for a request whose caller hung up (status 0)."""
+        duration = time.perf_counter() - self._started
+        route = str(self.scope.get("path_template") or _UNMATCHED)
+        metrics = self._gateway.metrics
+        metrics.requests.labels(route, self._method, str(self._status)).inc()
+        metrics.request_duration.labels(route).observe(duration)
+        log.log(
+            _level(route, self._status),
+            "request",
+            method=self._method,
+            route=route,
+            status=self._status,
+            duration_ms=round(duration * 1000, 3),
+            **self.record.facts(),
+        )
+
+    def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        added = [(b"x-request-id", self.record.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        if self._gateway.draining:
+            added.append((b"connection", b"close"))
+        return [(name, _with_head(value) if name == b"allow" else value) for name, value in headers] + added
+
+
+def _with_head(allowed: bytes) -> bytes:
+    """The framework doesn't know that HEAD works wherever GET does."""
+    return allowed if b"HEAD" in allowed else allowed.replace(b"GET", b"GET, HEAD")
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's, where it is harmless in logs and headers; else a new one."""
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _level(route: str, status: int) -> int:
+    """Broken: error; refused: warning; allowed: info, but for the probes that come every few seconds."""
+    if status >= 500:
+        return logging.WARNING if route == "/readyz" else logging.ERROR
+    if status >= 400:
+        return logging.WARNING
+    return logging.DEBUG if route in _PROBES else logging.INFO

@@ -1,0 +1,132 @@
+"""Any error → RFC 9457 `application/problem+json`, with nothing in it that the caller must not see."""
+
+import math
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from service.exchange.errors import ExchangeError
+from service.web.record import record_of
+
+log = structlog.get_logger("coinm.web")
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:coinm-gateway:problem:"
+
+AnyRequest = Request[Any, Any, Any]
+
+
+@runtime_checkable
+class Told(Protocol):
+    """An error that knows what a caller is told of it."""
+
+    problem: str
+    status: int
+    title: str
+    detail: str
+
+
+class ProblemError(Exception):
+    """An error of the edge's own; base of those below."""
+
+    problem: str
+    status: int
+    title: str
+
+    def __init__(self, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers or {}
+
+
+class InvalidParameterError(ProblemError):
+    problem, status, title = "invalid-parameter", 400, "A parameter is malformed or unknown"
+
+
+class UnauthenticatedError(ProblemError):
+    problem, status, title = "unauthenticated", 401, "Who is calling is not known"
+
+
+class ForbiddenError(ProblemError):
+    problem, status, title = "forbidden", 403, "Not granted to this client"
+
+
+class UnknownAssetError(ProblemError):
+    problem, status, title = "unknown-asset", 404, "The account has no such asset"
+
+
+class UnknownSymbolError(ProblemError):
+    problem, status, title = "unknown-symbol", 404, "The account has no such symbol"
+
+
+class NoSuchPositionSideError(ProblemError):
+    problem, status, title = "no-such-position-side", 404, "The symbol has no position of that side"
+
+
+class NotFoundError(ProblemError):
+    problem, status, title = "not-found", 404, "Nothing is here"
+
+
+class MethodNotAllowedError(ProblemError):
+    problem, status, title = "method-not-allowed", 405, "Not with this method"
+
+
+class TooManyRequestsError(ProblemError):
+    problem, status, title = "too-many-requests", 429, "The client's own request limit"
+
+
+class InternalError(ProblemError):
+    problem, status, title = "internal-error", 500, "A fault of the gateway"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The body of every error."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+
+
+def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
+    """The one exception handler: ours, the framework's, and what nobody foresaw."""
+    told = _told(exc)
+    record = record_of(request.scope)
+    record.problem = told.problem
+    problem = Problem(
+        TYPE_PREFIX + told.problem, told.title, told.status, told.detail, f"urn:request:{record.request_id}"
+    )
+    headers = {"cache-control": "no-store"} | _headers(request, told)
+    return Response(msgspec.json.encode(problem), status_code=told.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def retry_after(milliseconds: int) -> dict[str, str]:
+    """`Retry-After` in whole seconds, rounded up and never zero, so that nobody comes back too early."""
+    return {"retry-after": str(max(1, math.ceil(milliseconds / 1000)))}
+
+
+def _told(exc: Exception) -> Told:
+    if isinstance(exc, Told):
+        return exc
+    if isinstance(exc, NotFoundException):
+        return NotFoundError("there is no such path")
+    if isinstance(exc, MethodNotAllowedException):
+        return MethodNotAllowedError("the path is read-only", {"allow": "GET, HEAD, OPTIONS"})
+    if isinstance(exc, HTTPException) and exc.status_code < 500:
+        # The framework's own text repeats the query; none of ours reaches its validation.
+        return InvalidParameterError("the request is malformed")
+    log.error("internal_error", exc_info=exc)
+    return InternalError("the gateway failed; the request id finds the trace in its log")
+
+
+def _headers(request: AnyRequest, told: Told) -> dict[str, str]:
+    if isinstance(told, ProblemError):
+        return told.headers
+    if isinstance(told, ExchangeError) and told.retry_at is not None:
+        now = request.app.state.gateway.exchange.clock.now()
+        return retry_after(told.retry_at - now)
+    return {}

@@ -1,0 +1,138 @@
+"""One read, in the order that every path keeps: 401 · 429 · 403 account · 400 · 403 name · 503 · 404.
+
+The same on hits and misses: nothing is looked up before the caller is known, and nothing is answered before the
+grant has cut it.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+from litestar import Response
+
+from service.access.clients import Client
+from service.access.grants import Grant
+from service.account.selection import Selection, Shape
+from service.account.snapshot import Snapshot
+from service.cache.ports import Served
+from service.exchange.client import ACCOUNT
+from service.gateway import Gateway
+from service.web import caching
+from service.web.problems import (
+    AnyRequest,
+    ForbiddenError,
+    NoSuchPositionSideError,
+    TooManyRequestsError,
+    UnauthenticatedError,
+    UnknownAssetError,
+    UnknownSymbolError,
+    retry_after,
+)
+from service.web.record import record_of
+
+JSON = "application/json"
+_CHALLENGE = 'Bearer realm="coinm-gateway"'
+_WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
+_OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})
+
+
+def gateway_of(request: AnyRequest) -> Gateway:
+    return cast("Gateway", request.app.state.gateway)
+
+
+def authenticate(request: AnyRequest) -> Client:
+    """Who is calling, within its own limit of requests.
+
+    Raises:
+        UnauthenticatedError: no credential, several, or one that nobody holds.
+        TooManyRequestsError: the client asks more often than it may.
+    """
+    gateway = gateway_of(request)
+    client = gateway.clients.authenticate(_bearer_token(request))
+    if client is None:
+        raise UnauthenticatedError(
+            "the token is not known", {"www-authenticate": f'{_CHALLENGE}, error="invalid_token"'}
+        )
+    record_of(request.scope).client = client.name
+    wait = gateway.limits.wait(client.name, gateway.clock.monotonic())
+    if wait:
+        raise TooManyRequestsError("more requests a second than this client may send", retry_after(wait))
+    return client
+
+
+async def read(request: AnyRequest, account: str, select: Callable[[bytes], Selection]) -> Response[bytes]:
+    """Answer one read; `select` turns the query into a selection, or raises what is wrong with it."""
+    gateway, client = gateway_of(request), authenticate(request)
+    grant = gateway.clients.grant(client, account)
+    if grant is None:
+        raise ForbiddenError("this account is not granted to the client")
+    record = record_of(request.scope)
+    record.account = account
+    selection = select(request.scope["query_string"])
+    demand = caching.demand(request.headers.getall("cache-control", []), request.headers.get("pragma"))
+    keeper = gateway.keepers[account]
+    refusal = grant.refusal(selection, keeper.margin_assets)
+    if refusal is not None:
+        raise ForbiddenError(refusal)
+    served = await keeper.get(demand)
+    record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
+    _count(gateway, account, served)
+    return _answer(request, served, selection, grant)
+
+
+def _bearer_token(request: AnyRequest) -> bytes:
+    """The one credential of a request.
+
+    A second one, be it in the header of the drop-in paths, makes it unclear who is calling.
+    """
+    given = request.headers.getall("authorization", [])
+    if not given and "x-mbx-apikey" not in request.headers:
+        raise UnauthenticatedError("a bearer token is needed", {"www-authenticate": _CHALLENGE})
+    scheme, _, token = given[0].partition(" ") if given else ("", "", "")
+    if len(given) != 1 or "x-mbx-apikey" in request.headers or scheme.lower() != "bearer":
+        raise UnauthenticatedError("exactly one bearer token is needed", {"www-authenticate": _CHALLENGE})
+    return token.strip().encode("latin-1", "replace")
+
+
+def _answer(request: AnyRequest, served: Served, selection: Selection, grant: Grant) -> Response[bytes]:
+    """The cut, or that there is nothing to cut; 304 where the caller has it already."""
+    snapshot = served.held.snapshot
+    _require_symbol(snapshot, selection, grant)
+    view = served.held.views.view(grant.narrow(selection))
+    if view is None:
+        raise _missing(snapshot, selection)
+    headers = caching.headers(served, view, gateway_of(request).settings.environment)
+    if snapshot.mode is not None and selection.shape in _WITH_POSITIONS:
+        headers["gateway-position-mode"] = snapshot.mode
+    if caching.not_modified(request.headers.getall("if-none-match", []), view.etag):
+        return Response(b"", status_code=304, headers=headers)
+    return Response(view.body, media_type=JSON, headers=headers)
+
+
+def _require_symbol(snapshot: Snapshot, selection: Selection, grant: Grant) -> None:
+    """404 where a symbol's path names one that the account doesn't have.
+
+    Its margin asset is certain only now that the snapshot is there, so the grant is asked once more.
+    """
+    if selection.shape not in _OF_ONE_SYMBOL:
+        return
+    for symbol in selection.symbols or ():
+        rows = snapshot.by_symbol.get(symbol)
+        if rows is None:
+            raise UnknownSymbolError(f"the account has no symbol {symbol}")
+        if not grant.sees_asset(rows[0].margin_asset):
+            raise ForbiddenError(f"symbol {symbol} is not granted on account {grant.account}")
+
+
+def _missing(snapshot: Snapshot, selection: Selection) -> UnknownAssetError | NoSuchPositionSideError:
+    if selection.shape is Shape.ASSET:
+        return UnknownAssetError(f"the account has no asset {', '.join(selection.assets or ())}")
+    side, symbol = ", ".join(selection.sides or ()), ", ".join(selection.symbols or ())
+    why = ": the account is in one-way mode and has only BOTH" if snapshot.mode == "one-way" else ""
+    return NoSuchPositionSideError(f"symbol {symbol} has no {side} position{why}")
+
+
+def _count(gateway: Gateway, account: str, served: Served) -> None:
+    gateway.metrics.cache_results.labels(account, served.result).inc()
+    if served.result not in ("stored", "stale-if-error"):
+        gateway.weight_saved += ACCOUNT.weight
+        gateway.metrics.weight_saved.labels(account).inc(ACCOUNT.weight)

@@ -1,0 +1,36 @@
+"""What becomes of one request, noted by whoever knows it; the edge makes the log line and the counters of it."""
+
+from collections.abc import MutableMapping
+from typing import Any, cast
+
+_KEY = "coinm.record"
+
+
+class Record:
+    """One request's facts. A field nobody has set stays `None` and out of the log line."""
+
+    __slots__ = ("account", "age_ms", "client", "problem", "refresh", "request_id", "result")
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.client: str | None = None
+        self.account: str | None = None
+        self.result: str | None = None
+        """How the cache met the read."""
+        self.refresh: str | None = None
+        """Why a refresh was waited for."""
+        self.age_ms: int | None = None
+        self.problem: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def attach(scope: MutableMapping[str, Any], record: Record) -> None:
+    scope[_KEY] = record
+
+
+def record_of(scope: Any) -> Record:
+    """The record of the request that a scope belongs to."""
+    return cast("Record", scope[_KEY])
