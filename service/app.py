@@ -68,8 +68,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         app.state.gateway = gateway
-        yield
-        await close(gateway)
+        try:
+            yield
+        finally:
+            await close(gateway)
 
     litestar = Litestar(
         route_handlers=[Accounts, Operations],

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Mapping
 import httpx
 import msgspec
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from service.account import snapshot
 from service.account.snapshot import MalformedAccountError, Snapshot
@@ -213,7 +213,7 @@ class ExchangeClient:
         return AsyncRetrying(
             retry=retry_if_exception(_is_transient),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential_jitter(initial=FIRST_PAUSE, max=LONGEST_PAUSE, jitter=FIRST_PAUSE / 2),
+            wait=wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE) + wait_random(0, FIRST_PAUSE / 2),
             reraise=True,
         )
 

@@ -1,0 +1,139 @@
+"""The demo: a simulated exchange, an embedded Redis and the gateway in one process; nothing leaves the machine."""
+
+import asyncio
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import httpx
+import uvloop
+from fakeredis import FakeAsyncRedis
+
+from service.access import tokens
+from service.app import create_app
+from service.server import ListenError, serve
+from service.settings_file import load
+from service.telemetry import logs
+from simulator.exchange import DEMO_API_KEY, DEMO_SECRET_KEY, Exchange
+from simulator.server import serving
+
+HEDGED_API_KEY = "demohedged".ljust(64, "0")
+HEDGED_SECRET_KEY = "demohedgedsecret".ljust(64, "0")
+
+SETTINGS = """\
+environment = "demo"
+
+[server]
+port = {port}
+metrics_port = {metrics_port}
+drain = "0s"
+
+[exchange]
+base_url = "{exchange}"
+
+[accounts.main]
+api_key_file = "main_api_key"
+secret_key_file = "main_secret_key"
+
+[accounts.hedged]
+api_key_file = "hedged_api_key"
+secret_key_file = "hedged_secret_key"
+
+[clients.treasury]
+token_sha256 = ["{treasury}"]
+[clients.treasury.accounts."*"]
+assets = "all"
+
+[clients.bitcoin-longs]
+token_sha256 = ["{longs}"]
+[clients.bitcoin-longs.accounts.hedged]
+assets = ["BTC"]
+position_sides = ["LONG"]
+"""
+
+GREETING = """
+  The gateway            {gateway}
+  its metrics            {metrics}/metrics
+  the simulated exchange {exchange}   (what can be turned: curl -s {exchange}/_sim/)
+
+  A token that sees every account:        {treasury}
+  One that sees BTC on the long side:     {longs}
+
+  Try:
+
+curl -s -H 'Authorization: Bearer {treasury}' {gateway}/v1/accounts
+curl -s -i -H 'Authorization: Bearer {treasury}' {gateway}/v1/accounts/main/assets/BTC
+curl -s -H 'Authorization: Bearer {treasury}' '{gateway}/v1/accounts/main/positions?open=true'
+curl -s -H 'Authorization: Bearer {longs}' '{gateway}/v1/accounts/hedged?open=true'
+curl -s -i -H 'Authorization: Bearer {longs}' {gateway}/v1/accounts/hedged/assets/ETH
+curl -s -H 'Authorization: Bearer {treasury}' {gateway}/v1/status
+
+  Ctrl-C ends it.
+"""
+
+
+def run(*, port: int) -> None:
+    """Run the demo until Ctrl-C; 0 is any free port. A port in use is one line on stderr and exit status 1."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, logs.logging_to(sys.stderr):
+            uvloop.run(_demo(Path(folder), port or _free_port()))
+    except ListenError as exc:
+        click.echo(f"{exc}. Choose another port with --port.", err=True)
+        raise SystemExit(1) from None
+
+
+async def _demo(folder: Path, port: int) -> None:
+    exchange = Exchange()
+    exchange.add_demo_book("hedged", hedge=True)
+    exchange.add_secret_key(HEDGED_API_KEY, HEDGED_SECRET_KEY, "hedged")
+    async with serving(exchange) as url:
+        holders = {"treasury": tokens.generate(), "longs": tokens.generate()}
+        places = {"exchange": url, "port": port, "metrics_port": _free_port()}
+        app = create_app(load(_write(folder, holders, places)), redis=FakeAsyncRedis())
+        greeting = asyncio.create_task(_greet(holders, places))
+        try:
+            await serve(app)
+        finally:
+            greeting.cancel()
+
+
+def _write(folder: Path, holders: dict[str, str], places: dict[str, object]) -> Path:
+    secrets = {
+        "main_api_key": DEMO_API_KEY,
+        "main_secret_key": DEMO_SECRET_KEY,
+        "hedged_api_key": HEDGED_API_KEY,
+        "hedged_secret_key": HEDGED_SECRET_KEY,
+    }
+    for name, secret in secrets.items():
+        (folder / name).write_text(secret)
+    digests = {name: tokens.digest(token.encode()) for name, token in holders.items()}
+    file = folder / "gateway.toml"
+    file.write_text(SETTINGS.format(**digests, **places))
+    return file
+
+
+async def _greet(holders: dict[str, str], places: dict[str, object]) -> None:
+    """Say what to try, once it can be tried."""
+    gateway = f"http://127.0.0.1:{places['port']}"
+    metrics = f"http://127.0.0.1:{places['metrics_port']}"
+    async with httpx.AsyncClient(trust_env=False) as client:
+        while not await _ready(client, gateway):
+            await asyncio.sleep(0.05)
+    click.echo(GREETING.format(gateway=gateway, metrics=metrics, exchange=places["exchange"], **holders))
+
+
+async def _ready(client: httpx.AsyncClient, gateway: str) -> bool:
+    try:
+        answer = await client.get(f"{gateway}/readyz")
+    except httpx.TransportError:
+        return False
+    return answer.status_code == 200
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

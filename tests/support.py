@@ -1,0 +1,133 @@
+"""Fakes at the outer seams, and settings written as an operator would write them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+from fakeredis import FakeAsyncRedis, FakeServer
+
+from service.access import tokens
+from service.app import App, create_app
+from service.settings import Settings
+from service.settings_file import load
+from simulator.exchange import DEMO_API_KEY, DEMO_SECRET_KEY, Exchange
+from simulator.transport import SimulatorTransport
+
+START = 1_790_000_040_000
+"""Epoch ms the fake clock starts at: a whole minute."""
+
+TOKENS = {name: tokens.generate() for name in ("risk", "treasury", "longs", "nobody")}
+"""A token each for a client that sees everything, BTC and ETH, LONG rows alone, and nothing."""
+
+DEFAULTS: Mapping[str, Mapping[str, object]] = {
+    "server": {"metrics_port": 0, "drain": "100ms"},
+    "exchange": {"base_url": "http://127.0.0.1:1", "timeout": "2s"},
+}
+
+
+class FakeClock:
+    """A clock that stands still until it is told to move; both of its times move together, or the epoch alone."""
+
+    def __init__(self) -> None:
+        self._monotonic = 1_000_000
+        self._epoch = START
+
+    def monotonic(self) -> int:
+        return self._monotonic
+
+    def epoch(self) -> int:
+        return self._epoch
+
+    def seconds(self) -> float:
+        """For the simulator, which lives by the same clock."""
+        return self._epoch / 1000
+
+    def advance(self, milliseconds: int) -> None:
+        self._monotonic += milliseconds
+        self._epoch += milliseconds
+
+    def misset(self, milliseconds: int) -> None:
+        """Somebody turns this machine's clock."""
+        self._epoch += milliseconds
+
+
+def write_settings(folder: Path, **tables: Mapping[str, object]) -> Path:
+    """A complete settings file with its secrets; `tables` override or add keys of single tables."""
+    secrets = folder / "secrets"
+    secrets.mkdir(exist_ok=True)
+    (secrets / "api_key").write_text(DEMO_API_KEY + "\n")
+    (secrets / "secret_key").write_text(DEMO_SECRET_KEY + "\n")
+    lines = ['environment = "testing"']
+    for name in ("server", "redis", "exchange", "freshness"):
+        table = {**DEFAULTS.get(name, {}), **tables.get(name, {})}
+        lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    lines += [_ACCOUNT.format(account=account) for account in tables.get("accounts", {"main": None})]
+    lines += [_clients()]
+    file = folder / "gateway.toml"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def settings(folder: Path, **tables: Mapping[str, object]) -> Settings:
+    return load(write_settings(folder, **tables))
+
+
+@asynccontextmanager
+async def running(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """The app, in this loop, and a caller of it."""
+    transport = httpx.ASGITransport(cast("Any", app))
+    async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://gateway") as caller:
+        yield caller
+
+
+class World:
+    """A gateway with its exchange and its Redis, all in this process and on one clock."""
+
+    def __init__(self, folder: Path, **tables: Mapping[str, object]) -> None:
+        self.clock = FakeClock()
+        self.exchange = Exchange(clock=self.clock.seconds)
+        self.transport = SimulatorTransport(self.exchange)
+        self.redis_server = FakeServer()
+        self.settings = settings(folder, **tables)
+
+    def app(self) -> App:
+        """A replica; several share the exchange, Redis and the clock."""
+        redis = FakeAsyncRedis(server=self.redis_server)
+        return create_app(self.settings, transport=self.transport, redis=cast("Any", redis), clock=self.clock)
+
+    @property
+    def account_calls(self) -> int:
+        return self.exchange.calls.count("/dapi/v1/account")
+
+
+def bearer(client: str = "risk", **headers: str) -> dict[str, str]:
+    """Headers of a caller; `cache_control="no-cache"` adds one."""
+    return {"authorization": f"Bearer {TOKENS[client]}"} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+
+
+_ACCOUNT = """[accounts.{account}]
+api_key_file = "secrets/api_key"
+secret_key_file = "secrets/secret_key"
+"""
+
+_GRANTS = {
+    "risk": '[clients.risk.accounts."*"]\nassets = "all"',
+    "treasury": '[clients.treasury.accounts.main]\nassets = ["BTC", "ETH"]',
+    "longs": '[clients.longs.accounts.main]\nassets = ["BTC"]\nposition_sides = ["LONG"]',
+    "nobody": "",
+}
+
+
+def _clients() -> str:
+    return "\n".join(
+        f'[clients.{name}]\ntoken_sha256 = ["{tokens.digest(token.encode())}"]\n{_GRANTS[name]}'
+        for name, token in TOKENS.items()
+    )
+
+
+def _toml(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
