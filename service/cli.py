@@ -9,6 +9,7 @@ import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import click
 import msgspec
@@ -128,7 +129,9 @@ def _secrets(settings: Settings) -> list[Secret]:
     redis = settings.redis
     files = [file for each in settings.accounts.values() for file in (each.api_key_file, each.secret_key_file)]
     files += [file for file in (redis.url_file, redis.password_file, redis.sentinel_password_file) if file]
-    return [read_secret(file) for file in files] + ([Secret(redis.url)] if redis.url else [])
+    url = redis.url or (read_secret(redis.url_file).reveal() if redis.url_file else "")
+    password = urlsplit(url).password
+    return [read_secret(file) for file in files] + ([Secret(unquote(password)), Secret(password)] if password else [])
 
 
 def _run(main: Coroutine[Any, Any, T]) -> T:

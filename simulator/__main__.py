@@ -89,9 +89,11 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt there
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serving(Exchange(settings), host=host, port=port) as url:
+    exchange = Exchange(settings)
+    async with serving(exchange, host=host, port=port) as url:
         _announce(settings, url)
         await stop.wait()
+        exchange.release()  # nobody else will, and the server waits for unfinished answers
 
 
 def _announce(settings: Settings, url: str) -> None:

@@ -104,7 +104,10 @@ async def outlasts(wait: Coroutine[Any, Any, None], receive: Receive) -> bool:
     leaving = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.done()
+        if not waiting.done():
+            return False
+        waiting.result()
+        return True
     finally:
         waiting.cancel()
         leaving.cancel()

@@ -230,16 +230,16 @@ def demo_book(name: str, *, hedge: bool, options: Options) -> Book:
     book = Book(name, hedge=hedge, options=options)
     for asset, wallet in (("BTC", "1.25417362"), ("ETH", "14.30000000"), ("SOL", "85.5"), ("XRP", "1200")):
         book.set_balance(asset, Decimal(wallet), DEMO_UPDATED_MS)
-    for symbol, amount, entry, leverage, isolated in (
-        ("BTCUSD_PERP", 120, "82011.3", 20, False),
-        ("BTCUSD_261225", -35, "83350.7", 10, False),
-        ("ETHUSD_PERP", -450, "3011.85", 25, False),
-        ("SOLUSD_PERP", 80, "151.2734", 5, True),
+    for symbol, amount, entry, leverage, orders in (
+        ("BTCUSD_PERP", 120, "82011.3", 20, "0"),
+        ("BTCUSD_261225", -35, "83350.7", 10, "0"),
+        ("ETHUSD_PERP", -450, "3011.85", 25, "0.02500000"),
+        ("SOLUSD_PERP", 80, "151.2734", 5, "0"),
     ):
         side: Side = ("LONG" if amount > 0 else "SHORT") if hedge else "BOTH"
         position = Position(
             symbol=symbol, side=side, amount=amount, entry_price=Decimal(entry), leverage=leverage,
-            isolated=isolated, updated_ms=DEMO_UPDATED_MS,
+            isolated=symbol.startswith("SOL"), open_order_margin=Decimal(orders), updated_ms=DEMO_UPDATED_MS,
         )  # fmt: skip
         book.open(position)
     return book

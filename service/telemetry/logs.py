@@ -20,6 +20,9 @@ from structlog.typing import EventDict, Processor
 
 from service.settings import Secret
 
+_FIRST = ("time", "level", "logger", "event")
+"""What a line begins with; the rest follows as the writer ordered it."""
+
 QUEUE_LINES = 10_000
 """Some 3 MB of lines: seconds of a burst while the reader of our output stalls."""
 
@@ -108,7 +111,8 @@ class _Redacting(ProcessorFormatter):
 
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    first = {name: event.pop(name) for name in _FIRST if name in event}
+    return msgspec.json.encode(first | event, enc_hook=repr).decode()
 
 
 def stdout() -> TextIO:

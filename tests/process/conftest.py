@@ -1,0 +1,148 @@
+"""Real processes: the command line, a Redis, and a simulated exchange on a socket."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from simulator.exchange import Exchange
+from simulator.server import serving
+from tests.support import free_port, write_settings
+
+Tables = dict[str, dict[str, object]]
+
+STARTUP = 20.0
+"""Seconds for a process to answer; some 1 s here, more where every core is busy."""
+
+
+@pytest.fixture
+def redis_port(tmp_path: Path) -> Iterator[int]:
+    """A redis-server of the test's own, empty, saving nothing."""
+    port = free_port()
+    program = shutil.which("redis-server")
+    assert program is not None, "redis-server is not installed"
+    command = [program, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        asyncio.run(_answers(port))
+        yield port
+        process.terminate()
+
+
+@pytest.fixture
+async def exchange() -> Exchange:
+    return Exchange()
+
+
+@pytest.fixture
+async def exchange_url(exchange: Exchange) -> AsyncIterator[str]:
+    async with serving(exchange) as url:
+        yield url
+
+
+class GatewayProcess:
+    """`coinm-gateway serve`, as an operator starts it."""
+
+    def __init__(self, config: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
+        self.config = config
+        self.url = f"http://127.0.0.1:{tables['server']['port']}"
+        self.metrics_url = f"http://127.0.0.1:{tables['server']['metrics_port']}/metrics"
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service", "serve", "--config", str(self.config), stdout=subprocess.PIPE
+        )
+        async with asyncio.timeout(STARTUP), httpx.AsyncClient() as client:
+            while not await _ready(client, self.url):
+                await asyncio.sleep(0.02)
+
+    async def stop(self, number: int = signal.SIGTERM) -> tuple[int | None, str]:
+        """Signal it and wait for its end; its exit status and all it logged."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return await self.ended()
+
+    async def ended(self) -> tuple[int | None, str]:
+        assert self.process is not None
+        process, self.process = self.process, None
+        async with asyncio.timeout(STARTUP):
+            output, _ = await process.communicate()
+        return process.returncode, output.decode()
+
+    async def kill(self) -> None:
+        """For the end of a test that failed."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.communicate()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIterator[GatewayProcess]:
+    """A gateway of the default windows, started."""
+    async with gateway_process(tmp_path, tables(redis_port, exchange_url)) as process:
+        yield process
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(folder: Path, settings: Tables) -> AsyncIterator[GatewayProcess]:
+    """A started gateway with these settings; started anew it keeps its port."""
+    process = GatewayProcess(write_settings(folder, **settings), settings)
+    try:
+        await process.start()
+        yield process
+    finally:
+        await process.kill()
+
+
+def tables(redis_port: int, exchange_url: str, **freshness: object) -> Tables:
+    return {
+        "server": {"port": free_port(), "metrics_port": free_port(), "drain": "1s"},
+        "redis": {"url": f"redis://127.0.0.1:{redis_port}/0"},
+        "exchange": {"base_url": exchange_url},
+        "freshness": freshness,
+    }
+
+
+async def run_command(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
+    """`coinm-gateway ARGUMENTS`: exit status, stdout, stderr."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "service",
+        *arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    async with asyncio.timeout(STARTUP):
+        output, errors = await process.communicate()
+    return process.returncode, output.decode(), errors.decode()
+
+
+async def _answers(port: int) -> None:
+    async with asyncio.timeout(STARTUP), Redis(port=port) as redis:
+        while True:
+            with contextlib.suppress(RedisConnectionError):
+                await redis.ping()
+                return
+            await asyncio.sleep(0.02)
+
+
+async def _ready(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        answer = await client.get(f"{url}/readyz")
+    except httpx.TransportError:
+        return False
+    return answer.status_code == 200
