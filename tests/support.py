@@ -64,8 +64,9 @@ def write_settings(folder: Path, **tables: Mapping[str, object]) -> Path:
     for name in ("server", "redis", "exchange", "freshness"):
         table = {**DEFAULTS.get(name, {}), **tables.get(name, {})}
         lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
-    lines += [_ACCOUNT.format(account=account) for account in tables.get("accounts", {"main": None})]
-    lines += [_clients()]
+    for account, own in tables.get("accounts", {"main": None}).items():
+        lines += [_ACCOUNT.format(account=account), *_table(f"accounts.{account}.freshness", own)]
+    lines += [_clients(tables.get("clients", {}))]
     file = folder / "gateway.toml"
     file.write_text("\n".join(lines) + "\n")
     return file
@@ -123,11 +124,23 @@ _GRANTS = {
 }
 
 
-def _clients() -> str:
+def _clients(own: Mapping[str, object]) -> str:
+    """Every client with its token and grants; `own` adds keys to single clients' tables."""
     return "\n".join(
-        f'[clients.{name}]\ntoken_sha256 = ["{tokens.digest(token.encode())}"]\n{_GRANTS[name]}'
+        "\n".join(
+            [
+                *_table(f"clients.{name}", own.get(name, {})),
+                f'token_sha256 = ["{tokens.digest(token.encode())}"]',
+                _GRANTS[name],
+            ]
+        )
         for name, token in TOKENS.items()
     )
+
+
+def _table(name: str, keys: object) -> list[str]:
+    given = cast("Mapping[str, object]", keys or {})
+    return [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in given.items())]
 
 
 def _toml(value: object) -> str:

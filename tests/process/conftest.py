@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from simulator.exchange import Exchange
 from simulator.server import serving
+from tests.programs import require
 from tests.support import free_port, write_settings
 
 Tables = dict[str, dict[str, object]]
@@ -29,9 +30,7 @@ STARTUP = 20.0
 def redis_port(tmp_path: Path) -> Iterator[int]:
     """A redis-server of the test's own, empty, saving nothing."""
     port = free_port()
-    program = shutil.which("redis-server")
-    assert program is not None, "redis-server is not installed"
-    command = [program, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
+    command = [require("redis-server"), "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         asyncio.run(_answers(port))
         yield port
@@ -52,9 +51,10 @@ async def exchange_url(exchange: Exchange) -> AsyncIterator[str]:
 class GatewayProcess:
     """`coinm-gateway serve`, as an operator starts it."""
 
-    def __init__(self, config: Path, tables: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(self, config: Path, tables: Mapping[str, Mapping[str, object]], trust: ssl.SSLContext | None) -> None:
         self.config = config
-        self.url = f"http://127.0.0.1:{tables['server']['port']}"
+        self.trust = trust
+        self.url = f"{'https' if trust else 'http'}://127.0.0.1:{tables['server']['port']}"
         self.metrics_url = f"http://127.0.0.1:{tables['server']['metrics_port']}/metrics"
         self.process: asyncio.subprocess.Process | None = None
 
@@ -63,7 +63,7 @@ class GatewayProcess:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "service", "serve", "--config", str(self.config), stdout=subprocess.PIPE
         )
-        async with asyncio.timeout(STARTUP), httpx.AsyncClient() as client:
+        async with asyncio.timeout(STARTUP), httpx.AsyncClient(verify=self.trust or True) as client:
             while not await _ready(client, self.url):
                 await asyncio.sleep(0.02)
 
@@ -96,9 +96,11 @@ async def gateway(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIt
 
 
 @contextlib.asynccontextmanager
-async def gateway_process(folder: Path, settings: Tables) -> AsyncIterator[GatewayProcess]:
+async def gateway_process(
+    folder: Path, settings: Tables, trust: ssl.SSLContext | None = None
+) -> AsyncIterator[GatewayProcess]:
     """A started gateway with these settings; started anew it keeps its port."""
-    process = GatewayProcess(write_settings(folder, **settings), settings)
+    process = GatewayProcess(write_settings(folder, **settings), settings, trust)
     try:
         await process.start()
         yield process

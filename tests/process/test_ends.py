@@ -21,7 +21,7 @@ async def test_a_restart_within_the_fresh_window_serves_from_redis_without_an_ex
     settings = tables(redis_port, exchange_url, fresh_for="1m")
     async with gateway_process(tmp_path, settings) as gateway, httpx.AsyncClient(headers=bearer()) as caller:
         before = await caller.get(gateway.url + BTC)
-        assert 0 == (await gateway.stop())[0]
+        assert (await gateway.stop())[0] == 0
         calls = exchange.calls.count()
         await gateway.start()
         after = await caller.get(gateway.url + BTC)
@@ -47,8 +47,8 @@ async def test_a_ban_is_remembered_across_a_restart(
 
     assert calls == exchange.calls.count()
     for answer in (first, second):
-        assert 503 == answer.status_code
-        assert "urn:coinm-gateway:problem:exchange-banned" == answer.json()["type"]
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "urn:coinm-gateway:problem:exchange-banned"
         assert 590 <= int(answer.headers["retry-after"]) <= 601
 
 
@@ -66,9 +66,9 @@ async def test_sigterm_under_load_fails_no_request_and_exits_with_0(gateway: Gat
     status, log = await gateway.ended()
 
     assert {200} == set(seen)
-    assert 503 == readiness.status_code
-    assert ["close"] * 20 == closings
-    assert 0 == status
+    assert readiness.status_code == 503
+    assert closings == ["close"] * 20
+    assert status == 0
     assert '"event":"stopped"' in log
 
 
@@ -87,14 +87,14 @@ async def test_a_request_under_way_at_the_end_of_the_drain_is_still_answered(
         answer = await asked
     status, _ = await gateway.ended()
 
-    assert 200 == answer.status_code
-    assert 0 == status
+    assert answer.status_code == 200
+    assert status == 0
 
 
 async def test_ctrl_c_ends_it_cleanly(gateway: GatewayProcess) -> None:
     status, log = await gateway.stop(signal.SIGINT)
 
-    assert 0 == status
+    assert status == 0
     assert "Traceback" not in log
 
 

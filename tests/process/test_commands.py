@@ -1,0 +1,199 @@
+"""The command line as an operator meets it: exit statuses, one line for an error, never a secret."""
+
+import re
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.access import tokens
+from simulator.exchange import DEMO_API_KEY, DEMO_SECRET_KEY, Exchange
+from simulator.faults import Fault
+from tests.process.certificates import write_certificate
+from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command, tables
+from tests.support import bearer, free_port, write_settings
+
+BTC = "/v1/accounts/main/assets/BTC"
+
+
+async def test_check_finds_everything_in_order(tmp_path: Path, redis_port: int, exchange_url: str) -> None:
+    config = write_settings(tmp_path, **tables(redis_port, exchange_url))
+
+    status, output, errors = await run_command("check", "--config", str(config))
+
+    assert (status, errors) == (0, "")
+    assert subjects(output, "ok") == ["settings", "weight", "redis", "exchange", "account main"]
+    assert "20 assets, 30 positions, one-way mode" in output
+
+
+async def test_check_fails_when_the_exchange_rejects_the_key(
+    tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
+) -> None:
+    config = write_settings(tmp_path, **tables(redis_port, exchange_url))
+    exchange.revoke(DEMO_API_KEY)
+
+    status, output, _ = await run_command("check", "--config", str(config))
+
+    assert status == 1
+    assert subjects(output, "fail") == ["account main"]
+    assert "exchange-rejected-credentials" in output
+    assert DEMO_API_KEY not in output
+
+
+async def test_check_fails_when_redis_and_the_exchange_are_away(tmp_path: Path) -> None:
+    config = write_settings(tmp_path, **tables(free_port(), f"http://127.0.0.1:{free_port()}"))
+
+    status, output, errors = await run_command("check", "--config", str(config))
+
+    assert status == 1
+    assert subjects(output, "fail") == ["redis", "exchange", "account main"]
+    assert "Traceback" not in errors
+
+
+async def test_check_asks_nothing_while_the_replicas_remember_a_ban(
+    tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
+) -> None:
+    settings = tables(redis_port, exchange_url)
+    exchange.faults.add(Fault(name="418", seconds=600))
+    async with gateway_process(tmp_path, settings) as gateway, httpx.AsyncClient(headers=bearer()) as caller:
+        await caller.get(gateway.url + BTC)
+        calls = exchange.calls.count()
+        status, output, _ = await run_command("check", "--config", str(gateway.config))
+
+    assert calls == exchange.calls.count()
+    assert status == 1
+    assert "exchange-banned" in output
+
+
+async def test_check_warns_when_the_accounts_together_would_outspend_the_share(
+    tmp_path: Path, redis_port: int, exchange_url: str
+) -> None:
+    config = write_settings(tmp_path, **tables(redis_port, exchange_url, fresh_for="100ms"))
+
+    status, output, _ = await run_command("check", "--config", str(config))
+
+    assert status == 0
+    assert subjects(output, "warn") == ["weight"]
+    assert "3000 of 1920 a minute" in output
+
+
+async def test_resume_lets_a_running_gateway_ask_again(gateway: GatewayProcess, exchange: Exchange) -> None:
+    exchange.faults.add(Fault(name="418", seconds=600))
+    async with httpx.AsyncClient(headers=bearer()) as caller:
+        banned = await caller.get(gateway.url + BTC)
+        exchange.faults.clear()
+        status, output, _ = await run_command("resume", COINM_GATEWAY_CONFIG=str(gateway.config))
+        resumed = await caller.get(gateway.url + BTC)
+
+    assert banned.status_code == 503
+    assert status == 0
+    assert re.search(r"address not-before .* \(exchange-banned\) cleared", output)
+    assert resumed.status_code == 200
+
+
+async def test_resume_says_that_there_was_nothing_to_clear(gateway: GatewayProcess) -> None:
+    answer = await run_command("resume", "--config", str(gateway.config), "--account", "main")
+
+    assert answer == (0, "nothing was remembered\n", "")
+
+
+async def test_resume_without_redis_fails_in_one_line(tmp_path: Path) -> None:
+    config = write_settings(tmp_path, **tables(free_port(), "http://127.0.0.1:1"))
+
+    status, _, errors = await run_command("resume", "--config", str(config))
+
+    assert (status, errors) == (1, "coinm-gateway: Redis cannot be reached: nothing was cleared\n")
+
+
+async def test_resume_knows_only_the_accounts_of_the_settings(tmp_path: Path) -> None:
+    config = write_settings(tmp_path)
+
+    status, _, errors = await run_command("resume", "--config", str(config), "--account", "other")
+
+    assert (status, errors) == (2, "coinm-gateway: --account: expected one of main\n")
+
+
+async def test_token_prints_a_token_once_and_only_its_digest_as_toml() -> None:
+    status, output, _ = await run_command("token", "risk")
+    token, table, line = output.splitlines()
+
+    assert status == 0
+    assert tokens.well_formed(token)
+    assert table == "[clients.risk]"
+    assert f'token_sha256 = ["{tokens.digest(token.encode())}"]' == line
+
+
+@pytest.mark.parametrize(
+    ("replaced", "by", "complaint"),
+    [
+        ("drain", "drian", "server: unknown key drian"),
+        ('"2s"', '"2"', "exchange.timeout: expected a duration with a unit"),
+        ("secrets/secret_key", "secrets/none", "secrets/none: cannot be read: No such file"),
+        ("http://127.0.0.1:1", "http://10.0.0.1", "exchange.base_url: expected https"),
+    ],
+)
+async def test_bad_settings_are_one_line_and_exit_status_2(
+    tmp_path: Path, replaced: str, by: str, complaint: str
+) -> None:
+    config = write_settings(tmp_path)
+    config.write_text(config.read_text().replace(replaced, by))
+
+    status, output, errors = await run_command("serve", "--config", str(config))
+
+    assert (status, output) == (2, "")
+    assert complaint in errors
+    assert errors.count("\n") == 1
+
+
+async def test_a_port_in_use_is_one_line_and_exit_status_1(gateway: GatewayProcess, tmp_path: Path) -> None:
+    port = gateway.url.rpartition(":")[2]
+
+    status, _, errors = await run_command("serve", "--config", str(gateway.config), "--port", port)
+
+    assert status == 1
+    assert errors.startswith("coinm-gateway: cannot listen on 127.0.0.1:")
+    assert errors.count("\n") == 1
+
+
+async def test_the_log_begins_with_the_settings_and_holds_no_secret(
+    tmp_path: Path, redis_port: int, exchange_url: str
+) -> None:
+    settings: Tables = tables(redis_port, exchange_url)
+    settings["redis"]["url"] = f"redis://:hunter2hunter2@127.0.0.1:{redis_port}/0"
+    async with gateway_process(tmp_path, settings) as gateway, httpx.AsyncClient(headers=bearer()) as caller:
+        await caller.get(gateway.url + BTC)
+        _, log = await gateway.stop()
+
+    assert '"event":"starting"' in log.splitlines()[0]
+    assert f'"url":"redis://…@127.0.0.1:{redis_port}/0"' in log
+    assert not [
+        secret for secret in (DEMO_API_KEY, DEMO_SECRET_KEY, "hunter2", bearer()["authorization"]) if secret in log
+    ]
+
+
+async def test_metrics_are_served_on_their_own_port(gateway: GatewayProcess) -> None:
+    async with httpx.AsyncClient(headers=bearer()) as caller:
+        await caller.get(gateway.url + BTC)
+        metrics = (await caller.get(gateway.metrics_url)).text
+        beside = await caller.get(f"{gateway.url}/metrics")
+
+    assert 'coinm_exchange_calls_total{endpoint="account",outcome="ok"} 1.0' in metrics
+    assert beside.status_code == 404
+
+
+async def test_with_a_certificate_it_speaks_tls(tmp_path: Path, redis_port: int, exchange_url: str) -> None:
+    certificate, key = write_certificate(tmp_path)
+    settings = tables(redis_port, exchange_url)
+    settings["server"] |= {"tls_certificate_file": str(certificate), "tls_key_file": str(key)}
+    trust = ssl.create_default_context(cafile=str(certificate))
+    async with gateway_process(tmp_path, settings, trust) as gateway, httpx.AsyncClient(verify=trust) as caller:
+        answer = await caller.get(gateway.url + BTC, headers=bearer())
+
+    assert answer.status_code == 200
+
+
+def subjects(output: str, verdict: str) -> list[str]:
+    """The subjects of `check`'s rows with a verdict, in order."""
+    rows = [line for line in output.splitlines() if line.startswith(verdict)]
+    return [row[6:30].strip() for row in rows]

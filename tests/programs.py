@@ -1,0 +1,43 @@
+"""Tests that need a program which isn't there are listed as not run, by name; with `CI` set they fail."""
+
+import os
+import shutil
+from collections.abc import Iterable
+
+import pytest
+
+PROGRAMS = {"redis_port": "redis-server", "curl": "curl"}
+"""By the fixture that starts it."""
+
+_NOT_RUN = pytest.StashKey[list[str]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    not_run = [] if os.environ.get("CI") else [item for item in items if missing(item)]
+    config.stash[_NOT_RUN] = [f"{item.nodeid} (needs {', '.join(missing(item))})" for item in not_run]
+    if not_run:
+        config.hook.pytest_deselected(items=not_run)
+        items[:] = [item for item in items if item not in not_run]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    names = config.stash.get(_NOT_RUN, [])
+    if names:
+        terminalreporter.section("not run: a program is missing")
+        for name in names:
+            terminalreporter.write_line(name)
+
+
+def missing(item: pytest.Item) -> list[str]:
+    """The programs that a test needs and this machine has not."""
+    fixtures: Iterable[str] = getattr(item, "fixturenames", ())
+    wanted = {PROGRAMS[name] for name in fixtures if name in PROGRAMS}
+    return sorted(program for program in wanted if shutil.which(program) is None)
+
+
+def require(program: str) -> str:
+    """The program's path; its absence fails the test."""
+    path = shutil.which(program)
+    if path is None:
+        pytest.fail(f"{program} is not installed")
+    return path

@@ -1,0 +1,171 @@
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.account.selection import MAX_VIEW_BYTES, MAX_VIEWS, Selection, Shape, Views, cut
+from service.account.snapshot import Snapshot, parse
+from tests.unit.account.bodies import Body, Row, bodies
+
+HEDGE = (
+    b'{"assets":[{"asset":"BTC","walletBalance":"1","marginBalance":"0"},{"asset":"ETH","walletBalance":"0.0",'
+    b'"marginBalance":"0"},{"asset":"XRP","walletBalance":"0"}], "positions":['
+    b'{"symbol":"BTCUSD_PERP","positionSide":"LONG","positionAmt":"1"},'
+    b'{"symbol":"BTCUSD_PERP","positionSide":"SHORT","positionAmt":"0"},'
+    b'{"symbol":"ETHUSD_PERP","positionSide":"LONG"},'
+    b'{"symbol":"MYSTERY","positionSide":"SHORT","positionAmt":"-2"}],"canTrade":true}'
+)
+
+
+def names(*given: str) -> frozenset[str]:
+    return frozenset(given)
+
+
+def array(rows: Iterable[Row]) -> bytes:
+    return b"[" + b",".join(row.raw for row in rows) + b"]"
+
+
+def coin(row: Row) -> str:
+    return row.name.removesuffix("USD_PERP")
+
+
+def kept(body: bytes, selection: Selection) -> list[str]:
+    """What identifies each row that a selection keeps."""
+    rows = json.loads(cut(parse(body, 0, {}), selection) or b"[]")
+    return [row.get("asset") or f"{row['symbol']} {row['positionSide']}" for row in rows]
+
+
+def assert_partition(snapshot: Snapshot, shape: Shape, parts: Iterable[Selection], rows: tuple[Row, ...]) -> None:
+    """Each row is in exactly one part, byte for byte; in each part the exchange's order holds."""
+    found: Counter[bytes] = Counter()
+    place = {row.raw: number for number, row in enumerate(rows)}
+    for part in parts:
+        cuts = [bytes(raw) for raw in msgspec.json.decode(cut(snapshot, part) or b"", type=list[msgspec.Raw])]
+        assert [place[raw] for raw in cuts] == sorted(place[raw] for raw in cuts)
+        found.update(cuts)
+    assert found == Counter(row.raw for row in rows)
+    assert cut(snapshot, Selection(shape)) == array(rows)
+
+
+@given(bodies())
+def test_assets_partition_by_name_and_by_nonzero(body: Body) -> None:
+    snapshot, rows = parse(body.whole, 0, {}), body.assets.rows
+    by_name = [Selection(Shape.ASSETS, assets=names(row.name)) for row in rows]
+    assert_partition(snapshot, Shape.ASSETS, by_name, rows)
+    assert_partition(snapshot, Shape.ASSETS, [Selection(Shape.ASSETS, nonzero=flag) for flag in (True, False)], rows)
+
+
+@given(bodies())
+def test_positions_partition_by_margin_asset_symbol_side_and_open(body: Body) -> None:
+    snapshot, rows, shape = parse(body.whole, 0, {}), body.positions.rows, Shape.POSITIONS
+    for parts in (
+        [Selection(shape, assets=names(each)) for each in {coin(row) for row in rows}],
+        [Selection(shape, symbols=names(each)) for each in {row.name for row in rows}],
+        [Selection(shape, sides=names(each)) for each in ("BOTH", "LONG", "SHORT")],
+        [Selection(shape, open=flag) for flag in (True, False)],
+    ):
+        assert_partition(snapshot, shape, parts, rows)
+
+
+@given(bodies())
+def test_the_whole_account_is_the_body_byte_for_byte(body: Body) -> None:
+    assert cut(parse(body.whole, 0, {}), Selection(Shape.ACCOUNT)) == body.whole
+
+
+@given(bodies(), st.sets(st.sampled_from(["LONG", "SHORT"])), st.booleans())
+def test_a_cut_account_differs_from_the_body_inside_its_arrays_only(body: Body, sides: set[str], nonzero: bool) -> None:  # noqa: FBT001
+    selection = Selection(Shape.ACCOUNT, visible_sides=frozenset(sides), nonzero=nonzero)
+    found = cut(parse(body.whole, 0, {}), selection)
+    assets = array(row for row in body.assets.rows if row.zero is not nonzero)
+    positions = array(row for row in body.positions.rows if row.side in sides)
+    assert found == body.around(assets, positions)
+    assert json.loads(found).keys() == json.loads(body.whole).keys()
+
+
+@given(bodies())
+def test_an_account_grant_on_all_assets_of_a_set_equals_the_list_cuts(body: Body) -> None:
+    snapshot, some = parse(body.whole, 0, {}), names(*(row.name for row in body.assets.rows[::2]))
+    lists = [cut(snapshot, Selection(shape, visible_assets=some)) for shape in (Shape.ASSETS, Shape.POSITIONS)]
+    found = json.loads(cut(snapshot, Selection(Shape.ACCOUNT, visible_assets=some)) or b"")
+    assert [found["assets"], found["positions"]] == [json.loads(each or b"") for each in lists]
+
+
+@given(bodies())
+def test_an_entity_tag_is_the_sha_256_of_the_answer(body: Body) -> None:
+    view = Views(parse(body.whole, 0, {})).view(Selection(Shape.POSITIONS, open=True))
+    assert view is not None
+    assert view.etag == f'"{hashlib.sha256(view.body).hexdigest()}"'
+
+
+@pytest.mark.parametrize(
+    ("selection", "rows"),
+    [
+        (Selection(Shape.ASSETS, assets=names("ETH", "XRP", "NONE")), ["ETH", "XRP"]),
+        (Selection(Shape.ASSETS, assets=names("NONE")), []),
+        (Selection(Shape.ASSETS, assets=names()), []),
+        (Selection(Shape.ASSETS, nonzero=True), ["BTC", "XRP"]),  # XRP has no marginBalance: unknown is not zero
+        (Selection(Shape.ASSETS, nonzero=False), ["ETH"]),
+        (Selection(Shape.ASSETS, visible_assets=names("BTC"), assets=names("BTC", "ETH")), ["BTC"]),
+        (Selection(Shape.ASSETS, sides=names("LONG"), open=True, symbols=names("X")), ["BTC", "ETH", "XRP"]),
+        (Selection(Shape.POSITIONS, open=False), ["BTCUSD_PERP SHORT"]),
+        (Selection(Shape.POSITIONS, symbols=names("BTCUSD_PERP"), sides=names("LONG")), ["BTCUSD_PERP LONG"]),
+        (Selection(Shape.POSITIONS, assets=names("ETH"), nonzero=True), ["ETHUSD_PERP LONG"]),
+        (Selection(Shape.POSITIONS, sides=names("SHORT")), ["BTCUSD_PERP SHORT", "MYSTERY SHORT"]),
+        (
+            Selection(Shape.POSITIONS, visible_assets=names("BTC", "MYSTERY"), sides=names("SHORT")),
+            ["BTCUSD_PERP SHORT"],
+        ),
+        (Selection(Shape.POSITIONS, assets=names("MYSTERY")), []),
+        (Selection(Shape.SYMBOL, symbols=names("BTCUSD_PERP"), visible_sides=names("SHORT")), ["BTCUSD_PERP SHORT"]),
+    ],
+)
+def test_filters_combine_with_and(selection: Selection, rows: list[str]) -> None:
+    assert kept(HEDGE, selection) == rows
+
+
+def test_a_position_without_its_amount_is_kept_by_open_true() -> None:
+    assert "ETHUSD_PERP LONG" in kept(HEDGE, Selection(Shape.POSITIONS, open=True))
+    assert "ETHUSD_PERP LONG" not in kept(HEDGE, Selection(Shape.POSITIONS, open=False))
+
+
+def test_a_row_of_unknown_margin_asset_is_seen_by_those_who_see_all() -> None:
+    assert "MYSTERY SHORT" in kept(HEDGE, Selection(Shape.POSITIONS))
+    assert "MYSTERY SHORT" in kept(HEDGE, Selection(Shape.POSITIONS, visible_sides=names("SHORT")))
+
+
+def test_one_row_alone_stands_without_brackets_and_a_missing_one_is_none() -> None:
+    snapshot = parse(HEDGE, 0, {})
+    assert cut(snapshot, Selection(Shape.ASSET, assets=names("XRP"))) == b'{"asset":"XRP","walletBalance":"0"}'
+    assert cut(snapshot, Selection(Shape.ASSET, assets=names("DOGE"))) is None
+    nobody = Selection(Shape.POSITION, symbols=names("ETHUSD_PERP"), sides=names("SHORT"))
+    assert Views(snapshot).view(nobody) is None
+
+
+def test_a_view_is_cut_once_whatever_the_order_of_the_names() -> None:
+    views = Views(parse(HEDGE, 0, {}))
+    first = views.view(Selection(Shape.ASSETS, assets=names("BTC", "ETH")))
+    assert views.view(Selection(Shape.ASSETS, assets=names("ETH", "BTC"))) is first
+
+
+def test_no_more_than_256_views_are_remembered() -> None:
+    views = Views(parse(HEDGE, 0, {}))
+    selections = [Selection(Shape.ASSETS, assets=names(f"A{number}")) for number in range(MAX_VIEWS + 1)]
+    first = [views.view(each) for each in selections]
+    again = [views.view(each) for each in selections]
+    assert [one is two for one, two in zip(first, again, strict=True)] == [True] * 256 + [False]
+    assert again[-1] == first[-1]
+
+
+def test_the_remembered_views_weigh_8_mebibytes_at_the_most() -> None:
+    row = b'{"asset":"BTC","x":"%s"}' % (b"x" * 3_000_000)
+    views = Views(parse(b'{"assets":[%s],"positions":[]}' % row, 0, {}))
+    selections = [Selection(Shape.ASSETS, symbols=names(str(number))) for number in range(3)]
+    first = [views.view(each) for each in selections]
+    same = [views.view(each) is view for each, view in zip(selections, first, strict=True)]
+    assert same == [True, True, False]  # the third would make it 9 MB
+    assert MAX_VIEW_BYTES == 8 * 1024 * 1024

@@ -1,0 +1,207 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.account.snapshot import MAX_BODY, MalformedAccountError, is_zero, margin_asset, parse
+from tests.unit.account.bodies import AMOUNTS, ZEROS, Body, bodies
+
+ASSET = b'{"asset":"BTC"}'
+LONG = b'{"symbol":"BTCUSD_PERP","positionSide":"LONG"}'
+
+
+def account(assets: bytes = b"", positions: bytes = b"", extra: bytes = b"") -> bytes:
+    return b'{"assets":[%s],"positions":[%s]%s}' % (assets, positions, extra)
+
+
+@given(bodies())
+def test_rows_are_the_exchanges_bytes_in_its_order(body: Body) -> None:
+    snapshot = parse(body.whole, 7, {})
+    assert [bytes(row.raw) for row in snapshot.assets] == [row.raw for row in body.assets.rows]
+    assert [bytes(row.raw) for row in snapshot.positions] == [row.raw for row in body.positions.rows]
+    assert (snapshot.body, snapshot.asked_at) == (body.whole, 7)
+
+
+@given(bodies())
+def test_rows_are_indexed_by_what_their_bytes_mean(body: Body) -> None:
+    snapshot = parse(body.whole, 0, {})
+    assert [(row.asset, row.zero) for row in snapshot.assets] == [(row.name, row.zero) for row in body.assets.rows]
+    assert [(row.symbol, row.side, row.flat) for row in snapshot.positions] == [
+        (row.name, row.side, row.zero) for row in body.positions.rows
+    ]
+    assert sum(map(len, snapshot.by_symbol.values())) == len(body.positions.rows)
+
+
+@given(bodies())
+def test_spans_are_the_arrays_places_brackets_included(body: Body) -> None:
+    spans = parse(body.whole, 0, {}).spans
+    assert body.whole[slice(*spans.assets)] == body.assets.text
+    assert body.whole[slice(*spans.positions)] == body.positions.text
+
+
+@given(bodies(), st.data())
+def test_a_truncated_answer_is_refused_wherever_it_ends(body: Body, data: st.DataObject) -> None:
+    end = data.draw(st.integers(0, len(body.whole.rstrip()) - 1))
+    with pytest.raises(MalformedAccountError):
+        parse(body.whole[:end], 0, {})
+
+
+@given(bodies(), st.data())
+def test_a_damaged_byte_is_refused_or_means_what_a_second_parser_reads(body: Body, data: st.DataObject) -> None:
+    damaged = bytearray(body.whole)
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        snapshot = parse(bytes(damaged), 0, {})
+    except MalformedAccountError:
+        return
+    assert [json.loads(bytes(row.raw)) for row in snapshot.assets] == json.loads(damaged)["assets"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xef\xbb\xbf" + account(),  # a byte order mark
+        account() + b"x",
+        account() + account(),
+        account().decode().encode("utf-16"),
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"assets":[]}',
+        b'{"assets":null,"positions":[]}',
+        b'{"assets":{},"positions":[]}',
+        account(extra=b',"x":"\xff"'),
+        account(extra=b',"x":"\xed\xa0\x80"'),  # a surrogate in UTF-8
+        account(extra=b',"x":"\\ud800"'),  # half a pair: no text
+        account(extra=b',"x":"\n"'),
+        account(extra=b',"x":NaN'),
+        account(extra=b',"x":-Infinity'),
+        account(extra=b',"x":01'),
+        account(extra=b',"x":1.'),
+        account(extra=b","),
+        account(extra=b',"assets":[]'),
+        account(extra=b',"\\u0061ssets":[]'),  # the same key, spelt otherwise
+        account(extra=b',"x":{"y":[{"z":1,"z":1}]}'),
+        account(b'{"asset":"BTC","asset":"BTC"}'),
+        account(positions=b'{"symbol":"A","positionSide":"LONG","x":{"y":1,"y":2}}'),
+        account(b"1"),
+        account(b"null"),
+        account(b"[]"),
+        account(b'"BTC"'),
+        account(ASSET + b"," + ASSET),
+        account(positions=LONG + b"," + LONG),
+        account(b"{}"),
+        account(b'{"asset":""}'),
+        account(b'{"asset":null}'),
+        account(b'{"asset":1}'),
+        account(b'{"asset":1.5}'),
+        account(positions=b'{"symbol":"A"}'),
+        account(positions=b'{"positionSide":"LONG"}'),
+        account(positions=b'{"symbol":5,"positionSide":"LONG"}'),
+        account(positions=b'{"symbol":"A","positionSide":"long"}'),
+        account(positions=b'{"symbol":"A","positionSide":"SIDEWAYS"}'),
+    ],
+)
+def test_what_is_not_the_documented_account_is_refused_whole(body: bytes) -> None:
+    with pytest.raises(MalformedAccountError):
+        parse(body, 0, {})
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"x":'])
+@pytest.mark.parametrize("depth", [2_000, 100_000])
+def test_deep_nesting_is_refused_also_where_nobody_looks(opening: bytes, depth: int) -> None:
+    closing = {b"[": b"]", b'{"x":': b"1}"}[opening]
+    deep = opening * depth + closing[:-1] + closing[-1:] * depth
+    for body in (account(extra=b',"x":' + deep), account(b'{"asset":"BTC","x":' + deep + b"}"), deep):
+        with pytest.raises(MalformedAccountError):
+            parse(body, 0, {})
+
+
+def test_no_depth_at_all_raises_anything_but_the_refusal() -> None:
+    refused = 0
+    for depth in range(1_100):  # the parsers give up at depths of their own
+        try:
+            parse(account(extra=b',"x":' + b"[" * depth + b"]" * depth), 0, {})
+        except MalformedAccountError:
+            refused += 1
+    assert 0 < refused < 1_100
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"canary",
+        account(extra=b',"canary":1,"canary":2'),
+        account(b'{"asset":{"canary":1}}'),
+        account(positions=b'{"symbol":"canary","positionSide":"canary"}'),
+        account(extra=b',"x":"canary\xff"'),
+    ],
+)
+def test_a_refusal_never_shows_the_content(body: bytes) -> None:
+    with pytest.raises(MalformedAccountError) as refusal:
+        parse(body, 0, {})
+    assert "canary" not in str(refusal.value)
+
+
+def test_four_mebibytes_are_accepted_and_one_byte_more_is_not() -> None:
+    body = account()
+    assert len(parse(body.ljust(MAX_BODY), 0, {}).body) == 4 * 1024 * 1024
+    with pytest.raises(MalformedAccountError, match="larger than 4 MiB"):
+        parse(body.ljust(MAX_BODY + 1), 0, {})
+
+
+def test_the_same_symbol_on_three_sides_is_no_twin() -> None:
+    rows = [LONG.replace(b"LONG", side) for side in (b"SHORT", b"BOTH", b"LONG")]
+    snapshot = parse(account(positions=b",".join(rows)), 0, {})
+    assert [row.side for row in snapshot.by_symbol["BTCUSD_PERP"]] == ["SHORT", "BOTH", "LONG"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "mode"),
+    [
+        ([], None),
+        (["BOTH"], "one-way"),
+        (["BOTH", "BOTH"], "one-way"),
+        (["BOTH", "LONG", "SHORT"], "hedge"),
+        (["LONG"], "hedge"),
+    ],
+)
+def test_the_rows_tell_the_position_mode(sides: list[str], mode: str | None) -> None:
+    rows = [b'{"symbol":"S%d","positionSide":"%s"}' % (number, side.encode()) for number, side in enumerate(sides)]
+    assert parse(account(positions=b",".join(rows)), 0, {}).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("symbol", "asset"),
+    [
+        ("BTCUSD_PERP", "BTC"),
+        ("BTCUSD_261225", "BTC"),
+        ("BUSDUSD_PERP", "BUSD"),
+        ("ODDUSD_PERP", "BTC"),  # exchangeInfo's word goes before the form
+        ("NEWCONTRACT", "ETH"),
+        ("BTCUSDT", None),
+        ("USD_PERP", None),  # nothing before it
+        ("BTCUSD", None),
+        ("", None),
+    ],
+)
+def test_a_symbols_margin_asset_is_the_listings_else_what_stands_before_usd(symbol: str, asset: str | None) -> None:
+    assert margin_asset(symbol, {"ODDUSD_PERP": "BTC", "NEWCONTRACT": "ETH"}) == asset
+
+
+@pytest.mark.parametrize("amount", [*ZEROS, "000", "-0", "0.0e9"])
+def test_every_spelling_of_zero_is_zero(amount: str) -> None:
+    assert is_zero(amount)
+
+
+@pytest.mark.parametrize("amount", [*AMOUNTS, "", ".", "-", " 0", "0\n", "0x0", "٠", "NaN", "0,0", None, 0, [], False])
+def test_what_is_no_decimal_zero_is_not_known_to_be_zero(amount: object) -> None:
+    assert not is_zero(amount)
+
+
+def test_an_amount_sent_as_a_number_keeps_its_bytes_and_its_meaning() -> None:
+    row = b'{"symbol":"A","positionSide":"BOTH","positionAmt":-0.000}'
+    snapshot = parse(account(positions=row), 0, {})
+    assert (bytes(snapshot.positions[0].raw), snapshot.positions[0].flat) == (row, True)
