@@ -16,8 +16,9 @@ from service.app import create_app
 from service.server import ListenError, serve
 from service.settings_file import load
 from service.telemetry import logs
-from simulator.exchange import DEMO_API_KEY, DEMO_SECRET_KEY, Exchange
+from simulator.exchange import Exchange
 from simulator.server import serving
+from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 
 HEDGED_API_KEY = "demohedged".ljust(64, "0")
 HEDGED_SECRET_KEY = "demohedgedsecret".ljust(64, "0")
@@ -119,7 +120,7 @@ async def _greet(holders: dict[str, str], places: dict[str, object]) -> None:
     gateway = f"http://127.0.0.1:{places['port']}"
     metrics = f"http://127.0.0.1:{places['metrics_port']}"
     async with httpx.AsyncClient(trust_env=False) as client:
-        while not await _ready(client, gateway):
+        while not await _ready(client, gateway):  # noqa: ASYNC110 - as its callers see it, over the socket
             await asyncio.sleep(0.05)
     click.echo(GREETING.format(gateway=gateway, metrics=metrics, exchange=places["exchange"], **holders))
 

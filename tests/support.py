@@ -13,7 +13,8 @@ from service.access import tokens
 from service.app import App, create_app
 from service.settings import Settings
 from service.settings_file import load
-from simulator.exchange import DEMO_API_KEY, DEMO_SECRET_KEY, Exchange
+from simulator.exchange import Exchange
+from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.transport import SimulatorTransport
 
 START = 1_790_000_040_000

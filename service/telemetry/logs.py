@@ -112,7 +112,7 @@ class _Redacting(ProcessorFormatter):
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:
     first = {name: event.pop(name) for name in _FIRST if name in event}
-    return msgspec.json.encode(first | event, enc_hook=repr).decode()
+    return msgspec.json.encode({**first, **event}, enc_hook=repr).decode()
 
 
 def stdout() -> TextIO:

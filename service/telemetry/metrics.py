@@ -17,7 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-disable_created_metrics()  # a series more for each counter, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody reads
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Seconds: hits take well below a millisecond, misses a round trip, the slowest answer timeout + 3 s."""

@@ -8,11 +8,12 @@ import httpx
 import pytest
 
 from service.access import tokens
-from simulator.exchange import DEMO_API_KEY, DEMO_SECRET_KEY, Exchange
+from simulator.exchange import Exchange
 from simulator.faults import Fault
+from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from tests.process.certificates import write_certificate
 from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command, tables
-from tests.support import bearer, free_port, write_settings
+from tests.support import TOKENS, bearer, free_port, write_settings
 
 BTC = "/v1/accounts/main/assets/BTC"
 
@@ -167,9 +168,8 @@ async def test_the_log_begins_with_the_settings_and_holds_no_secret(
 
     assert '"event":"starting"' in log.splitlines()[0]
     assert f'"url":"redis://…@127.0.0.1:{redis_port}/0"' in log
-    assert not [
-        secret for secret in (DEMO_API_KEY, DEMO_SECRET_KEY, "hunter2", bearer()["authorization"]) if secret in log
-    ]
+    secrets = (DEMO_API_KEY, DEMO_SECRET_KEY, "hunter2", TOKENS["risk"])
+    assert not [secret for secret in secrets if secret in log]
 
 
 async def test_metrics_are_served_on_their_own_port(gateway: GatewayProcess) -> None:

@@ -54,9 +54,8 @@ async def test_ten_seconds_of_polling_by_fifty_callers_cause_at_most_eleven_acco
 ) -> None:
     settings = tables(redis_port, exchange_url, fresh_for="1s")
     async with gateway_process(tmp_path, settings) as gateway, httpx.AsyncClient(headers=bearer()) as caller:
-        statuses = await asyncio.gather(
-            *(poll(caller, f"{gateway.url}/v1/accounts/main/assets/BTC") for _ in range(50))
-        )
+        url = f"{gateway.url}/v1/accounts/main/assets/BTC"
+        statuses = await asyncio.gather(*(poll(caller, url) for _ in range(50)))
 
     assert {200} == {status for polled in statuses for status in polled}
     assert 9 <= exchange.calls.count(ACCOUNT) <= 11

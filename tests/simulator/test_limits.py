@@ -89,9 +89,7 @@ async def test_every_answer_tells_the_used_weight(client: httpx.AsyncClient, sig
     assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 400, 404]
 
 
-async def test_over_a_socketless_wire_429_then_418_carry_the_wire_texts(
-    exchange: Exchange, client: httpx.AsyncClient
-) -> None:
+async def test_429_then_418_carry_the_wire_texts(exchange: Exchange, client: httpx.AsyncClient) -> None:
     exchange.limits.set_used("127.0.0.1", 2400, NOW)
     answers = [await client.get("/dapi/v1/ping") for _ in range(5)]
 

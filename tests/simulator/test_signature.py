@@ -40,8 +40,10 @@ LIMIT_ORDER = "side=BUY&type=LIMIT&quantity=1&price=9000&timeInForce=GTC&recvWin
         ),
         (  # the docs' own stray space, and no "&" between query and body
             DOCS_SECRET,
-            "symbol=BTCUSD_200925&side=BUY&type=LIMIT&timeInForce=GTC"
-            "quantity=1&price=9000&recvWindow=5000&timestamp= 1591702613943",
+            (
+                "symbol=BTCUSD_200925&side=BUY&type=LIMIT&timeInForce=GTC"
+                "quantity=1&price=9000&recvWindow=5000&timestamp= 1591702613943"
+            ),
             "f3129e7c72c7727037891ad8a86b76a7dc514ba125a536775c8ba403b2d1b222",
         ),
         (

@@ -1,13 +1,19 @@
 """Account bodies as bytes, put together piece by piece, so that what is cut from them is known without parsing."""
 
 import json
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn
+
+T = TypeVar("T")
 
 ZEROS = ("0", "0.0", "0.00000000", "-0.00", "+0", "0E-8", ".0", "0.")
 AMOUNTS = ("0.00000001", "-1", "12.50000000", "1E-8", "00.10", "-0.5e3")
+
+_COINS = ("BTC", "ETH", "A", "USD", "1INCH", "BUSD", "币安", "É💰")
+_SIDES = (("BOTH",), ("LONG", "SHORT"), ("BOTH", "LONG", "SHORT"))
+_SPACES = (b"", b"", b" ", b"\n\t", b"\r\n  ")
 
 # Values of members nobody knows; whatever stands in them must not be taken for an account's arrays.
 _EXTRAS = (
@@ -51,64 +57,81 @@ class Body(NamedTuple):
         return self.around(self.assets.text, self.positions.text)
 
 
-_spaces = st.sampled_from([b"", b"", b" ", b"\n\t", b"\r\n  "])
-_coins = st.text(alphabet="ABCDEFUS19", min_size=1, max_size=4) | st.sampled_from(["BTC", "币安", "É💰"])
+class _Writer:
+    """Every choice is a byte of hypothesis' tape: hundreds of draws a body would take most of the run."""
+
+    def __init__(self, tape: bytes) -> None:
+        self._tape = iter(tape)
+
+    def body(self) -> Body:
+        assets = self._array([self._asset(coin) for coin in self._some(_COINS)])
+        sides, symbols = self._one(_SIDES), [f"{coin}USD_PERP" for coin in self._some(_COINS)]
+        positions = self._array(self._shuffled([self._position(symbol, side) for symbol in symbols for side in sides]))
+        names = self._shuffled(["assets", "positions"])
+        before, between, after = (
+            [self._member(f"{where}{i}", extra) for i, extra in self._extras()] for where in "bma"
+        )
+        opening = self._space() + b"{" + b"".join(each + b"," for each in before) + self._member(names[0])
+        middle = b"," + b"".join(each + b"," for each in between) + self._member(names[1])
+        closing = b"".join(b"," + each for each in after) + self._space() + b"}" + self._space()
+        return Body((opening, middle, closing), assets, positions, names[0] == "positions")
+
+    def _array(self, rows: list[Row]) -> Array:
+        inner = b",".join(self._space() + row.raw + self._space() for row in rows)
+        return Array(b"[" + self._space() + inner + b"]", tuple(rows))
+
+    def _asset(self, coin: str) -> Row:
+        wallet, margin = self._amount(), self._amount()
+        raw = self._object({"asset": coin, "walletBalance": wallet, "marginBalance": margin})
+        return Row(raw, coin, "", wallet in ZEROS and margin in ZEROS)
+
+    def _position(self, symbol: str, side: str) -> Row:
+        amount = self._amount()
+        raw = self._object({"symbol": symbol, "positionSide": side, "positionAmt": amount})
+        return Row(raw, symbol, side, amount in ZEROS)
+
+    def _object(self, members: dict[str, str | None]) -> bytes:
+        """An object with these strings (`None`: left out) and perhaps something new, in any order."""
+        known = [self._member(name, self._string(value)) for name, value in members.items() if value is not None]
+        new = [self._member(f"new{number}", value) for number, value in self._extras()]
+        return b"{" + b",".join(self._shuffled(known + new)) + self._space() + b"}"
+
+    def _member(self, name: str, value: bytes = b"") -> bytes:
+        return self._space() + self._string(name) + self._space() + b":" + self._space() + value
+
+    def _string(self, text: str) -> bytes:
+        r"""A JSON string: as it is, or its first character, or all of them, as \u escapes."""
+        escaped = self._one((0, 0, 0, 1, len(text)))
+        units = text[:escaped].encode("utf-16-be")
+        head = "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+        return f'"{head}{json.dumps(text[escaped:], ensure_ascii=False)[1:-1]}"'.encode()
+
+    def _amount(self) -> str | None:
+        return self._one((None, self._one(ZEROS), self._one(ZEROS), self._one(AMOUNTS)))
+
+    def _extras(self) -> list[tuple[int, bytes]]:
+        return list(enumerate(self._some(_EXTRAS, at_most=2)))
+
+    def _space(self) -> bytes:
+        return self._one(_SPACES)
+
+    def _some(self, options: Sequence[T], at_most: int = 4) -> list[T]:
+        return self._shuffled(options)[: self._number(at_most + 1)]
+
+    def _shuffled(self, options: Sequence[T]) -> list[T]:
+        left = list(options)
+        return [left.pop(self._number(len(left))) for _ in options]
+
+    def _one(self, options: Sequence[T]) -> T:
+        return options[self._number(len(options))]
+
+    def _number(self, below: int) -> int:
+        return next(self._tape, 0) % below
 
 
-@st.composite
-def bodies(draw: DrawFn) -> Body:
-    assets = _array(draw, [_asset(draw, coin) for coin in draw(st.lists(_coins, max_size=4, unique=True))])
-    symbols = [f"{coin}USD_PERP" for coin in draw(st.lists(_coins, max_size=3, unique=True))]
-    sides = draw(st.sampled_from([("BOTH",), ("LONG", "SHORT"), ("BOTH", "LONG", "SHORT")]))
-    rows = [_position(draw, symbol, side) for symbol in symbols for side in sides]
-    positions = _array(draw, draw(st.permutations(rows)))
-    names = ["positions", "assets"] if draw(st.booleans()) else ["assets", "positions"]
-    extras = [draw(st.lists(st.sampled_from(_EXTRAS), max_size=2)) for _ in range(3)]
-    before = b"{" + b"".join(_member(draw, f"b{i}", value) + b"," for i, value in enumerate(extras[0]))
-    between = b"," + b"".join(_member(draw, f"m{i}", value) + b"," for i, value in enumerate(extras[1]))
-    after = b"".join(b"," + _member(draw, f"a{i}", value) for i, value in enumerate(extras[2])) + b"}"
-    frame = (draw(_spaces) + before + _member(draw, names[0]), between + _member(draw, names[1]), after + draw(_spaces))
-    return Body(frame, assets, positions, names[0] == "positions")
+def _body(tape: bytes) -> Body:
+    return _Writer(tape).body()
 
 
-def _array(draw: DrawFn, rows: list[Row]) -> Array:
-    gaps = [(draw(_spaces), draw(_spaces)) for _ in rows]
-    inner = b",".join(left + row.raw + right for row, (left, right) in zip(rows, gaps, strict=True))
-    return Array(b"[" + draw(_spaces) + inner + b"]", tuple(rows))
-
-
-def _asset(draw: DrawFn, coin: str) -> Row:
-    wallet, margin = (draw(st.sampled_from([None, *ZEROS, *AMOUNTS])) for _ in range(2))
-    raw = _object(draw, {"asset": coin, "walletBalance": wallet, "marginBalance": margin})
-    return Row(raw, coin, "", wallet in ZEROS and margin in ZEROS)
-
-
-def _position(draw: DrawFn, symbol: str, side: str) -> Row:
-    amount = draw(st.sampled_from([None, *ZEROS, *AMOUNTS]))
-    raw = _object(draw, {"symbol": symbol, "positionSide": side, "positionAmt": amount})
-    return Row(raw, symbol, side, amount in ZEROS)
-
-
-def _object(draw: DrawFn, members: dict[str, str | None]) -> bytes:
-    """An object with these strings (`None`: left out) and perhaps something new, in any order."""
-    pieces = [_member(draw, name, _string(draw, value)) for name, value in members.items() if value is not None]
-    pieces += [
-        _member(draw, f"new{i}", each) for i, each in enumerate(draw(st.lists(st.sampled_from(_EXTRAS), max_size=2)))
-    ]
-    return b"{" + b",".join(draw(st.permutations(pieces))) + draw(_spaces) + b"}"
-
-
-def _member(draw: DrawFn, name: str, value: bytes = b"") -> bytes:
-    return draw(_spaces) + _string(draw, name) + draw(_spaces) + b":" + draw(_spaces) + value
-
-
-def _string(draw: DrawFn, text: str) -> bytes:
-    """A JSON string: as it is, or its first character, or all of them, as \\u escapes."""
-    escaped = draw(st.sampled_from([0, 0, 0, 1, len(text)]))
-    head = "".join(f"\\u{unit:04x}" for unit in _utf16(text[:escaped]))
-    return f'"{head}{json.dumps(text[escaped:], ensure_ascii=False)[1:-1]}"'.encode()
-
-
-def _utf16(text: str) -> list[int]:
-    units = text.encode("utf-16-be")
-    return [int.from_bytes(units[at : at + 2], "big") for at in range(0, len(units), 2)]
+def bodies() -> st.SearchStrategy[Body]:
+    return st.binary(min_size=600, max_size=600).map(_body)

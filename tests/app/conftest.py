@@ -1,0 +1,64 @@
+"""A stage for every test, and the canary after it."""
+
+import io
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.app.canary import leaks
+from tests.app.harness import Replica, Stage
+
+MakeStage = Callable[..., Stage]
+
+
+class _Unredacted(logging.Handler):
+    """Every log record as it was given, before anything masks it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(repr(record.__dict__))
+
+
+@pytest.fixture
+def unredacted(log_text: io.StringIO) -> Iterator[list[str]]:
+    handler = _Unredacted()
+    logging.getLogger().addHandler(handler)
+    yield handler.texts
+    logging.getLogger().removeHandler(handler)
+
+
+@pytest.fixture
+async def make_stage(tmp_path: Path, log_text: io.StringIO, unredacted: list[str]) -> AsyncIterator[MakeStage]:
+    """Worlds with settings of the test's own; each is searched for secrets when the test is over."""
+    stages: list[Stage] = []
+
+    def make(**tables: dict[str, object]) -> Stage:
+        folder = tmp_path / str(len(stages))
+        folder.mkdir()
+        stages.append(Stage(folder, **tables))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        await stage.stop()
+        secrets = stage.secrets()
+        found = [leak async for place, text in stage.traces() for leak in leaks(place, text, secrets)]
+        found += leaks("the log", log_text.getvalue(), secrets)
+        found += leaks("the log before it is masked", "\n".join(unredacted), secrets)
+        assert not found
+
+
+@pytest.fixture
+def stage(make_stage: MakeStage) -> Stage:
+    return make_stage()
+
+
+@pytest.fixture
+async def gateway(stage: Stage) -> Replica:
+    """A replica that has been asked nothing yet."""
+    return await stage.start()

@@ -1,0 +1,238 @@
+"""Gateways on a stage: started, asked and watched by a test, and everything they let out kept for the canary."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import msgspec
+from fakeredis import FakeAsyncRedis
+from prometheus_client import generate_latest
+
+from service.app import App, create_app
+from service.gateway import Gateway
+from service.settings_file import load
+from simulator.exchange import DEMO_API_KEY, DEMO_SECRET_KEY, MAIN, Exchange
+from simulator.faults import Fault
+from simulator.observing import Call
+from simulator.statement import statement
+from simulator.transport import SimulatorTransport
+from tests.support import TOKENS, World, bearer, running
+
+ACCOUNT = "/v1/accounts/main"
+ASSETS = f"{ACCOUNT}/assets"
+POSITIONS = f"{ACCOUNT}/positions"
+BTC = f"{ASSETS}/BTC"
+
+LISTS = (ACCOUNT, ASSETS, POSITIONS)
+ITEMS = (BTC, f"{POSITIONS}/BTCUSD_PERP", f"{POSITIONS}/BTCUSD_PERP/BOTH")
+
+ADDRESS = "127.0.0.1"
+"""Where the exchange sees the gateways calling from."""
+
+Json = Any
+
+
+class Wire(SimulatorTransport):
+    """The way to the exchange; remembers what was sent on it."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange)
+        self.queries: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.queries.append(request.url.query.decode())
+        return await super().handle_async_request(request)
+
+
+class Replica:
+    """A running gateway, and callers of it."""
+
+    def __init__(self, app: App, caller: httpx.AsyncClient) -> None:
+        self.app = app
+        self.caller = caller
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.app.gateway
+
+    async def get(self, path: str = BTC, client: str | None = "risk", **headers: str) -> httpx.Response:
+        """Ask for something; `client=None` sends no token, `cache_control="no-cache"` a header."""
+        return await self.ask("GET", path, client, **headers)
+
+    async def ask(self, method: str, path: str, client: str | None = "risk", **headers: str) -> httpx.Response:
+        sent = bearer(client or "risk", **headers)
+        if client is None:
+            del sent["authorization"]
+        return await self.caller.request(method, path, headers=sent)
+
+    async def status(self) -> Json:
+        return (await self.get("/v1/status")).json()
+
+    def metrics(self) -> str:
+        return generate_latest(self.gateway.metrics.registry).decode()
+
+
+class Stage(World):
+    """A world whose gateways are started by the test and ended after it."""
+
+    def __init__(self, folder: Path, **tables: Mapping[str, object]) -> None:
+        super().__init__(folder, **tables)
+        self.folder = folder
+        self.transport: Wire = Wire(self.exchange)
+        self.answers: list[httpx.Response] = []
+        self.exposed: dict[str, str] = {}
+        """What the gateways showed of themselves, by place."""
+        self._replicas: list[Replica] = []
+        self._lives: list[asyncio.Task[None]] = []
+        self._ended = asyncio.Event()
+
+    async def start(self) -> Replica:
+        """One more replica on the same exchange, Redis and clock."""
+        return await self.start_app(self.app())
+
+    async def start_on(self, transport: httpx.AsyncBaseTransport) -> Replica:
+        """A replica whose calls take another way to the exchange."""
+        redis = FakeAsyncRedis(server=self.redis_server)
+        return await self.start_app(
+            create_app(self.settings, transport=transport, redis=cast("Any", redis), clock=self.clock)
+        )
+
+    async def start_app(self, app: App) -> Replica:
+        started = asyncio.get_running_loop().create_future()
+        self._lives.append(asyncio.create_task(self._live(app, started)))
+        replica: Replica = await started
+        self._replicas.append(replica)
+        return replica
+
+    async def warm(self, age: int = 0) -> Replica:
+        """A replica with a snapshot `age` ms old."""
+        replica = await self.start()
+        assert (await replica.get()).status_code == 200
+        await self.advance(age)
+        return replica
+
+    async def stop(self) -> None:
+        """End all replicas, once; what they would have told until now is kept."""
+        if self._ended.is_set():
+            return
+        self.exchange.release()
+        for number, replica in enumerate(self._replicas):
+            self.exposed |= {f"{place} of replica {number}": text for place, text in _exposures(replica)}
+            await replica.get("/v1/status")
+        self._ended.set()
+        await asyncio.gather(*self._lives)
+
+    async def advance(self, milliseconds: int) -> None:
+        """Time passes, in Redis too: fakeredis by itself expires by the machine's clock."""
+        self.clock.advance(milliseconds)
+        redis = self.redis()
+        async for key, left in _expiring(redis):
+            await redis.pexpire(key, left - milliseconds)
+
+    def redis(self) -> FakeAsyncRedis:
+        """A client that reaches Redis also while the gateways don't."""
+        return FakeAsyncRedis(server=self.redis_server, connected=True)
+
+    def fail(self, *faults: str | Fault) -> None:
+        self.exchange.faults.set(faults)
+
+    def statement(self) -> Json:
+        """The account as the exchange would send it now, read."""
+        return msgspec.json.decode(self.raw())
+
+    def raw(self) -> bytes:
+        return statement(self.exchange.book(MAIN), self.exchange.market, self.exchange.now_ms())
+
+    def answer_with(self, **members: Json) -> None:
+        """From now on the account is what it was, but for these members."""
+        self.exchange.book(MAIN).raw = msgspec.json.encode(self.statement() | members)
+
+    def spent_by_neighbours(self, weight: int) -> None:
+        """Somebody else on our address has spent so much this minute."""
+        self.exchange.limits.set_used(ADDRESS, weight, self.exchange.now_ms())
+
+    def change_key(self, api_key: str) -> None:
+        """Rotate the credential: at the exchange, and in the gateways' files (for those started later)."""
+        self.exchange.add_secret_key(api_key, DEMO_SECRET_KEY)
+        (self.folder / "secrets" / "api_key").write_text(api_key)
+        self.settings = load(self.folder / "gateway.toml")
+
+    @property
+    def calls(self) -> list[Call]:
+        return self.exchange.calls.kept()
+
+    def secrets(self) -> dict[str, str]:
+        """Everything that must never be seen, by what it is."""
+        signatures = {query.partition("signature=")[2] for query in self.transport.queries} - {""}
+        return (
+            {f"token of {name}": token for name, token in TOKENS.items()}
+            | {"API key": DEMO_API_KEY, "secret key": DEMO_SECRET_KEY}
+            | {f"signature {number}": value for number, value in enumerate(sorted(signatures))}
+        )
+
+    async def traces(self) -> AsyncIterator[tuple[str, str]]:
+        """Everything that left the gateways, by place."""
+        for answer in self.answers:
+            yield f"answer {answer.url.path}", f"{answer.headers.raw}{answer.content.decode('latin-1')}"
+        for place, text in self.exposed.items():
+            yield place, text
+        redis = self.redis()
+        for key in await redis.keys():
+            kind = await redis.type(key)
+            value = await redis.hgetall(key) if kind == b"hash" else await redis.get(key)
+            yield f"Redis {key.decode()}", f"{key!r}{value!r}"
+
+    async def _live(self, app: App, started: asyncio.Future[Replica]) -> None:
+        """A replica's life, in a task of its own: its lifespan must end where it began."""
+        async with running(app) as caller:
+            caller.event_hooks = {"response": [self._keep]}
+            started.set_result(Replica(app, caller))
+            await self._ended.wait()
+
+    async def _keep(self, answer: httpx.Response) -> None:
+        await answer.aread()
+        self.answers.append(answer)
+
+
+async def _expiring(redis: FakeAsyncRedis) -> AsyncIterator[tuple[bytes, int]]:
+    for key in await redis.keys():
+        left = await redis.pttl(key)
+        if left >= 0:
+            yield key, left
+
+
+def _exposures(replica: Replica) -> list[tuple[str, str]]:
+    gateway = replica.gateway
+    sources = [keeper.source for keeper in gateway.keepers.values()]
+    parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.keepers.values()]
+    parts += [*sources, *(vars(source) for source in sources), *(keeper.held for keeper in gateway.keepers.values())]
+    parts += [gateway.clients.visible, *gateway.stores.values(), vars(gateway.exchange), vars(gateway.clients)]
+    return [("metrics", replica.metrics()), ("repr", "\n".join(map(repr, parts)))]
+
+
+def cache_status(answer: httpx.Response) -> str:
+    """What the gateway says of its cache, without its name."""
+    name, _, rest = answer.headers["cache-status"].partition("; ")
+    assert name == "coinm-gateway"
+    return str(rest)
+
+
+def problem(answer: httpx.Response) -> str:
+    """The name of a problem, its form checked."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    body = answer.json()
+    assert list(body) == ["type", "title", "status", "detail", "instance"]
+    assert body["status"] == answer.status_code
+    assert body["title"]
+    assert body["detail"]
+    assert body["instance"] == f"urn:request:{answer.headers['x-request-id']}"
+    return str(body["type"].removeprefix("urn:coinm-gateway:problem:"))
+
+
+def told(answer: httpx.Response) -> tuple[int, str, str | None]:
+    """Status, problem and Retry-After of an error."""
+    return answer.status_code, problem(answer), answer.headers.get("retry-after")
+
+

@@ -1,0 +1,42 @@
+"""Proof that the canary, which searches what every test of this folder produced, bites."""
+
+import io
+import logging
+
+import pytest
+
+from tests.app.canary import leaks
+from tests.app.harness import ACCOUNT, Replica, Stage
+from tests.support import TOKENS
+
+
+@pytest.mark.parametrize("name", ["API key", "secret key", "token of risk", "token of nobody", "signature 0"])
+async def test_a_planted_secret_is_found(stage: Stage, gateway: Replica, name: str) -> None:
+    await gateway.get(ACCOUNT)
+    secrets = stage.secrets()
+    assert leaks("a line", f'{{"event":"oops {secrets[name]}"}}', secrets) == [f"{name} in a line"]
+
+
+async def test_every_place_is_searched(stage: Stage, gateway: Replica) -> None:
+    await gateway.get(ACCOUNT)
+    await stage.stop()
+    places = {place async for place, _ in stage.traces()}
+    key = "testing:127.0.0.1:1:main"
+    assert places == {
+        f"answer {ACCOUNT}",
+        "answer /v1/status",
+        "metrics of replica 0",
+        "repr of replica 0",
+        f"Redis coinm:{key}:snapshot",
+        f"Redis coinm:{key}:credential",
+    }
+
+
+async def test_what_is_logged_is_searched_before_and_after_masking(
+    log_text: io.StringIO, unredacted: list[str]
+) -> None:
+    logging.getLogger("anybody").error("it was %s", TOKENS["risk"])
+    secrets = {"token": TOKENS["risk"]}
+    assert leaks("raw", "".join(unredacted), secrets) == ["token in raw"]
+    assert "it was …" in log_text.getvalue()
+    assert leaks("masked", log_text.getvalue(), secrets) == []

@@ -1,0 +1,67 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.access.limits import Bucket, Rate, RequestLimits, take
+
+
+def test_a_burst_of_a_seconds_worth_passes_and_the_next_one_waits() -> None:
+    bucket, rate = None, Rate(3)
+    for _ in range(3):
+        bucket, wait = take(rate, bucket, 1_000)
+        assert wait == 0
+    assert take(rate, bucket, 1_000)[1] == 334  # a third of a second, rounded up
+
+
+@pytest.mark.parametrize(
+    ("later", "wait"),
+    [
+        (0, 500),
+        (499, 1),  # just short of one token
+        (500, 0),
+        (10_000, 0),
+    ],
+)
+def test_tokens_come_back_with_time(later: int, wait: int) -> None:
+    assert take(Rate(2), Bucket(0, 1_000), 1_000 + later)[1] == wait
+
+
+def test_a_long_rest_gains_no_more_than_the_burst() -> None:
+    assert take(Rate(2), Bucket(0, 0), 3_600_000)[0] == Bucket(1, 3_600_000)
+
+
+def test_a_rate_below_one_a_second_still_lets_one_pass() -> None:
+    bucket, wait = take(Rate(0.5), None, 0)
+    assert wait == 0
+    assert take(Rate(0.5), bucket, 0)[1] == 2_000
+
+
+def test_who_is_refused_loses_nothing_by_asking() -> None:
+    bucket, _ = take(Rate(1), Bucket(0, 0), 400)
+    assert take(Rate(1), bucket, 1_000)[1] == 0
+
+
+@given(st.floats(0.01, 1_000), st.lists(st.integers(0, 5_000), max_size=50))
+def test_no_more_pass_than_the_burst_and_the_rate_allow(per_second: float, pauses: list[int]) -> None:
+    rate, bucket, now, passed = Rate(per_second), None, 0, 0
+    for pause in pauses:
+        now += pause
+        bucket, wait = take(rate, bucket, now)
+        passed += wait == 0
+    assert passed <= rate.burst + now * per_second / 1_000 + 1e-6
+
+
+@given(st.floats(0.01, 1_000), st.floats(0, 0.99), st.integers(0, 10**9))
+def test_waiting_as_told_is_long_enough(per_second: float, tokens: float, now: int) -> None:
+    bucket, wait = take(Rate(per_second), Bucket(tokens, now), now)
+    assert wait > 0
+    assert take(Rate(per_second), bucket, now + wait + 1)[1] == 0
+
+
+def test_each_client_has_its_own_bucket_and_a_replicas_share_of_its_limit() -> None:
+    limits = RequestLimits({"risk": 6, "treasury": 3}, replicas=3)
+    assert [limits.wait("risk", 0) for _ in range(3)] == [0, 0, 500]
+    assert [limits.wait("treasury", 0) for _ in range(2)] == [0, 1_000]
+    assert math.fsum(limits.wait("unlimited", 0) for _ in range(1_000)) == 0
