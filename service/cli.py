@@ -4,9 +4,11 @@ Exit status: 0 done, 1 a check failed or a port can't be had, 2 bad usage or set
 """
 
 import asyncio
+import logging
 import re
 import sys
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -76,7 +78,8 @@ def check(config: Path) -> None:
         findings.append(finding)
         click.echo(checks.line(finding))
 
-    _run(checks.run(app.gateway, show))
+    with _silence():
+        _run(checks.run(app.gateway, show))
     if any(finding.verdict == "fail" for finding in findings):
         sys.exit(1)
 
@@ -103,7 +106,8 @@ def resume(config: Path, account: str | None) -> None:
     if account is not None and account not in settings.accounts:
         _fail(f"--account: expected one of {', '.join(settings.accounts)}", 2)
     app = _create(settings)
-    cleared = _run(checks.resume(app.gateway, [account] if account else list(settings.accounts)))
+    with _silence():
+        cleared = _run(checks.resume(app.gateway, [account] if account else list(settings.accounts)))
     if cleared is None:
         _fail("Redis cannot be reached: nothing was cleared", 1)
     for text in cleared or ["nothing was remembered"]:
@@ -137,6 +141,11 @@ def _secrets(settings: Settings) -> list[Secret]:
 def _run(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def _silence() -> AbstractContextManager[None]:
+    """For commands that tell all there is to tell themselves."""
+    return logs.logging_to(sys.stderr, level=logging.CRITICAL)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from simulator.book import Book, Options, Position, Side
+from simulator.book import Book, Options, Position, Side, truncated
 from simulator.control import OPERATIONS, Form, Nothing, Turn, operation, patched
 from simulator.faults import NAMES, Fault
 from simulator.limits import Policy
@@ -65,11 +65,19 @@ def _balances(turn: Turn, _: Nothing) -> object:
     return turn.book.balances
 
 
-@operation("PUT", "balances", 'set wallet balances: {"BTC": "1.5", …}; others stay', dict[str, Decimal])
-def _set_balances(turn: Turn, body: dict[str, Decimal]) -> object:
-    for asset, wallet in body.items():
+@operation("PUT", "balances", 'set wallet balances: {"BTC": "1.5", …}; others stay', dict[str, str | int])
+def _set_balances(turn: Turn, body: dict[str, str | int]) -> object:
+    wallets = {asset: _amount(asset, wallet) for asset, wallet in body.items()}  # all or none
+    for asset, wallet in wallets.items():
         turn.book.set_balance(asset, wallet, turn.sim.now_ms())
     return turn.book.balances
+
+
+def _amount(asset: str, wallet: str | int) -> Decimal:
+    try:
+        return truncated(Decimal(wallet))
+    except ArithmeticError as exc:
+        raise ValueError(f"{asset} must be a decimal amount, as a string") from exc
 
 
 class OpenPosition(Form):

@@ -204,6 +204,7 @@ class ExchangeClient:
         return answer
 
     def _remember(self, error: ExchangeError, credential: str) -> None:
+        """Let a refusal bind every later call: of the address, or of the credential that was rejected."""
         hold = budget.hold_after(error, self.clock.now())
         if hold is not None:
             error.retry_at = hold.until

@@ -38,7 +38,11 @@ _SHORTEST_SECRET = 6
 
 @contextmanager
 def logging_to(
-    stream: TextIO, *, secrets: Iterable[Secret] = (), on_drop: Callable[[], None] = lambda: None
+    stream: TextIO,
+    *,
+    level: int = logging.INFO,
+    secrets: Iterable[Secret] = (),
+    on_drop: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Send all logs of the process to a stream until the block ends; flushes what is queued."""
     handler = logging.StreamHandler(stream)
@@ -47,11 +51,11 @@ def logging_to(
     listener = logging.handlers.QueueListener(lines, handler)
     root = logging.getLogger()
     root.handlers = [_BoundedQueueHandler(lines, on_drop)]
-    root.setLevel(logging.INFO)
+    root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*_SHARED, ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *_SHARED, ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )

@@ -234,5 +234,3 @@ def problem(answer: httpx.Response) -> str:
 def told(answer: httpx.Response) -> tuple[int, str, str | None]:
     """Status, problem and Retry-After of an error."""
     return answer.status_code, problem(answer), answer.headers.get("retry-after")
-
-

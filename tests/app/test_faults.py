@@ -6,9 +6,8 @@ import msgspec
 import pytest
 
 from simulator.faults import NAMES, Fault
-from simulator.transport import SimulatorTransport
 from tests.app.conftest import MakeStage
-from tests.app.harness import BTC, Stage, Wire, cache_status, problem, told
+from tests.app.harness import Stage, Wire, cache_status, problem, told
 from tests.support import START
 
 QUICK: dict[str, object] = {"timeout": "300ms"}
@@ -101,8 +100,9 @@ EXPECTED: dict[str, Expected] = {
 }
 
 FOREIGN = re.compile(
-    "cloudfront|html|under maintenance|try again later|api-key|unknown error|occured|terms|-1[0-9]{3}\\b|elsewhere"
-    "|throttled|websocket|backend server|futureField|banned until|recvWindow"
+    "cloudfront|html|try again|service is under|no longer|api-key|unknown error|occured|binance.com|elsewhere"
+    "|throttled|websocket|backend|futurefield|banned until|recvwindow|invalid account|msg|127.0.0.1",
+    re.IGNORECASE,
 )
 """What stands in the simulated exchange's errors, and has no business in ours."""
 
@@ -126,7 +126,7 @@ async def test_a_fault_on_a_cold_cache_is_a_problem_that_says_when_to_come_back(
     assert told(answer) == (expected.status, expected.problem, str(expected.retry_after))
     assert stage.account_calls == expected.calls
     assert "cache-status" not in answer.headers
-    assert FOREIGN.search(answer.text.replace(expected.problem, "")) is None
+    assert FOREIGN.search(answer.text) is None
 
 
 @pytest.mark.parametrize("fault", NAMES)
@@ -172,9 +172,7 @@ async def test_a_stale_answer_says_nothing_of_a_status_where_the_exchange_gave_n
         (Fault("custom", status=400, body=f'{{"code":-1003,"msg":"banned until {START + 33_000}."}}'), 33),
     ],
 )
-async def test_the_exchanges_own_times_are_heeded_within_reason(
-    stage: Stage, fault: Fault, retry_after: int
-) -> None:
+async def test_the_exchanges_own_times_are_heeded_within_reason(stage: Stage, fault: Fault, retry_after: int) -> None:
     gateway = await stage.start()
     stage.fail(fault)
     assert (await gateway.get()).headers["retry-after"] == str(retry_after)
@@ -183,7 +181,9 @@ async def test_the_exchanges_own_times_are_heeded_within_reason(
 async def test_text_in_an_error_of_the_exchange_never_reaches_a_caller(stage: Stage) -> None:
     gateway = await stage.start()
     for status in (200, 302, 400, 403, 404, 418, 429, 451, 500, 501):
-        stage.fail(Fault("custom", status=status, body='{"code":-7,"msg":"<b>PLANTED</b>"}', headers={"x-p": "PLANTED"}))
+        stage.fail(
+            Fault("custom", status=status, body='{"code":-7,"msg":"<b>PLANTED</b>"}', headers={"x-p": "PLANTED"})
+        )
         answer = await gateway.get(cache_control="no-cache")
         assert answer.status_code >= 500
         assert "PLANTED" not in answer.text + str(answer.headers.raw)
@@ -202,12 +202,3 @@ async def test_a_bug_is_a_500_whose_trace_is_only_in_the_log(stage: Stage) -> No
     answer = await gateway.get()
     assert (answer.status_code, problem(answer)) == (500, "internal-error")
     assert "foresaw" not in answer.text
-
-
-async def test_redirects_are_not_followed(stage: Stage) -> None:
-    gateway = await stage.start()
-    stage.fail("301")
-    await gateway.get()
-    assert stage.account_calls == 1
-    assert isinstance(stage.transport, SimulatorTransport)
-    assert (await gateway.get(BTC)).status_code == 502

@@ -16,14 +16,16 @@ from simulator.statement import statement
 NOW = 1_795_000_020_000
 Account = Callable[[], Awaitable[Any]]
 
-ASSET_KEYS = (
-    "asset walletBalance unrealizedProfit marginBalance maintMargin initialMargin positionInitialMargin "
-    "openOrderInitialMargin maxWithdrawAmount crossWalletBalance crossUnPnl availableBalance updateTime"
-).split()
-POSITION_KEYS = (
-    "symbol positionAmt initialMargin maintMargin unrealizedProfit positionInitialMargin openOrderInitialMargin "
-    "leverage isolated positionSide entryPrice breakEvenPrice maxQty updateTime"
-).split()
+ASSET_KEYS = [
+    "asset", "walletBalance", "unrealizedProfit", "marginBalance", "maintMargin", "initialMargin",
+    "positionInitialMargin", "openOrderInitialMargin", "maxWithdrawAmount", "crossWalletBalance", "crossUnPnl",
+    "availableBalance", "updateTime",
+]  # fmt: skip
+POSITION_KEYS = [
+    "symbol", "positionAmt", "initialMargin", "maintMargin", "unrealizedProfit", "positionInitialMargin",
+    "openOrderInitialMargin", "leverage", "isolated", "positionSide", "entryPrice", "breakEvenPrice", "maxQty",
+    "updateTime",
+]  # fmt: skip
 
 
 def demo(*, hedge: bool = False, **options: Any) -> Any:

@@ -15,36 +15,43 @@ BTC = Grant("main", names("BTC"))
 BTC_LONGS = Grant("main", names("BTC"), names("LONG"))
 
 
+def of(**named: str) -> Selection:
+    return Selection(Shape.ACCOUNT, **{kind: names(*given.split()) for kind, given in named.items()})
+
+
 @pytest.mark.parametrize(
-    ("grant", "selection", "reason"),
+    ("grant", "selection", "refused"),
     [
-        (ALL, Selection(Shape.POSITION, assets=names("X"), symbols=names("MYSTERY"), sides=names("SHORT")), None),
-        (BTC, Selection(Shape.ACCOUNT), None),
-        (BTC, Selection(Shape.ASSETS, assets=names()), None),
-        (BTC, Selection(Shape.ASSET, assets=names("BTC")), None),
-        (BTC, Selection(Shape.ASSET, assets=names("ETH")), "asset ETH is not granted on account main"),
-        (BTC, Selection(Shape.ASSETS, assets=names("BTC", "ETH")), "asset ETH is not granted on account main"),
-        (BTC, Selection(Shape.SYMBOL, symbols=names("BTCUSD_PERP")), None),
-        (BTC, Selection(Shape.SYMBOL, symbols=names("ODD")), None),  # by exchangeInfo
-        (BTC, Selection(Shape.SYMBOL, symbols=names("ETHUSD_PERP")), "symbol ETHUSD_PERP is not granted on account main"),
-        (BTC, Selection(Shape.SYMBOL, symbols=names("MYSTERY")), "symbol MYSTERY is not granted on account main"),
-        (BTC, Selection(Shape.POSITIONS, sides=names("SHORT")), None),
-        (BTC_LONGS, Selection(Shape.POSITIONS, sides=names("LONG")), None),
-        (BTC_LONGS, Selection(Shape.POSITIONS, sides=names("LONG", "SHORT")), "position side SHORT is not granted on account main"),
-        (BTC_LONGS, Selection(Shape.POSITIONS, sides=names("BOTH")), "position side BOTH is not granted on account main"),
+        (ALL, of(assets="X", symbols="MYSTERY", sides="SHORT"), None),
+        (BTC, of(), None),
+        (BTC, of(assets=""), None),
+        (BTC, of(assets="BTC"), None),
+        (BTC, of(assets="ETH"), "asset ETH"),
+        (BTC, of(assets="BTC ETH"), "asset ETH"),
+        (BTC, of(symbols="BTCUSD_PERP"), None),
+        (BTC, of(symbols="ODD"), None),  # BTC by exchangeInfo
+        (BTC, of(symbols="ETHUSD_PERP"), "symbol ETHUSD_PERP"),
+        (BTC, of(symbols="MYSTERY"), "symbol MYSTERY"),  # its margin asset is unknown
+        (BTC, of(sides="SHORT"), None),
+        (BTC_LONGS, of(assets="BTC", symbols="BTCUSD_PERP", sides="LONG"), None),
+        (BTC_LONGS, of(sides="LONG SHORT"), "position side SHORT"),
+        (BTC_LONGS, of(sides="BOTH"), "position side BOTH"),
     ],
-)  # fmt: skip
+)
 def test_naming_what_is_not_granted_is_refused_with_its_reason(
-    grant: Grant, selection: Selection, reason: str | None
+    grant: Grant, selection: Selection, refused: str | None
 ) -> None:
-    assert grant.refusal(selection, LISTING) == reason
+    reason = grant.refusal(selection, LISTING)
+    assert reason == (refused and f"{refused} is not granted on account main")
 
 
 @pytest.mark.parametrize(
     ("grant", "asset", "seen"),
     [(ALL, "BTC", True), (ALL, None, True), (BTC, "BTC", True), (BTC, "ETH", False), (BTC, None, False)],
 )
-def test_an_unknown_margin_asset_is_seen_by_a_grant_on_all_alone(grant: Grant, asset: str | None, *, seen: bool) -> None:
+def test_an_unknown_margin_asset_is_seen_by_a_grant_on_all_alone(
+    grant: Grant, asset: str | None, *, seen: bool
+) -> None:
     assert grant.sees_asset(asset) is seen
 
 

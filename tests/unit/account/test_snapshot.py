@@ -196,9 +196,7 @@ def test_every_spelling_of_zero_is_zero(amount: str) -> None:
     assert is_zero(amount)
 
 
-@pytest.mark.parametrize(
-    "amount", [*AMOUNTS, "", ".", "-", " 0", "0\n", "0x0", "\u0660", "0,0", None, 0, False]
-)
+@pytest.mark.parametrize("amount", [*AMOUNTS, "", ".", "-", " 0", "0\n", "0x0", "\u0660", "0,0", None, 0, False])
 def test_what_is_no_decimal_zero_is_not_known_to_be_zero(amount: object) -> None:
     assert not is_zero(amount)
 

@@ -1,0 +1,52 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.exchange.clock import MAX_AGE, ExchangeClock, Offset, Sample, estimate
+from tests.support import START, FakeClock
+
+delays = st.integers(0, 5_000)
+
+
+@given(
+    st.integers(-(10**6), 10**13), st.lists(st.tuples(st.integers(0, 10**9), delays, delays), min_size=1, max_size=5)
+)
+def test_the_error_bounds_the_truth_however_uneven_the_delays(truth: int, calls: list[tuple[int, int, int]]) -> None:
+    samples = [Sample(sent, sent + there + back, sent + there + truth) for sent, there, back in calls]
+    offset = estimate(samples)
+    assert abs(offset.value - truth) <= offset.error
+    assert offset.error <= (min(sample.round_trip for sample in samples) + 1) // 2
+
+
+def test_the_sample_with_the_shortest_round_trip_wins() -> None:
+    slow, fast = Sample(0, 2_000, 10_000), Sample(3_000, 3_100, 13_050)
+    assert estimate([slow, fast, slow]) == Offset(10_000, 50, 3_100)
+
+
+def test_until_measured_the_exchange_has_this_machines_time(clock: FakeClock) -> None:
+    exchange = ExchangeClock(clock)
+    assert (exchange.now(), exchange.timestamp(), exchange.skew, exchange.due) == (START, START, None, True)
+
+
+def test_a_measured_clock_does_not_follow_the_machines_jumps(clock: FakeClock) -> None:
+    exchange = ExchangeClock(clock)
+    exchange.offset = Offset(START + 700 - clock.monotonic(), 40, clock.monotonic())
+    assert exchange.skew == 700
+    clock.misset(-3_600_000)
+    clock.advance(1_000)
+    assert exchange.now() == START + 1_700
+    assert exchange.skew == 3_600_700
+
+
+def test_signing_stays_behind_the_exchange_by_the_error(clock: FakeClock) -> None:
+    exchange = ExchangeClock(clock)
+    exchange.offset = Offset(START - clock.monotonic(), 40, clock.monotonic())
+    assert exchange.timestamp() == START - 40
+
+
+def test_an_offset_is_due_again_after_half_an_hour(clock: FakeClock) -> None:
+    exchange = ExchangeClock(clock)
+    exchange.offset = Offset(0, 0, clock.monotonic())
+    clock.advance(MAX_AGE)
+    assert not exchange.due
+    clock.advance(1)
+    assert exchange.due

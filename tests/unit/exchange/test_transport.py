@@ -1,0 +1,143 @@
+import inspect
+import zlib
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+
+from service.account.snapshot import MAX_BODY
+from service.exchange.answers import Answer
+from service.exchange.errors import (
+    ExchangeAnswerInvalidError,
+    ExchangeError,
+    ExchangeTimeoutError,
+    ExchangeUnavailableError,
+)
+from service.exchange.transport import FAILURES, fetch, open_client, translate
+from service.settings import Exchange
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+HTTPX_ERRORS = [each for each in vars(httpx).values() if inspect.isclass(each) and issubclass(each, Exception)]
+
+
+async def ask(handler: Handler, query: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
+    async with open_client(Exchange(base_url="https://exchange.test"), httpx.MockTransport(handler)) as client:
+        return await fetch(client, "/dapi/v1/account", query, headers or {})
+
+
+@pytest.mark.parametrize("error", HTTPX_ERRORS)
+def test_every_exception_of_httpx_has_a_meaning(error: type[Exception]) -> None:
+    assert error in FAILURES
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "detail", "transient"),
+    [
+        (
+            httpx.ConnectTimeout("x"),
+            ExchangeTimeoutError,
+            "no connection to the exchange in time (ConnectTimeout)",
+            False,
+        ),
+        (httpx.ReadTimeout("x"), ExchangeTimeoutError, "the exchange did not answer in time (ReadTimeout)", False),
+        (httpx.ConnectError("x"), ExchangeUnavailableError, "no connection to the exchange (ConnectError)", True),
+        (httpx.ReadError("x"), ExchangeUnavailableError, "the connection to the exchange broke (ReadError)", True),
+        (
+            httpx.DecodingError("x"),
+            ExchangeAnswerInvalidError,
+            "the exchange's answer cannot be decompressed (DecodingError)",
+            False,
+        ),
+        (
+            httpx.TransportError("x"),
+            ExchangeUnavailableError,
+            "the connection to the exchange broke (TransportError)",
+            False,
+        ),
+    ],
+)
+def test_the_most_specific_meaning_is_taken(
+    raised: Exception, expected: type[ExchangeError], detail: str, *, transient: bool
+) -> None:
+    error = translate(raised)
+    assert (type(error), error.detail, error.transient) == (expected, detail, transient)
+
+
+def test_a_class_that_a_later_httpx_adds_has_its_bases_meaning() -> None:
+    class QuicTimeout(httpx.TimeoutException):
+        pass
+
+    assert isinstance(translate(QuicTimeout("x")), ExchangeTimeoutError)
+
+
+@pytest.mark.parametrize("error", [each for each in HTTPX_ERRORS if issubclass(each, httpx.RequestError)])
+async def test_the_foreign_text_goes_no_further(error: type[httpx.RequestError]) -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise error("canary ?signature=canary", request=request)
+
+    with pytest.raises(ExchangeError) as told:
+        await ask(fail)
+    assert "canary" not in f"{told.value} {told.value.detail} {told.value.title}"
+    assert told.value.__suppress_context__
+
+
+async def test_the_query_is_sent_byte_for_byte_after_a_constant_path() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.method == "GET"
+        return httpx.Response(200, content=request.url.raw_path)
+
+    assert (await ask(answer, b"timestamp=1&signature=a%2Fb%2B%3D")).body == (
+        b"/dapi/v1/account?timestamp=1&signature=a%2Fb%2B%3D"
+    )
+    assert (await ask(answer)).body == b"/dapi/v1/account"
+
+
+async def test_an_answer_has_lower_case_header_names_and_its_status() -> None:
+    answer = await ask(lambda _: httpx.Response(418, headers={"X-MBX-USED-WEIGHT-1M": "7"}, content=b"no"))
+    assert (answer.status, answer.headers["x-mbx-used-weight-1m"], answer.body) == (418, "7", b"no")
+
+
+async def test_a_redirect_is_not_followed_for_it_would_carry_the_key() -> None:
+    asked: list[str] = []
+
+    def redirect(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(301, headers={"location": "https://elsewhere.test/"})
+
+    assert (await ask(redirect, headers={"x-mbx-apikey": "key"})).status == 301
+    assert asked == ["exchange.test"]
+
+
+async def test_a_body_of_four_mebibytes_is_read_and_one_byte_more_is_not() -> None:
+    assert len((await ask(lambda _: httpx.Response(200, content=bytes(MAX_BODY)))).body) == MAX_BODY
+    with pytest.raises(ExchangeAnswerInvalidError, match="larger than 4 MiB"):
+        await ask(lambda _: httpx.Response(200, content=bytes(MAX_BODY + 1)))
+
+
+async def test_reading_stops_at_the_bound_of_an_endless_answer() -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield bytes(1024 * 1024)
+
+    with pytest.raises(ExchangeAnswerInvalidError):
+        await ask(lambda _: httpx.Response(200, content=endless()))
+    assert read == 5
+
+
+async def test_a_damaged_compression_is_an_invalid_answer() -> None:
+    damaged = zlib.compress(b"x" * 100)[:-4] + b"????"
+    with pytest.raises(ExchangeAnswerInvalidError, match="cannot be decompressed"):
+        await ask(lambda _: httpx.Response(200, headers={"content-encoding": "deflate"}, stream=_Once(damaged)))
+
+
+class _Once(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._content
