@@ -108,6 +108,11 @@ class Exchange:
         self._books[name] = Book(name, hedge=hedge)
         return self._books[name]
 
+    def add_demo_book(self, name: str, *, hedge: bool = False) -> Book:
+        """Open (or replace) an account with the positions and balances of the one there is from the start."""
+        self._books[name] = demo_book(name, hedge=hedge, options=Options(assets=self._settings.assets))
+        return self._books[name]
+
     def set_balance(self, asset: str, wallet: Decimal | str, account: str = MAIN) -> None:
         """Set a wallet balance, in coins, as of now."""
         self.book(account).set_balance(asset, Decimal(wallet), self.now_ms())

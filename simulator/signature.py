@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -63,7 +63,7 @@ def read_public_key(pem: bytes) -> RSAPublicKey | Ed25519PublicKey:
     """The key in *pem*; ValueError if it is neither RSA nor Ed25519."""
     try:
         key = load_pem_public_key(pem)
-    except ValueError as exc:
+    except (ValueError, UnsupportedAlgorithm) as exc:
         raise ValueError("must be a public key in PEM") from exc
     if not isinstance(key, RSAPublicKey | Ed25519PublicKey):
         raise ValueError("must be an RSA or an Ed25519 public key")  # noqa: TRY004 - the content is wrong, not a type

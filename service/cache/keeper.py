@@ -171,9 +171,8 @@ class SnapshotKeeper:
         await self._look()
         if self.age is not None and self.age <= acceptable:
             return "adopted"
-        barrier = self._barrier(forced=forced)
-        if barrier is not None:
-            raise barrier.error
+        if self._barrier(forced=forced) is not None:
+            return "barred"  # learnt just now, perhaps from another replica: nothing was asked, so nothing failed
         with self._metrics.refresh_duration.labels(self.account).time():
             await self._fetch(forced=forced)
         return "fetched"

@@ -15,7 +15,8 @@ from service.store.entries import Entry, Look
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
 
-Outcome: TypeAlias = Literal["fetched", "adopted"]
+Outcome: TypeAlias = Literal["fetched", "adopted", "barred"]
+"""How a refresh ended that did not fail; `barred`: it turned out that the exchange can't be asked now."""
 
 
 class Source(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +14,10 @@ from prometheus_client import generate_latest
 from service.app import App, create_app
 from service.gateway import Gateway
 from service.settings_file import load
-from simulator.exchange import DEMO_API_KEY, DEMO_SECRET_KEY, MAIN, Exchange
+from simulator.exchange import MAIN, Exchange
 from simulator.faults import Fault
 from simulator.observing import Call
+from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.statement import statement
 from simulator.transport import SimulatorTransport
 from tests.support import TOKENS, World, bearer, running
@@ -127,13 +129,19 @@ class Stage(World):
     async def advance(self, milliseconds: int) -> None:
         """Time passes, in Redis too: fakeredis by itself expires by the machine's clock."""
         self.clock.advance(milliseconds)
-        redis = self.redis()
-        async for key, left in _expiring(redis):
-            await redis.pexpire(key, left - milliseconds)
+        async with self.redis() as redis:
+            for key in await keys(redis):
+                left = await redis.pttl(key)
+                if left >= 0:
+                    await redis.pexpire(key, left - milliseconds)
 
-    def redis(self) -> FakeAsyncRedis:
-        """A client that reaches Redis also while the gateways don't."""
-        return FakeAsyncRedis(server=self.redis_server, connected=True)
+    @asynccontextmanager
+    async def redis(self) -> AsyncIterator[FakeAsyncRedis]:
+        """A client that reaches Redis also where the gateways can't."""
+        reachable, self.redis_server.connected = self.redis_server.connected, True
+        async with FakeAsyncRedis(server=self.redis_server) as redis:
+            yield redis
+        self.redis_server.connected = reachable
 
     def fail(self, *faults: str | Fault) -> None:
         self.exchange.faults.set(faults)
@@ -159,6 +167,16 @@ class Stage(World):
         (self.folder / "secrets" / "api_key").write_text(api_key)
         self.settings = load(self.folder / "gateway.toml")
 
+    def give_credential(self, account: str, api_key: str, secret_key: str) -> None:
+        """Another account's own key files, for the gateways started later."""
+        secrets = self.folder / "secrets"
+        files = {"api_key_file": secrets / f"{account}_api_key", "secret_key_file": secrets / f"{account}_secret_key"}
+        files["api_key_file"].write_text(api_key)
+        files["secret_key_file"].write_text(secret_key)
+        accounts = dict(self.settings.accounts)
+        accounts[account] = msgspec.structs.replace(accounts[account], **files)
+        self.settings = msgspec.structs.replace(self.settings, accounts=accounts)
+
     @property
     def calls(self) -> list[Call]:
         return self.exchange.calls.kept()
@@ -178,11 +196,11 @@ class Stage(World):
             yield f"answer {answer.url.path}", f"{answer.headers.raw}{answer.content.decode('latin-1')}"
         for place, text in self.exposed.items():
             yield place, text
-        redis = self.redis()
-        for key in await redis.keys():
-            kind = await redis.type(key)
-            value = await redis.hgetall(key) if kind == b"hash" else await redis.get(key)
-            yield f"Redis {key.decode()}", f"{key!r}{value!r}"
+        async with self.redis() as redis:
+            for key in await keys(redis):
+                kind = await redis.type(key)
+                value = await redis.hgetall(key) if kind == b"hash" else await redis.get(key)
+                yield f"Redis {key.decode()}", f"{key!r}{value!r}"
 
     async def _live(self, app: App, started: asyncio.Future[Replica]) -> None:
         """A replica's life, in a task of its own: its lifespan must end where it began."""
@@ -196,11 +214,8 @@ class Stage(World):
         self.answers.append(answer)
 
 
-async def _expiring(redis: FakeAsyncRedis) -> AsyncIterator[tuple[bytes, int]]:
-    for key in await redis.keys():
-        left = await redis.pttl(key)
-        if left >= 0:
-            yield key, left
+async def keys(redis: FakeAsyncRedis) -> list[bytes]:
+    return cast("list[bytes]", await redis.keys())
 
 
 def _exposures(replica: Replica) -> list[tuple[str, str]]:

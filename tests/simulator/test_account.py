@@ -51,6 +51,14 @@ def test_hedge_mode_has_three_and_the_both_rows_stay_at_zero() -> None:
     assert sum(row["positionAmt"] != "0" for row in rows) == 4
 
 
+def test_another_demo_account_can_be_opened_in_the_other_mode() -> None:
+    exchange = Exchange()
+    exchange.add_demo_book("hedged", hedge=True)
+
+    assert [len(book.positions()) for book in exchange.books()] == [4, 4]
+    assert [book.hedge for book in exchange.books()] == [False, True]
+
+
 @pytest.mark.parametrize("assets", [20, 50])
 def test_assets_are_as_many_as_wanted_and_mostly_zero(assets: int) -> None:
     rows = demo(assets=assets)["assets"]

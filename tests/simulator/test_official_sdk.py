@@ -27,10 +27,9 @@ def exchange() -> Exchange:
 def sdk(url: str) -> Iterator[Sdk]:
     made: list[DerivativesTradingCoinFuturesRestAPI] = []
 
-    def make(**credentials: str) -> DerivativesTradingCoinFuturesRestAPI:
-        configuration = ConfigurationRestAPI(
-            api_key=DEMO_API_KEY, base_path=url, timeout=5000, retries=0, **credentials
-        )  # fmt: skip
+    def make(*, api_secret: str | None = None, private_key: str | None = None) -> DerivativesTradingCoinFuturesRestAPI:
+        configuration = ConfigurationRestAPI(DEMO_API_KEY, api_secret, url, timeout=5000, retries=0)
+        configuration.private_key = private_key
         made.append(DerivativesTradingCoinFuturesRestAPI(configuration))
         return made[-1]
 

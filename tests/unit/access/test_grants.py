@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from service.access.grants import Grant, grant_on
@@ -16,7 +18,8 @@ BTC_LONGS = Grant("main", names("BTC"), names("LONG"))
 
 
 def of(**named: str) -> Selection:
-    return Selection(Shape.ACCOUNT, **{kind: names(*given.split()) for kind, given in named.items()})
+    kinds: Any = {kind: names(*given.split()) for kind, given in named.items()}
+    return Selection(Shape.ACCOUNT, **kinds)
 
 
 @pytest.mark.parametrize(

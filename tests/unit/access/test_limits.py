@@ -19,8 +19,8 @@ def test_a_burst_of_a_seconds_worth_passes_and_the_next_one_waits() -> None:
     ("later", "wait"),
     [
         (0, 500),
-        (499, 1),  # just short of one token
-        (500, 0),
+        (250, 250),
+        (500, 0),  # exactly one token
         (10_000, 0),
     ],
 )

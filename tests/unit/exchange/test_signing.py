@@ -1,4 +1,5 @@
 import base64
+import traceback
 from pathlib import Path
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -59,7 +60,8 @@ def read(folder: Path, *, api_key: bytes = b"apikey\n", secret_key: bytes = b"se
         ),
         (  # COIN-M docs, example 3: verifies only with the stray space
             COIN_M_DOCS,
-            "symbol=BTCUSD_200925&side=BUY&type=LIMIT&timeInForce=GTCquantity=1&price=9000&recvWindow=5000&timestamp= 1591702613943",
+            "symbol=BTCUSD_200925&side=BUY&type=LIMIT&timeInForce=GTC"
+            "quantity=1&price=9000&recvWindow=5000&timestamp= 1591702613943",
             "f3129e7c72c7727037891ad8a86b76a7dc514ba125a536775c8ba403b2d1b222",
         ),
         (  # Spot docs
@@ -133,12 +135,10 @@ def test_a_bad_secret_key_file_is_named_and_never_shown(tmp_path: Path, secret_k
     with pytest.raises(SettingsError) as refusal:
         read(tmp_path, secret_key=secret_key)
     assert str(refusal.value) == f"{tmp_path / 'secret_key'}: {expected}"
-    assert refusal.value.__suppress_context__
+    assert "canary" not in "".join(traceback.format_exception(refusal.value))
 
 
-@pytest.mark.parametrize(
-    "api_key", ["canary\n\n", "can\nary", "can ary", " canary", "canary\t", "canarÿ", "\ufeffcanary"]
-)
+@pytest.mark.parametrize("api_key", ["canary\n\n", "can\nary", "can ary", "canary\t", "canarÿ", "\ufeffcanary"])
 def test_an_api_key_that_no_header_holds_is_refused_without_showing_it(tmp_path: Path, api_key: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         read(tmp_path, api_key=api_key.encode())

@@ -1,0 +1,185 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.exchange import budget
+from service.exchange.budget import (
+    MAX_HOLD,
+    MINUTE,
+    NO_HOLD,
+    Ceiling,
+    Failures,
+    Hold,
+    Window,
+    failures_after,
+    hold_after,
+    hold_barrier,
+    is_credential,
+    overspent,
+    weight_barrier,
+    window_at,
+)
+from service.exchange.errors import (
+    ERRORS,
+    ExchangeBannedError,
+    ExchangeBlockedError,
+    ExchangeClockSkewError,
+    ExchangeError,
+    ExchangeRateLimitedError,
+    ExchangeRejectedCredentialsError,
+    ExchangeTimeoutError,
+    ExchangeUnavailableError,
+)
+
+NOW = 29_000_000 * MINUTE + 20_000
+DAY = 24 * 60 * MINUTE
+CEILING = Ceiling(100, 40)
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["call", "call", "forced", "answer", "lost", "pass"]), st.integers(0, 90)), max_size=80
+)
+
+
+class Ledger:
+    """The rules as they are used, beside a plain count of what was truly sent in each minute."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.window = Window(0)
+        self.flying: list[int] = []
+        self.sent: dict[int, int] = {}
+        self.forced: dict[int, int] = {}
+
+    def step(self, kind: str, size: int) -> None:
+        self.window = window_at(self.window, self.now)
+        weight, minute = size % 10 + 1, self.now // MINUTE
+        if kind in ("call", "forced") and not overspent(self.window, weight, CEILING, forced=kind == "forced"):
+            self.window = budget.reserve(self.window, weight, forced=kind == "forced")
+            self.flying.append(weight)
+            self.sent[minute] = self.sent.get(minute, 0) + weight
+            self.forced[minute] = self.forced.get(minute, 0) + weight * (kind == "forced")
+        elif kind == "answer" and self.flying:
+            self.window = budget.settle(self.window, self.flying.pop(), size - 1 if size else None)
+        elif kind == "lost" and self.flying:
+            self.window = budget.abandon(self.window, self.flying.pop(0))
+        elif kind == "pass":
+            self.now += size * 1_000
+
+
+@given(STEPS)
+def test_no_minute_ever_sees_more_than_the_ceiling(steps: list[tuple[str, int]]) -> None:
+    ledger = Ledger()
+    for kind, size in steps:
+        ledger.step(kind, size)
+        assert ledger.window.pending == sum(ledger.flying)
+    assert max(ledger.sent.values(), default=0) <= CEILING.replica
+    assert max(ledger.forced.values(), default=0) <= CEILING.address / 4
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 50))
+def test_no_call_passes_the_ceiling_on_top_of_what_is_counted(reported: int, own: int, weight: int) -> None:
+    window = Window(1, reported=reported, spent=own)
+    refused = overspent(window, weight, Ceiling(100, 100), forced=False)
+    assert refused == (max(reported, own) + weight > 100)
+
+
+def test_the_last_unit_of_the_ceiling_may_be_spent() -> None:
+    assert not overspent(Window(1, reported=95), 5, Ceiling(100, 100), forced=False)
+    assert overspent(Window(1, reported=96), 5, Ceiling(100, 100), forced=False)
+
+
+def test_calls_in_flight_and_calls_without_an_answer_count_on_top() -> None:
+    window = Window(1, reported=50, spent=20, pending=10, unanswered=5)
+    assert (window.used, window.own) == (65, 35)
+
+
+def test_what_the_exchange_reports_never_lowers_the_count_within_a_minute() -> None:
+    window = budget.settle(budget.reserve(Window(1, reported=50), 5, forced=False), 5, 7)
+    assert window == Window(1, reported=50, spent=5)
+    assert budget.settle(budget.reserve(window, 5, forced=False), 5, None).reported == 50
+
+
+def test_a_new_minute_starts_at_zero_but_for_what_is_under_way() -> None:
+    window = Window(7, reported=80, spent=70, pending=5, unanswered=9, forced=20)
+    assert window_at(window, 8 * MINUTE - 1) is window
+    assert window_at(window, 8 * MINUTE) == Window(8, pending=5)
+
+
+def test_a_clock_set_back_does_not_open_a_spent_minute_again() -> None:
+    assert window_at(Window(7, spent=80), 6 * MINUTE).used == 80
+
+
+def test_forced_refreshes_have_a_quarter_of_the_ceiling() -> None:
+    window = budget.reserve(Window(1), 20, forced=True)
+    assert not overspent(window, 5, Ceiling(100, 100), forced=True)
+    assert overspent(window, 6, Ceiling(100, 100), forced=True)
+    assert not overspent(window, 6, Ceiling(100, 100), forced=False)
+
+
+def test_a_spent_minute_bars_until_the_next() -> None:
+    barrier = weight_barrier(Window(7))
+    assert (barrier.reason, barrier.until, barrier.error.retry_at) == ("weight-budget", 8 * MINUTE, 8 * MINUTE)
+    assert barrier.error.problem == "weight-budget-spent"
+
+
+@pytest.mark.parametrize(
+    ("error", "pause"),
+    [
+        (ExchangeRateLimitedError("x"), 40_500),  # to the minute's end and a little
+        (ExchangeRateLimitedError("x", retry_at=NOW + 1), 40_500),  # never sooner
+        (ExchangeRateLimitedError("x", retry_at=NOW + 90_000), 90_000),
+        (ExchangeBannedError("x", retry_at=NOW + 7_000), 7_000),
+        (ExchangeBannedError("x"), 10 * MINUTE),
+        (ExchangeBannedError("x", retry_at=NOW + 3 * DAY), 3 * DAY),
+        (ExchangeBannedError("x", retry_at=NOW + 3 * DAY + 1), 3 * DAY),  # a misread time
+        (ExchangeBannedError("x", retry_at=9_999_999_999_999), 3 * DAY),
+        (ExchangeBlockedError("x", answered=403), 5 * MINUTE),
+        (ExchangeBlockedError("x", answered=403, retry_at=NOW + 9 * MINUTE), 9 * MINUTE),
+        (ExchangeRejectedCredentialsError("x"), 10 * MINUTE),
+    ],
+)
+def test_a_refusal_imposes_a_not_before(error: ExchangeError, pause: int) -> None:
+    assert hold_after(error, NOW) == Hold(0, NOW + pause, error.problem)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ExchangeUnavailableError("x"),
+        ExchangeTimeoutError("x"),
+        ExchangeClockSkewError("x"),
+        ExchangeBlockedError("x", answered=451),
+    ],
+)
+def test_a_failure_that_back_off_handles_imposes_none(error: ExchangeError) -> None:
+    assert hold_after(error, NOW) is None
+
+
+def test_a_rejected_credential_alone_is_not_about_the_address() -> None:
+    problems = [problem for problem in ERRORS if is_credential(Hold(0, 1, problem))]
+    assert problems == ["exchange-rejected-credentials"]
+
+
+def test_a_later_epoch_overrides_a_later_time() -> None:
+    assert NO_HOLD < Hold(0, 5, "x") < Hold(0, 6, "a") < Hold(1, 0, "") < Hold(1, 2, "x")
+
+
+@pytest.mark.parametrize("problem", ["exchange-banned", "exchange-blocked", "of-a-later-release"])
+def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
+    barrier = hold_barrier(Hold(0, NOW, problem))
+    assert (barrier.reason, barrier.until, barrier.error.retry_at) == ("not-before", NOW, NOW)
+    assert barrier.error.problem == (problem if problem in ERRORS else "exchange-banned")
+
+
+def test_back_off_doubles_from_one_second_to_thirty() -> None:
+    failures: Failures | None = None
+    pauses: list[int] = []
+    for _ in range(2_000):
+        failures = failures_after(failures, ExchangeTimeoutError("x"), NOW)
+        pauses.append(failures.until - NOW)
+    assert pauses[:7] == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
+    assert set(pauses[7:]) == {30_000}
+
+
+def test_the_longest_hold_is_the_exchanges_longest_ban() -> None:
+    assert MAX_HOLD == 3 * DAY

@@ -1,0 +1,85 @@
+import pytest
+
+from service.exchange.budget import MINUTE, Hold
+from service.exchange.clock import ExchangeClock
+from service.exchange.egress import ADDRESS, Egress
+from service.settings import Exchange
+from tests.support import START, FakeClock
+
+BAN = Hold(0, START + 5_000, "exchange-banned")
+LATCH = Hold(0, START + 9_000, "exchange-rejected-credentials")
+
+
+@pytest.fixture
+def egress(clock: FakeClock) -> Egress:
+    return Egress(Exchange(weight_limit=100, weight_share=0.5, expected_replicas=2), ExchangeClock(clock))
+
+
+def test_a_hold_on_the_address_binds_every_credential(egress: Egress, clock: FakeClock) -> None:
+    egress.impose(ADDRESS, BAN)
+    for credential in ("one", "two", ADDRESS):
+        barrier = egress.barrier(credential, 1)
+        assert barrier is not None
+        assert (barrier.reason, barrier.error.problem, barrier.until) == ("not-before", "exchange-banned", BAN.until)
+    clock.advance(5_000)
+    assert egress.barrier("one", 1) is None
+
+
+def test_a_latched_credential_binds_no_other(egress: Egress) -> None:
+    egress.impose("one", LATCH)
+    assert egress.barrier("one", 1) is not None
+    assert egress.barrier("two", 1) is None
+
+
+def test_a_hold_only_grows_until_a_resume_begins_a_new_epoch(egress: Egress) -> None:
+    egress.learn(ADDRESS, BAN)
+    egress.learn(ADDRESS, Hold(0, START + 1, "exchange-banned"))
+    assert egress.hold(ADDRESS) == BAN
+    egress.learn(ADDRESS, Hold(1))
+    assert egress.barrier("one", 1) is None
+    egress.learn(ADDRESS, BAN)
+    assert egress.barrier("one", 1) is None
+
+
+def test_a_refusal_after_a_resume_stands_in_its_epoch(egress: Egress) -> None:
+    egress.learn(ADDRESS, Hold(3))
+    egress.impose(ADDRESS, BAN)
+    assert egress.hold(ADDRESS) == Hold(3, BAN.until, BAN.problem)
+
+
+def test_the_exchanges_own_limit_lowers_the_ceiling_and_never_raises_it(egress: Egress) -> None:
+    ceilings: list[float] = []
+    for live in (None, 60, 5_000):
+        egress.live_limit = live
+        ceilings.append(egress.ceiling.address)
+    assert ceilings == [50, 30, 50]
+
+
+def test_without_redis_a_replica_has_its_part_of_the_share(egress: Egress) -> None:
+    egress.degraded = True
+    for _ in range(5):
+        assert egress.barrier("one", 5) is None
+        egress.reserve(5, forced=False)
+    barrier = egress.barrier("one", 5)
+    assert barrier is not None
+    assert barrier.reason == "weight-budget"
+    egress.degraded = False
+    assert egress.barrier("one", 5) is None
+
+
+def test_a_neighbours_spending_bars_us_until_the_exchanges_next_minute(egress: Egress, clock: FakeClock) -> None:
+    egress.reserve(5, forced=False)
+    egress.settle(5, reported=49)
+    barrier = egress.barrier("one", 2)
+    assert barrier is not None
+    assert barrier.until == (START // MINUTE + 1) * MINUTE
+    clock.advance(barrier.until - START)
+    assert egress.barrier("one", 2) is None
+
+
+def test_a_lost_answer_stays_counted_for_its_minute(egress: Egress, clock: FakeClock) -> None:
+    egress.reserve(5, forced=True)
+    egress.abandon(5)
+    assert egress.window.used == 5
+    clock.advance(MINUTE)
+    assert egress.window.used == 0
