@@ -54,6 +54,8 @@ assets = ["BTC"]
 position_sides = ["LONG"]
 """
 
+CURL = r"curl -s -w '\n'"
+
 GREETING = """
   The gateway            {gateway}
   its metrics            {metrics}/metrics
@@ -64,12 +66,19 @@ GREETING = """
 
   Try:
 
-curl -s -H 'Authorization: Bearer {treasury}' {gateway}/v1/accounts
-curl -s -i -H 'Authorization: Bearer {treasury}' {gateway}/v1/accounts/main/assets/BTC
-curl -s -H 'Authorization: Bearer {treasury}' '{gateway}/v1/accounts/main/positions?open=true'
-curl -s -H 'Authorization: Bearer {longs}' '{gateway}/v1/accounts/hedged?open=true'
-curl -s -i -H 'Authorization: Bearer {longs}' {gateway}/v1/accounts/hedged/assets/ETH
-curl -s -H 'Authorization: Bearer {treasury}' {gateway}/v1/status
+{as_treasury} {gateway}/v1/accounts
+{as_treasury} -i {gateway}/v1/accounts/main/assets/BTC
+{as_treasury} '{gateway}/v1/accounts/main/positions?open=true'
+{as_longs} '{gateway}/v1/accounts/hedged?open=true'
+{as_longs} -i {gateway}/v1/accounts/hedged/assets/ETH
+{as_treasury} {gateway}/v1/status
+
+  Then take the exchange down, see what a caller sees of it, and bring it back:
+
+{curl} -X POST -d '{{"name":"503-unavailable"}}' {exchange}/_sim/faults
+{as_treasury} -i {gateway}/v1/accounts/main/assets/BTC
+{as_treasury} -i -H 'Cache-Control: no-cache' {gateway}/v1/accounts/main/assets/BTC
+{curl} -X DELETE {exchange}/_sim/faults
 
   Ctrl-C ends it.
 """
@@ -122,7 +131,9 @@ async def _greet(holders: dict[str, str], places: dict[str, object]) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         while not await _ready(client, gateway):  # noqa: ASYNC110 - as its callers see it, over the socket
             await asyncio.sleep(0.05)
-    click.echo(GREETING.format(gateway=gateway, metrics=metrics, exchange=places["exchange"], **holders))
+    callers = {f"as_{name}": f"{CURL} -H 'Authorization: Bearer {token}'" for name, token in holders.items()}
+    told = {"gateway": gateway, "metrics": metrics, "curl": CURL, "exchange": places["exchange"]}
+    click.echo(GREETING.format(**told, **holders, **callers))
 
 
 async def _ready(client: httpx.AsyncClient, gateway: str) -> bool:

@@ -274,9 +274,7 @@ async def test_the_exchanges_own_limit_lowers_our_ceiling(make_stage: MakeStage)
 
 
 async def test_forced_refreshes_stop_at_a_quarter_of_the_share_and_normal_reads_go_on(make_stage: MakeStage) -> None:
-    stage = make_stage(
-        exchange={"weight_limit": 100}, freshness={"fresh_for": "2s", "min_refresh_interval": "100ms"}
-    )
+    stage = make_stage(exchange={"weight_limit": 100}, freshness={"fresh_for": "2s", "min_refresh_interval": "100ms"})
     gateway = await stage.warm(age=200)
     for _ in range(4):  # 4 x 5 of a quarter of 80
         assert (await gateway.get(cache_control="no-cache")).status_code == 200
@@ -317,5 +315,3 @@ async def test_neighbours_that_reach_the_limit_are_told_as_the_exchanges_refusal
 def test_every_error_of_the_exchange_is_in_the_table() -> None:
     problems = {error.problem for error in ExchangeError.__subclasses__()}
     assert {name for name, _ in HOLDS.values()} < problems
-
-

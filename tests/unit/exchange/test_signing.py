@@ -24,6 +24,8 @@ from service.settings_file import SettingsError
 COIN_M_DOCS = "2b5eb11e18796d12d88f13dc27dbbd02c2cc51ff7059765ed9821957d82bb4d9"
 SPOT_DOCS = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
 
+MIXED_BODY = "quantity=1&price=9000&recvWindow=5000&timestamp= 1591702613943"
+
 RSA = generate_private_key(65537, 2048)
 ED25519 = Ed25519PrivateKey.generate()
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -60,8 +62,7 @@ def read(folder: Path, *, api_key: bytes = b"apikey\n", secret_key: bytes = b"se
         ),
         (  # COIN-M docs, example 3: verifies only with the stray space
             COIN_M_DOCS,
-            "symbol=BTCUSD_200925&side=BUY&type=LIMIT&timeInForce=GTC"
-            "quantity=1&price=9000&recvWindow=5000&timestamp= 1591702613943",
+            "symbol=BTCUSD_200925&side=BUY&type=LIMIT&timeInForce=GTC" + MIXED_BODY,
             "f3129e7c72c7727037891ad8a86b76a7dc514ba125a536775c8ba403b2d1b222",
         ),
         (  # Spot docs

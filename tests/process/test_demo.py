@@ -1,0 +1,102 @@
+"""`python -m simulator demo`, as `make demo` starts it: what it prints works as printed."""
+
+import asyncio
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.process.conftest import STARTUP
+from tests.programs import require
+from tests.support import free_port
+
+
+@pytest.fixture
+def curl() -> str:
+    return require("curl")
+
+
+@pytest.fixture
+async def demo() -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *["-m", "simulator", "demo", "--port", str(free_port())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def test_the_printed_lines_work_as_printed_and_ctrl_c_exits_with_0(
+    demo: asyncio.subprocess.Process, curl: str
+) -> None:
+    async with asyncio.timeout(STARTUP):
+        printed = await greeting(demo)
+    answers = [await run(line, curl) for line in printed if line.startswith("curl ")]
+    demo.send_signal(signal.SIGINT)
+    async with asyncio.timeout(STARTUP):
+        await demo.communicate()
+
+    accounts, asset, positions, longs, denied, status, *_outage = answers
+    assert '"account":"hedged"' in accounts
+    assert "cache-status: coinm-gateway; fwd=miss; stored" in asset
+    assert '"positionSide":"BOTH"' in positions
+    assert '"LONG"' in longs
+    assert '"SHORT"' not in longs
+    assert "HTTP/1.1 403" in denied
+    assert '"redis":"ok"' in status
+    assert demo.returncode == 0
+
+
+async def test_the_outage_it_suggests_shows_what_a_caller_sees_of_one(
+    demo: asyncio.subprocess.Process, curl: str
+) -> None:
+    async with asyncio.timeout(STARTUP):
+        printed = await greeting(demo)
+    *_before, down, default, fresh, back = [line for line in printed if line.startswith("curl ")]
+    await run(default, curl)
+    await run(down, curl)
+    stale = await until_stale(default, curl)
+    refused = await run(fresh, curl)
+
+    assert "HTTP/1.1 200" in stale
+    assert "HTTP/1.1 503" in refused
+    assert "urn:coinm-gateway:problem:exchange-unavailable" in refused
+    assert (await run(back, curl)).strip() == "[]"
+
+
+async def greeting(demo: asyncio.subprocess.Process) -> list[str]:
+    """The lines up to the last."""
+    assert demo.stdout is not None
+    lines: list[str] = []
+    while "Ctrl-C" not in "".join(lines[-1:]):
+        line = await demo.stdout.readline()
+        assert line, "the demo ended"
+        lines.append(line.decode().strip())
+    return lines
+
+
+async def run(line: str, curl: str) -> str:
+    """The output of a printed command."""
+    arguments = shlex.split(line)
+    process = await asyncio.create_subprocess_exec(curl, *arguments[1:], stdout=subprocess.PIPE)
+    output, _ = await process.communicate()
+    return output.decode()
+
+
+async def until_stale(line: str, curl: str) -> str:
+    """The first answer that says the exchange could not be asked."""
+    async with asyncio.timeout(STARTUP):
+        while True:
+            answer = await run(line, curl)
+            if "detail=backoff" in answer or "detail=stale-if-error" in answer:
+                return answer
+            await asyncio.sleep(0.1)

@@ -1,0 +1,195 @@
+"""The contract's table of freshness, row by row, then what must hold for any input at all."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.cache.policy import (
+    Decision,
+    Demand,
+    FreshnessUnmetError,
+    Refresh,
+    Refuse,
+    Serve,
+    ServeAndRefresh,
+    Situation,
+    Windows,
+    decide,
+    is_forced,
+)
+from service.exchange.budget import Barrier
+from service.exchange.errors import ExchangeBannedError
+
+WINDOWS = Windows(fresh_for=1_000, stale_while_revalidate=2_000, stale_if_error=60_000, min_refresh_interval=500)
+SLOW = Windows(fresh_for=10_000, stale_while_revalidate=0, stale_if_error=0, min_refresh_interval=1_000)
+BARRIER = Barrier("not-before", ExchangeBannedError("x", retry_at=9), 9)
+
+NONE = Demand()
+NO_CACHE = Demand(no_cache=True)
+CACHED = Demand(only_if_cached=True)
+
+
+def told(decision: Decision) -> str:
+    """A decision in a few words."""
+    match decision:
+        case Serve(reason):
+            return f"serve {reason}"
+        case ServeAndRefresh(reason):
+            return f"serve {reason}, refresh"
+        case Refresh(reason, acceptable, forced):
+            return f"refresh {reason} {acceptable}{' forced' if forced else ''}"
+        case Refuse(error):
+            return f"refuse {error.problem}"
+
+
+@pytest.mark.parametrize(
+    ("demand", "age", "expected"),
+    [
+        (NONE, None, "refresh absent 1000"),
+        (NONE, 0, "serve fresh"),
+        (NONE, 999, "serve fresh"),
+        (NONE, 1_000, "serve swr, refresh"),  # fresh_for is over
+        (NONE, 2_999, "serve swr, refresh"),
+        (NONE, 3_000, "refresh expired 1000"),  # both windows are over
+        (NONE, 61_001, "refresh expired 1000"),
+        (Demand(max_age=500), 500, "serve fresh"),
+        (Demand(max_age=500), 501, "refresh too-old 500 forced"),
+        (Demand(max_age=2_000), 1_500, "serve swr, refresh"),
+        (Demand(max_age=2_000), 2_001, "refresh too-old 1000"),
+        (Demand(max_age=60_000), 3_000, "refresh expired 1000"),  # no looser than the windows
+        (NO_CACHE, None, "refresh absent 500"),
+        (NO_CACHE, 500, "serve fresh"),
+        (NO_CACHE, 501, "refresh revalidate 500 forced"),
+        (NO_CACHE, 1_500, "refresh revalidate 500"),
+        (Demand(no_cache=True, max_age=100), 101, "refresh revalidate 100 forced"),
+        (Demand(min_fresh=400), 600, "serve fresh"),
+        (Demand(min_fresh=400), 601, "refresh too-old 600 forced"),
+        (Demand(min_fresh=999), 1, "serve fresh"),
+        (Demand(min_fresh=1_000), 0, "refuse freshness-unmet"),
+        (Demand(max_stale=5_000), 1_500, "serve swr, refresh"),
+        (Demand(max_stale=5_000), 6_000, "serve max-stale, refresh"),
+        (Demand(max_stale=5_000), 6_001, "refresh expired 1000"),
+        (Demand(max_stale=10**12), 61_000, "serve max-stale, refresh"),  # the hard cap
+        (Demand(max_stale=10**12), 61_001, "refresh expired 1000"),
+        (Demand(max_stale=5_000, max_age=4_000), 4_001, "refresh expired 1000"),
+        (CACHED, None, "refuse freshness-unmet"),
+        (CACHED, 999, "serve fresh"),
+        (CACHED, 2_999, "serve swr"),
+        (CACHED, 3_000, "refuse freshness-unmet"),
+        (Demand(only_if_cached=True, max_age=500), 501, "refuse freshness-unmet"),
+        (Demand(only_if_cached=True, no_cache=True), 501, "refuse freshness-unmet"),
+        (Demand(only_if_cached=True, max_stale=5_000), 6_000, "serve max-stale"),
+    ],
+)
+def test_while_the_exchange_may_be_asked(demand: Demand, age: int | None, expected: str) -> None:
+    assert told(decide(Situation(WINDOWS, demand, age))) == expected
+
+
+@pytest.mark.parametrize(
+    ("demand", "age", "expected"),
+    [
+        (NONE, None, "refuse exchange-banned"),
+        (NONE, 999, "serve fresh"),
+        (NONE, 1_000, "serve not-before"),
+        (NONE, 60_999, "serve not-before"),
+        (NONE, 61_000, "refuse exchange-banned"),  # stale-if-error is over
+        (Demand(max_age=500), 501, "refuse exchange-banned"),
+        (Demand(max_age=30_000), 30_000, "serve not-before"),
+        (Demand(max_age=30_000), 30_001, "refuse exchange-banned"),
+        (NO_CACHE, 500, "serve fresh"),
+        (NO_CACHE, 501, "refuse exchange-banned"),
+        (Demand(min_fresh=400), 601, "refuse exchange-banned"),
+        (Demand(min_fresh=1_000), 0, "refuse freshness-unmet"),
+        (Demand(max_stale=0), 30_000, "serve not-before"),
+        (Demand(max_stale=10**12), 61_001, "refuse exchange-banned"),
+        (CACHED, 2_999, "serve swr"),
+        (CACHED, 3_000, "refuse freshness-unmet"),
+    ],
+)
+def test_while_the_exchange_can_not_be_asked(demand: Demand, age: int | None, expected: str) -> None:
+    assert told(decide(Situation(WINDOWS, demand, age, barrier=BARRIER))) == expected
+
+
+@pytest.mark.parametrize(
+    ("demand", "age", "waited", "expected"),
+    [
+        (NONE, 1_500, 1_500, "serve recent"),  # asked for since the caller came: nothing younger can be had
+        (NONE, 1_501, 1_500, "serve swr, refresh"),
+        (NO_CACHE, 1_500, 1_000, "serve recent"),  # 500 ms older than the caller
+        (NO_CACHE, 1_501, 1_000, "refresh revalidate 1500"),
+        (Demand(max_age=1_000), 1_500, 2_000, "refuse freshness-unmet"),  # the exchange was too slow for it
+        (Demand(min_fresh=500), 600, 700, "refuse freshness-unmet"),
+    ],
+)
+def test_after_a_wait_the_snapshot_asked_for_meanwhile_counts(
+    demand: Demand, age: int, waited: int, expected: str
+) -> None:
+    assert told(decide(Situation(WINDOWS, demand, age, waited))) == expected
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"), [(9_999, "serve fresh"), (10_000, "refresh expired 10000"), (10_001, "refresh expired 10000")]
+)
+def test_windows_of_nothing_leave_nothing_between_fresh_and_expired(age: int, expected: str) -> None:
+    assert told(decide(Situation(SLOW, NONE, age))) == expected
+
+
+def test_a_forced_refresh_is_one_the_windows_would_not_ask_for() -> None:
+    assert [is_forced(WINDOWS, age) for age in (None, 0, 999, 1_000)] == [False, True, True, False]
+
+
+def test_the_hard_cap_is_the_longer_of_the_stale_windows() -> None:
+    assert WINDOWS.hard_cap == 61_000
+    assert Windows(1_000, 90_000, 60_000, 0).hard_cap == 91_000
+
+
+_ms = st.integers(0, 5_000)
+_maybe = st.none() | _ms
+_windows = st.builds(Windows, st.integers(1, 5_000), _ms, _ms, _ms)
+_demands = st.builds(Demand, _maybe, _maybe, _maybe | st.just(2**31 * 1_000), st.booleans(), st.booleans())
+situations = st.builds(
+    Situation, _windows, _demands, st.none() | st.integers(0, 20_000), _ms, st.none() | st.just(BARRIER)
+)
+
+
+@given(situations)
+def test_whatever_the_input_there_is_a_decision_within_its_bounds(situation: Situation) -> None:
+    windows, demand, age = situation.windows, situation.demand, situation.age
+    decision = decide(situation)
+    if isinstance(decision, Serve | ServeAndRefresh):
+        assert age is not None
+        assert age <= windows.hard_cap
+        assert demand.max_age is None or age <= demand.max_age
+        assert demand.min_fresh is None or windows.fresh_for - age >= demand.min_fresh
+        assert not demand.no_cache or age - situation.waited <= windows.min_refresh_interval
+    if situation.barrier is not None:
+        assert not isinstance(decision, Refresh | ServeAndRefresh)
+    if demand.only_if_cached:
+        assert not isinstance(decision, Refresh | ServeAndRefresh)
+
+
+@given(situations)
+def test_a_refusal_blames_the_exchange_only_where_it_can_not_be_asked(situation: Situation) -> None:
+    decision = decide(situation)
+    if isinstance(decision, Refuse) and not isinstance(decision.error, FreshnessUnmetError):
+        assert situation.barrier is not None
+        assert decision.error is situation.barrier.error
+
+
+@given(situations)
+def test_what_a_refresh_brings_meets_the_demand_that_asked_for_it(situation: Situation) -> None:
+    decision = decide(situation)
+    if isinstance(decision, Refresh):
+        assert (
+            0 <= decision.acceptable <= max(situation.windows.fresh_for, situation.windows.min_refresh_interval + 5_000)
+        )
+        brought = Situation(situation.windows, situation.demand, 0, situation.waited, situation.barrier)
+        assert told(decide(brought)) == "serve fresh"
+
+
+@given(situations)
+def test_a_snapshot_that_is_acceptable_needs_no_call(situation: Situation) -> None:
+    decision = decide(situation)
+    if isinstance(decision, Refresh) and decision.acceptable <= situation.windows.hard_cap:
+        adopted = Situation(situation.windows, situation.demand, max(0, decision.acceptable - 1), situation.waited)
+        assert not isinstance(decide(adopted), Refresh)

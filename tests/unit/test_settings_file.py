@@ -1,0 +1,333 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.settings import ClientGrant, Freshness, Settings, effective
+from service.settings_file import SettingsError, load, read_secret
+
+HASH = "ab" * 32
+
+EXAMPLE = f"""
+environment = "production"
+[server]
+host = "127.0.0.1"
+port = 8000
+metrics_port = 9464
+drain = "5s"
+tls_certificate_file = "tls/tls.crt"
+tls_key_file = "tls/tls.key"
+[redis]
+url = "redis://127.0.0.1:6379/0"
+key_prefix = "coinm"
+[exchange]
+base_url = "https://dapi.binance.com"
+recv_window = "5s"
+timeout = "5s"
+egress = "default"
+weight_limit = 2400
+weight_share = 0.8
+expected_replicas = 3
+[freshness]
+fresh_for = "1s"
+stale_while_revalidate = "2s"
+stale_if_error = "60s"
+min_refresh_interval = "1s"
+[accounts.main]
+api_key_file = "secrets/main/api_key"
+secret_key_file = "secrets/main/secret_key"
+[accounts.spare]
+api_key_file = "/etc/spare/api_key"
+secret_key_file = "../secret_key"
+[accounts.spare.freshness]
+fresh_for = "250ms"
+[clients.risk]
+token_sha256 = ["{HASH}", "{"cd" * 32}"]
+requests_per_second = 200
+[clients.risk.accounts.main]
+assets = ["BTC", "ETH"]
+position_sides = ["LONG"]
+[clients.risk.accounts."*"]
+assets = "all"
+[clients.nobody]
+"""
+
+ACCOUNT = '[accounts.main]\napi_key_file = "a"\nsecret_key_file = "s"\n'
+
+Load = Callable[[str], Settings]
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Load:
+    """Writes a settings file and reads it."""
+
+    def write_and_load(text: str) -> Settings:
+        file = tmp_path / "gateway.toml"
+        file.write_text(text)
+        return load(file)
+
+    return write_and_load
+
+
+def test_the_contracts_example_is_taken_as_it_stands(loaded: Load, tmp_path: Path) -> None:
+    settings = loaded(EXAMPLE)
+    assert (settings.environment, settings.server.drain, settings.exchange.weight_share) == ("production", 5_000, 0.8)
+    assert settings.server.tls_key_file == tmp_path / "tls/tls.key"
+    assert settings.clients["risk"].requests_per_second == 200
+    assert settings.clients["risk"].accounts["main"] == ClientGrant(assets=["BTC", "ETH"], position_sides=["LONG"])
+    assert settings.clients["risk"].accounts["*"] == ClientGrant(assets="all", position_sides="all")
+    assert settings.clients["nobody"].accounts == {}
+
+
+def test_what_is_left_out_is_as_the_example_says(loaded: Load) -> None:
+    bare, example = loaded(ACCOUNT), loaded(EXAMPLE)
+    for table in ("environment", "exchange", "redis", "freshness"):
+        assert getattr(bare, table) == getattr(example, table)
+    assert (bare.server.host, bare.server.port, bare.server.metrics_port) == ("127.0.0.1", 8000, 9464)
+    assert bare.server.tls_certificate_file is None
+    assert bare.clients == {}
+
+
+def test_paths_are_relative_to_the_file(loaded: Load, tmp_path: Path) -> None:
+    accounts = loaded(EXAMPLE).accounts
+    assert accounts["main"].api_key_file == tmp_path / "secrets/main/api_key"
+    assert accounts["spare"].api_key_file == Path("/etc/spare/api_key")
+    assert accounts["spare"].secret_key_file == tmp_path / "../secret_key"
+
+
+def test_an_accounts_windows_override_key_by_key(loaded: Load) -> None:
+    settings = loaded(EXAMPLE.replace('stale_if_error = "60s"', 'stale_if_error = "7s"'))
+    assert settings.accounts["spare"].freshness == Freshness(
+        fresh_for=settings.accounts["spare"].freshness.fresh_for, stale_if_error=settings.freshness.stale_if_error
+    )
+    assert [settings.accounts[name].freshness.fresh_for for name in ("main", "spare")] == [1_000, 250]
+    assert settings.accounts["main"].freshness == settings.freshness
+
+
+@pytest.mark.parametrize(
+    "redis",
+    [
+        'url = "rediss://redis:6379/0"\nca_file = "ca.pem"',
+        'url = "unix:///run/redis.sock"',
+        'url_file = "secrets/redis_url"',
+        'sentinels = ["a:26379", "b:26379"]\nmaster = "m"\npassword_file = "p"\nsentinel_password_file = "q"\nca_file = "c"',
+    ],
+)
+def test_redis_is_found_by_any_one_way(loaded: Load, redis: str) -> None:
+    way = redis.partition(" ")[0]
+    assert getattr(loaded(f"{ACCOUNT}[redis]\n{redis}").redis, way)
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("250ms", 250),
+        ("1s", 1_000),
+        ("1.5s", 1_500),
+        ("2m", 120_000),
+        ("1h", 3_600_000),
+        ("0.001s", 1),
+        ("1.005s", 1_005),
+    ],
+)
+def test_a_duration_is_a_number_with_its_unit(loaded: Load, text: str, milliseconds: int) -> None:
+    assert loaded(f'{ACCOUNT}[exchange]\ntimeout = "{text}"').exchange.timeout == milliseconds
+
+
+@given(milliseconds=st.integers(1, 10_000_000))
+def test_seconds_with_three_decimals_are_whole_milliseconds(
+    milliseconds: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "durations.toml"
+    seconds = f"{milliseconds // 1_000}.{milliseconds % 1_000:03d}s"
+    file.write_text(f'{ACCOUNT}[exchange]\ntimeout = "{seconds}"')
+    assert load(file).exchange.timeout == milliseconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['"5"', "5", "5.0", '""', '"5 s"', '"-5s"', '"1d"', '"1S"', '"1s2s"', '"s"', '"1e3ms"', '"0.0001s"', '"٥s"'],
+)
+def test_what_is_no_duration_is_refused(loaded: Load, value: str) -> None:
+    with pytest.raises(SettingsError, match=r"gateway\.toml: freshness\.stale_if_error: expected "):
+        loaded(f"{ACCOUNT}[freshness]\nstale_if_error = {value}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "accounts: expected at least one [accounts.NAME] table"),
+        ("x = ", "expected TOML"),
+        ("color = 1\n" + ACCOUNT, "unknown key color"),
+        (ACCOUNT + "[server]\nprot = 1", "server: unknown key prot"),
+        (ACCOUNT + '[redis]\npassword = "canary"', "redis: unknown key password"),
+        (ACCOUNT + "[exchange]\nproxy = 1", "exchange: unknown key proxy"),
+        (ACCOUNT + "[freshness]\nfresh = 1", "freshness: unknown key fresh"),
+        (ACCOUNT + 'secret_key = "canary"', "accounts.main: unknown key secret_key"),
+        (ACCOUNT + "[accounts.main.freshness]\nx = 1", "accounts.main.freshness: unknown key x"),
+        (ACCOUNT + '[clients.risk]\ntoken = "canary"', "clients.risk: unknown key token"),
+        (ACCOUNT + '[clients.risk.accounts.main]\nassets = "all"\nx = 1', "clients.risk.accounts.main: unknown key x"),
+        (ACCOUNT + "[kubernetes]", "unknown key kubernetes"),
+        (ACCOUNT + 'environment = "production"', "accounts.main: unknown key environment"),
+        ('environment = ""\n' + ACCOUNT, "environment: expected `str` matching regex"),
+        ('environment = "a b"\n' + ACCOUNT, "environment: expected `str` matching regex"),
+        ("accounts = 1", "accounts: expected a table"),
+        ("[accounts]\nmain = 1", "accounts.main: expected a table"),
+        ("[accounts.main]", "accounts.main: missing key api_key_file"),
+        (ACCOUNT.replace("main", "Main"), "accounts.Main: expected a name"),
+        (ACCOUNT.replace("main", '"*"'), "accounts.*: expected a name"),
+        (ACCOUNT.replace("main", "a" * 64), "expected a name"),
+        (ACCOUNT.replace('"a"', "1"), "accounts.main.api_key_file: expected a string"),
+        (ACCOUNT + "freshness = 1", "accounts.main.freshness: "),
+        (
+            ACCOUNT + '[accounts.main.freshness]\nfresh_for = "0s"',
+            "accounts.main.freshness.fresh_for: expected more than 0",
+        ),
+        (ACCOUNT + '[freshness]\nfresh_for = "0s"', "freshness.fresh_for: expected more than 0"),
+        (ACCOUNT + "[server]\nport = 65536", "server.port: expected `int` <= 65535"),
+        (ACCOUNT + '[server]\nport = "80"', "server.port: expected `int`"),
+        (ACCOUNT + '[server]\ntls_key_file = "k"', "server: expected tls_certificate_file and tls_key_file together"),
+        (
+            ACCOUNT + '[redis]\nurl = "redis://:canary@h"\nurl_file = "f"',
+            "redis: expected one of url, url_file and sentinels",
+        ),
+        (ACCOUNT + '[redis]\nurl = "http://:canary@h"', "redis.url: expected redis://, rediss:// or unix://"),
+        (ACCOUNT + '[redis]\nurl = "redis://:canary@[h"', "redis.url: expected redis://, rediss:// or unix://"),
+        (ACCOUNT + '[redis]\nsentinels = ["h:1"]', "redis.master: expected with sentinels"),
+        (ACCOUNT + '[redis]\nmaster = "m"', "redis.master: expected with sentinels"),
+        (ACCOUNT + '[redis]\nsentinels = ["h"]\nmaster = "m"', 'redis.sentinels: expected "host:port"'),
+        (
+            ACCOUNT + '[redis]\nurl = "redis://h"\nca_file = "ca.pem"',
+            "redis.ca_file: expected ",
+        ),  # no TLS to check with it
+        (ACCOUNT + '[redis]\nkey_prefix = "a:b"', "redis.key_prefix: expected `str` matching regex"),
+        (ACCOUNT + '[exchange]\nrecv_window = "60001ms"', "exchange.recv_window: expected more than 0 and at most 60s"),
+        (ACCOUNT + '[exchange]\nrecv_window = "0s"', "exchange.recv_window: expected more than 0 and at most 60s"),
+        (ACCOUNT + '[exchange]\ntimeout = "0s"', "exchange.timeout: expected more than 0"),
+        (ACCOUNT + "[exchange]\nweight_limit = 0", "exchange.weight_limit: expected `int` >= 1"),
+        (ACCOUNT + "[exchange]\nweight_share = 0", "exchange.weight_share: expected `float` > 0"),
+        (ACCOUNT + "[exchange]\nweight_share = 1.01", "exchange.weight_share: expected `float` <= 1"),
+        (ACCOUNT + "[exchange]\nweight_share = nan", "exchange.weight_share: expected `float`"),
+        (ACCOUNT + "[exchange]\nexpected_replicas = 0", "exchange.expected_replicas: expected `int` >= 1"),
+        (ACCOUNT + "[clients.risk]\nrequests_per_second = 0", "clients.risk.requests_per_second: expected `float` > 0"),
+        (ACCOUNT + "[clients.risk]\nrequests_per_second = inf", "clients.risk.requests_per_second: expected "),
+        (
+            ACCOUNT + '[clients.risk]\ntoken_sha256 = ["canary"]',
+            "clients.risk.token_sha256[0]: expected `str` matching",
+        ),
+        (
+            ACCOUNT + f'[clients.risk]\ntoken_sha256 = ["{HASH.upper()}"]',
+            "clients.risk.token_sha256[0]: expected `str`",
+        ),
+        (ACCOUNT + '[clients."*"]', "clients.*: expected a name"),
+        (ACCOUNT + "[clients.risk.accounts.main]", "clients.risk.accounts.main: missing key assets"),
+        (
+            ACCOUNT + "[clients.risk.accounts.main]\nassets = []",
+            "clients.risk.accounts.main.assets: expected `array` of length >= 1",
+        ),
+        (
+            ACCOUNT + '[clients.risk.accounts.main]\nassets = ["btc"]',
+            "clients.risk.accounts.main.assets[0]: expected `str` matching",
+        ),
+        (ACCOUNT + '[clients.risk.accounts.main]\nassets = "BTC"', "clients.risk.accounts.main.assets: "),
+        (
+            ACCOUNT + '[clients.risk.accounts.main]\nassets = "all"\nposition_sides = ["long"]',
+            "clients.risk.accounts.main.position_sides[0]: ",
+        ),
+        (
+            ACCOUNT + '[clients.risk.accounts.other]\nassets = "all"',
+            "clients.risk.accounts.other: expected one of the accounts ['main'] or *",
+        ),
+    ],
+)
+def test_an_error_names_the_file_and_the_key_and_shows_no_secret(loaded: Load, text: str, message: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        loaded(text)
+    assert re.search(rf"/gateway\.toml: {re.escape(message)}", str(refusal.value))
+    assert "canary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://testnet.binancefuture.com", True),
+        ("http://localhost:8100", True),
+        ("http://127.0.0.1:8100", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]:8100", True),
+        ("http://dapi.binance.com", False),
+        ("http://10.0.0.1", False),
+        ("http://localhost.example.com", False),
+        ("http://0.0.0.0:8100", False),
+        ("https://", False),
+        ("ftp://dapi.binance.com", False),
+        ("dapi.binance.com", False),
+        ("https://dapi.binance.com/dapi", False),
+        ("https://dapi.binance.com?x=1", False),
+        ("https://user:canary@dapi.binance.com", False),
+        ("https://dapi.binance.com:port", False),
+        ("https://dapi.binance.com:65536", False),
+        ("https://[dapi.binance.com", False),
+    ],
+)
+def test_the_exchange_is_asked_over_tls_or_on_this_machine(loaded: Load, url: str, *, taken: bool) -> None:
+    text = f'{ACCOUNT}[exchange]\nbase_url = "{url}"'
+    if taken:
+        assert loaded(text).exchange.base_url == url
+    else:
+        with pytest.raises(SettingsError, match=r"exchange\.base_url: expected ") as refusal:
+            loaded(text)
+        assert "canary" not in str(refusal.value)
+
+
+def test_a_token_belongs_to_one_client(loaded: Load) -> None:
+    with pytest.raises(
+        SettingsError, match=r"clients\.b\.token_sha256: expected a token of its own, not a's"
+    ) as refusal:
+        loaded(f'{ACCOUNT}[clients.a]\ntoken_sha256 = ["{HASH}"]\n[clients.b]\ntoken_sha256 = ["{HASH}"]')
+    assert HASH not in str(refusal.value)
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere.toml: cannot be read: No such file"):
+        load(tmp_path / "nowhere.toml")
+    (tmp_path / "latin.toml").write_bytes(b"# \xff")
+    with pytest.raises(SettingsError, match="latin.toml: expected UTF-8 text"):
+        load(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"secret", "secret"),
+        (b"secret\n", "secret"),
+        (b"secret\r\n", "secret"),
+        (b"secret\n\n", "secret\n"),  # one newline, no more
+        (b" secret \n", " secret "),
+        (b"one\ntwo\n", "one\ntwo"),
+    ],
+)
+def test_a_secret_loses_one_trailing_newline(tmp_path: Path, content: bytes, secret: str) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    assert read_secret(file).reveal() == secret
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" \t\r\n"])
+def test_an_empty_secret_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match="/secret: expected a secret, found nothing"):
+        read_secret(file)
+
+
+def test_the_effective_settings_are_complete_and_masked(loaded: Load) -> None:
+    shown = effective(loaded(EXAMPLE.replace("redis://", "redis://user:canary@")))
+    assert shown["redis"]["url"] == "redis://…@127.0.0.1:6379/0"
+    assert shown["clients"]["risk"]["token_sha256"] == ["abababab…", "cdcdcdcd…"]
+    assert shown["exchange"]["timeout"] == "5000ms"
+    assert "canary" not in str(shown)
+    assert HASH not in str(shown)
