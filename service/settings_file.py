@@ -7,6 +7,7 @@ value. Durations become whole milliseconds, relative paths relative to the TOML 
 import ipaddress
 import re
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit
@@ -89,6 +90,7 @@ class _Reader:
         settings = self._convert("", document | {"accounts": {}}, Settings)
         if not accounts:
             self._fail("accounts", "expected at least one [accounts.NAME] table")
+        self._check_freshness("freshness", settings.freshness)
         settings = msgspec.structs.replace(
             settings,
             redis=self._redis(settings.redis),
@@ -97,7 +99,6 @@ class _Reader:
         )
         self._check_server(settings.server)
         self._check_exchange(settings.exchange)
-        self._check_freshness("freshness", settings.freshness)
         self._check_tokens(settings.clients)
         return settings
 
@@ -209,10 +210,10 @@ def _duration(text: str) -> Duration:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError('expected a duration with a unit, such as "250ms", "1s" or "2m"')
-    milliseconds = float(match[1]) * _UNITS[match[2]]
-    if not milliseconds.is_integer():
+    milliseconds = Decimal(match[1]) * _UNITS[match[2]]
+    if milliseconds % 1:
         raise ValueError("expected whole milliseconds")
-    return Duration(int(milliseconds))
+    return Duration(milliseconds)
 
 
 def _in_our_words(message: str) -> str:

@@ -30,6 +30,9 @@ GRACE = 3.0
 LOOK_INTERVAL = 200
 """Ms between looks in Redis by a replica that may not ask the exchange itself."""
 
+MAX_LEAD = 2_000
+"""Ms. The exchange refuses timestamps 1 s ahead of its clock, so what was "asked for" later than this is not ours."""
+
 _BARRED = frozenset({"not-before", "backoff", "weight-budget"})
 
 
@@ -169,7 +172,7 @@ class SnapshotKeeper:
     async def _refresh(self, acceptable: int, *, forced: bool) -> Outcome:
         """One flight: adopt what another replica has if it is young enough, else ask the exchange."""
         await self._look()
-        if self.age is not None and self.age <= acceptable:
+        if self.age is not None and self.age < acceptable:
             return "adopted"
         if self._barrier(forced=forced) is not None:
             return "barred"  # learnt just now, perhaps from another replica: nothing was asked, so nothing failed
@@ -228,6 +231,8 @@ class SnapshotKeeper:
         clock = self.source.clock
         age = clock.now() - entry.asked_at if clock.offset else entry.life - look.remaining
         try:
+            if age < -MAX_LEAD:
+                raise MalformedAccountError("it comes from the future")
             snapshot = snapshots.parse(entry.body, entry.asked_at, entry.margin_assets)
         except MalformedAccountError as exc:
             log.error("shared_snapshot_refused", account=self.account, reason=str(exc))  # noqa: TRY400 - no traceback
@@ -235,9 +240,10 @@ class SnapshotKeeper:
         self._adopt(snapshot, age, entry.margin_assets)
 
     def _adopt(self, snapshot: Snapshot, age: int, margin_assets: Mapping[str, str]) -> None:
-        """Take a snapshot into memory unless what is there was asked for later."""
-        if self.held is None or snapshot.asked_at >= self.held.snapshot.asked_at:
-            self.held = Held(snapshot, Views(snapshot), self._monotonic() - max(0, age), margin_assets)
+        """Take a snapshot into memory unless what is there was asked for later, by this machine's steady clock."""
+        asked = self._monotonic() - max(0, age)
+        if self.held is None or asked >= self.held.asked:
+            self.held = Held(snapshot, Views(snapshot), asked, margin_assets)
 
     async def _share(self, snapshot: Snapshot) -> None:
         if self._generation is None:

@@ -89,7 +89,7 @@ class ServeAndRefresh(msgspec.Struct, frozen=True):
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """Wait for a snapshot no older than `acceptable` at the start of the refresh.
+    """Wait for a snapshot, to be asked for unless there is one younger than `acceptable` when the refresh starts.
 
     `forced`: the windows alone would not have asked for it; such refreshes have a smaller share of the weight.
     """
@@ -193,7 +193,7 @@ def _why(situation: Situation, age: int | None) -> RefreshReason:
 
 
 def _acceptable(situation: Situation) -> int:
-    """The oldest snapshot, in ms now, with which this caller needs no call to the exchange."""
+    """The age in ms below which a snapshot, now, spares this caller a call to the exchange."""
     demand, windows = situation.demand, situation.windows
     bounds = [windows.min_refresh_interval + situation.waited if demand.no_cache else windows.fresh_for]
     if demand.max_age is not None:

@@ -178,11 +178,14 @@ class ExchangeClient:
         headers = {"x-mbx-apikey": credential.api_key.reveal()} if credential else {}
         self.egress.reserve(endpoint.weight, forced=call.forced)
         self._metrics.weight_spent.labels(endpoint.name).inc(endpoint.weight)
-        outcome = "cancelled"
+        outcome = "internal-error"
         try:
             answer = await self._answered(endpoint, call.query, headers)
             error = answers.error_in(answer, self.clock.now())
             outcome = error.problem if error else "ok"
+        except asyncio.CancelledError:
+            outcome = ExchangeTimeoutError.problem  # the refresh's own deadline comes before httpx'
+            raise
         except ExchangeError as exc:
             outcome = exc.problem
             raise

@@ -1,8 +1,11 @@
 -- Keep a snapshot, unless what is there was asked for later or by a newer credential.
+-- What claims to be later than this one can live is nobody's, and replaced.
 -- KEYS: snapshot
 -- ARGV: format version, asked_at (ms), generation, life (ms), margin assets, body, ms to live
 local stored = redis.call('HMGET', KEYS[1], 'asked_at', 'generation')
-if stored[1] and (tonumber(stored[1]) > tonumber(ARGV[2]) or tonumber(stored[2]) > tonumber(ARGV[3])) then
+local asked_at, generation = tonumber(stored[1] or ''), tonumber(stored[2] or '')
+local newer = (asked_at or 0) > tonumber(ARGV[2]) and (asked_at or 0) <= tonumber(ARGV[2]) + tonumber(ARGV[4])
+if newer or (generation or 0) > tonumber(ARGV[3]) then
     return 0
 end
 redis.call('HSET', KEYS[1], 'format', ARGV[1], 'asked_at', ARGV[2], 'generation', ARGV[3], 'life', ARGV[4],

@@ -4,7 +4,7 @@
 -- Gives the body only where it is newer than that: a snapshot is tens of kilobytes.
 local entry = redis.call('HMGET', KEYS[1], 'format', 'asked_at', 'generation', 'life', 'margin_assets')
 local body = false
-if entry[1] == ARGV[1] and (tonumber(entry[2]) or 0) > tonumber(ARGV[2]) then
+if entry[1] == ARGV[1] and (tonumber(entry[2] or '') or 0) > tonumber(ARGV[2]) then
     body = redis.call('HGET', KEYS[1], 'body')
 end
 return {

@@ -11,7 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from service.exchange.budget import MAX_HOLD, Hold
+from service.exchange.budget import MAX_HOLD, NO_HOLD, Hold
 from service.settings import Settings
 from service.store.connection import AwayError, Link
 from service.store.entries import Entry, Look
@@ -151,5 +151,9 @@ def _entry(fields: list[bytes | None], body: bytes | None) -> Entry | None:
 
 
 def _hold(fields: list[bytes | None]) -> Hold:
+    """A not-before as it stands in Redis; what somebody else wrote there counts as none."""
     epoch, problem, until = fields
-    return Hold(int(epoch or 0), int(until or 0), (problem or b"").decode())
+    try:
+        return Hold(int(epoch or 0), int(until or 0), (problem or b"").decode())
+    except ValueError:  # UnicodeDecodeError is one too
+        return NO_HOLD

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -48,7 +48,7 @@ def logging_to(
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Redacting(stream.isatty(), redactor(secrets)))
     lines: queue.Queue[Any] = queue.Queue(QUEUE_LINES)
-    listener = logging.handlers.QueueListener(lines, handler)
+    listener = _Listener(lines, handler)
     root = logging.getLogger()
     root.handlers = [_BoundedQueueHandler(lines, on_drop)]
     root.setLevel(level)
@@ -70,7 +70,8 @@ def logging_to(
 
 def redactor(secrets: Iterable[Secret]) -> Callable[[str], str]:
     """A function that masks these secrets, and anything with a secret's form, in a text."""
-    values = {part for secret in secrets for part in (secret.reveal(), *secret.reveal().splitlines())}
+    texts = {part for secret in secrets for part in (secret.reveal(), *secret.reveal().splitlines())}
+    values = texts | {msgspec.json.encode(text).decode()[1:-1] for text in texts}  # as a JSON line has it
     known = sorted((re.escape(value) for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
     pattern = re.compile("|".join([*known, _GIVEAWAYS]), re.DOTALL)
     return lambda text: pattern.sub(_MASK, text)
@@ -81,7 +82,14 @@ _SHARED: list[Processor] = [
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    structlog.processors.format_exc_info,  # here, where the exception is; plain text, so never with locals
 ]
+
+
+class _Listener(logging.handlers.QueueListener):
+    def enqueue_sentinel(self) -> None:
+        """Wait for room: the end must come through even a full queue, after all that is in it."""
+        cast("queue.Queue[Any]", self.queue).put(None)
 
 
 class _BoundedQueueHandler(logging.handlers.QueueHandler):
@@ -103,9 +111,7 @@ class _BoundedQueueHandler(logging.handlers.QueueHandler):
 class _Redacting(ProcessorFormatter):
     def __init__(self, console: bool, redact: Callable[[str], str]) -> None:  # noqa: FBT001 - two values of one kind
         renderer: list[Processor] = (
-            [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-            if console
-            else [structlog.processors.format_exc_info, _json]
+            [structlog.dev.ConsoleRenderer()] if console else [_json]
         )
         super().__init__(processors=[ProcessorFormatter.remove_processors_meta, *renderer], foreign_pre_chain=_SHARED)
         self._redact = redact

@@ -4,7 +4,7 @@ The same on hits and misses: nothing is looked up before the caller is known, an
 grant has cut it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from litestar import Response
@@ -70,10 +70,11 @@ async def read(request: AnyRequest, account: str, select: Callable[[bytes], Sele
     selection = select(request.scope["query_string"])
     demand = caching.demand(request.headers.getall("cache-control", []), request.headers.get("pragma"))
     keeper = gateway.keepers[account]
-    refusal = grant.refusal(selection, keeper.margin_assets)
-    if refusal is not None:
-        raise ForbiddenError(refusal)
+    listed = keeper.margin_assets
+    _require_grant(grant, selection, listed)
     served = await keeper.get(demand)
+    if served.held.margin_assets is not listed:
+        _require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
     _count(gateway, account, served)
     return _answer(request, served, selection, grant)
@@ -91,6 +92,12 @@ def _bearer_token(request: AnyRequest) -> bytes:
     if len(given) != 1 or "x-mbx-apikey" in request.headers or scheme.lower() != "bearer":
         raise UnauthenticatedError("exactly one bearer token is needed", {"www-authenticate": _CHALLENGE})
     return token.strip().encode("latin-1", "replace")
+
+
+def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str, str]) -> None:
+    refusal = grant.refusal(selection, margin_assets)
+    if refusal is not None:
+        raise ForbiddenError(refusal)
 
 
 def _answer(request: AnyRequest, served: Served, selection: Selection, grant: Grant) -> Response[bytes]:

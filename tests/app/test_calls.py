@@ -24,7 +24,12 @@ HOLDS = {  # fault: (problem, seconds it holds the next call back)
 OF_THE_ADDRESS = ("418", "429", "403-html")
 OF_THE_CREDENTIAL = ("-2015", "-1022")
 
-DEMANDS = ({}, {"cache_control": "no-cache"}, {"cache_control": "max-age=0"}, {"pragma": "no-cache"})
+DEMANDS: tuple[dict[str, str], ...] = (
+    {},
+    {"cache_control": "no-cache"},
+    {"cache_control": "max-age=0"},
+    {"pragma": "no-cache"},
+)
 """Whatever callers send."""
 
 

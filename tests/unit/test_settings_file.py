@@ -1,4 +1,3 @@
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,7 +112,7 @@ def test_an_accounts_windows_override_key_by_key(loaded: Load) -> None:
         'url = "rediss://redis:6379/0"\nca_file = "ca.pem"',
         'url = "unix:///run/redis.sock"',
         'url_file = "secrets/redis_url"',
-        'sentinels = ["a:26379", "b:26379"]\nmaster = "m"\npassword_file = "p"\nsentinel_password_file = "q"\nca_file = "c"',
+        'sentinels = ["a:26379", "b:26379"]\nmaster = "m"\nsentinel_password_file = "q"\nca_file = "c"',
     ],
 )
 def test_redis_is_found_by_any_one_way(loaded: Load, redis: str) -> None:
@@ -149,104 +148,82 @@ def test_seconds_with_three_decimals_are_whole_milliseconds(
 
 @pytest.mark.parametrize(
     "value",
-    ['"5"', "5", "5.0", '""', '"5 s"', '"-5s"', '"1d"', '"1S"', '"1s2s"', '"s"', '"1e3ms"', '"0.0001s"', '"٥s"'],
+    ['"5"', "5", "5.0", '""', '"5 s"', '"-5s"', '"1d"', '"1S"', '"1s2s"', '"s"', '"1e3ms"', '"0.0001s"', '"\u0665s"'],
 )
 def test_what_is_no_duration_is_refused(loaded: Load, value: str) -> None:
     with pytest.raises(SettingsError, match=r"gateway\.toml: freshness\.stale_if_error: expected "):
         loaded(f"{ACCOUNT}[freshness]\nstale_if_error = {value}")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "accounts: expected at least one [accounts.NAME] table"),
-        ("x = ", "expected TOML"),
-        ("color = 1\n" + ACCOUNT, "unknown key color"),
-        (ACCOUNT + "[server]\nprot = 1", "server: unknown key prot"),
-        (ACCOUNT + '[redis]\npassword = "canary"', "redis: unknown key password"),
-        (ACCOUNT + "[exchange]\nproxy = 1", "exchange: unknown key proxy"),
-        (ACCOUNT + "[freshness]\nfresh = 1", "freshness: unknown key fresh"),
-        (ACCOUNT + 'secret_key = "canary"', "accounts.main: unknown key secret_key"),
-        (ACCOUNT + "[accounts.main.freshness]\nx = 1", "accounts.main.freshness: unknown key x"),
-        (ACCOUNT + '[clients.risk]\ntoken = "canary"', "clients.risk: unknown key token"),
-        (ACCOUNT + '[clients.risk.accounts.main]\nassets = "all"\nx = 1', "clients.risk.accounts.main: unknown key x"),
-        (ACCOUNT + "[kubernetes]", "unknown key kubernetes"),
-        (ACCOUNT + 'environment = "production"', "accounts.main: unknown key environment"),
-        ('environment = ""\n' + ACCOUNT, "environment: expected `str` matching regex"),
-        ('environment = "a b"\n' + ACCOUNT, "environment: expected `str` matching regex"),
-        ("accounts = 1", "accounts: expected a table"),
-        ("[accounts]\nmain = 1", "accounts.main: expected a table"),
-        ("[accounts.main]", "accounts.main: missing key api_key_file"),
-        (ACCOUNT.replace("main", "Main"), "accounts.Main: expected a name"),
-        (ACCOUNT.replace("main", '"*"'), "accounts.*: expected a name"),
-        (ACCOUNT.replace("main", "a" * 64), "expected a name"),
-        (ACCOUNT.replace('"a"', "1"), "accounts.main.api_key_file: expected a string"),
-        (ACCOUNT + "freshness = 1", "accounts.main.freshness: "),
-        (
-            ACCOUNT + '[accounts.main.freshness]\nfresh_for = "0s"',
-            "accounts.main.freshness.fresh_for: expected more than 0",
-        ),
-        (ACCOUNT + '[freshness]\nfresh_for = "0s"', "freshness.fresh_for: expected more than 0"),
-        (ACCOUNT + "[server]\nport = 65536", "server.port: expected `int` <= 65535"),
-        (ACCOUNT + '[server]\nport = "80"', "server.port: expected `int`"),
-        (ACCOUNT + '[server]\ntls_key_file = "k"', "server: expected tls_certificate_file and tls_key_file together"),
-        (
-            ACCOUNT + '[redis]\nurl = "redis://:canary@h"\nurl_file = "f"',
-            "redis: expected one of url, url_file and sentinels",
-        ),
-        (ACCOUNT + '[redis]\nurl = "http://:canary@h"', "redis.url: expected redis://, rediss:// or unix://"),
-        (ACCOUNT + '[redis]\nurl = "redis://:canary@[h"', "redis.url: expected redis://, rediss:// or unix://"),
-        (ACCOUNT + '[redis]\nsentinels = ["h:1"]', "redis.master: expected with sentinels"),
-        (ACCOUNT + '[redis]\nmaster = "m"', "redis.master: expected with sentinels"),
-        (ACCOUNT + '[redis]\nsentinels = ["h"]\nmaster = "m"', 'redis.sentinels: expected "host:port"'),
-        (
-            ACCOUNT + '[redis]\nurl = "redis://h"\nca_file = "ca.pem"',
-            "redis.ca_file: expected ",
-        ),  # no TLS to check with it
-        (ACCOUNT + '[redis]\nkey_prefix = "a:b"', "redis.key_prefix: expected `str` matching regex"),
-        (ACCOUNT + '[exchange]\nrecv_window = "60001ms"', "exchange.recv_window: expected more than 0 and at most 60s"),
-        (ACCOUNT + '[exchange]\nrecv_window = "0s"', "exchange.recv_window: expected more than 0 and at most 60s"),
-        (ACCOUNT + '[exchange]\ntimeout = "0s"', "exchange.timeout: expected more than 0"),
-        (ACCOUNT + "[exchange]\nweight_limit = 0", "exchange.weight_limit: expected `int` >= 1"),
-        (ACCOUNT + "[exchange]\nweight_share = 0", "exchange.weight_share: expected `float` > 0"),
-        (ACCOUNT + "[exchange]\nweight_share = 1.01", "exchange.weight_share: expected `float` <= 1"),
-        (ACCOUNT + "[exchange]\nweight_share = nan", "exchange.weight_share: expected `float`"),
-        (ACCOUNT + "[exchange]\nexpected_replicas = 0", "exchange.expected_replicas: expected `int` >= 1"),
-        (ACCOUNT + "[clients.risk]\nrequests_per_second = 0", "clients.risk.requests_per_second: expected `float` > 0"),
-        (ACCOUNT + "[clients.risk]\nrequests_per_second = inf", "clients.risk.requests_per_second: expected "),
-        (
-            ACCOUNT + '[clients.risk]\ntoken_sha256 = ["canary"]',
-            "clients.risk.token_sha256[0]: expected `str` matching",
-        ),
-        (
-            ACCOUNT + f'[clients.risk]\ntoken_sha256 = ["{HASH.upper()}"]',
-            "clients.risk.token_sha256[0]: expected `str`",
-        ),
-        (ACCOUNT + '[clients."*"]', "clients.*: expected a name"),
-        (ACCOUNT + "[clients.risk.accounts.main]", "clients.risk.accounts.main: missing key assets"),
-        (
-            ACCOUNT + "[clients.risk.accounts.main]\nassets = []",
-            "clients.risk.accounts.main.assets: expected `array` of length >= 1",
-        ),
-        (
-            ACCOUNT + '[clients.risk.accounts.main]\nassets = ["btc"]',
-            "clients.risk.accounts.main.assets[0]: expected `str` matching",
-        ),
-        (ACCOUNT + '[clients.risk.accounts.main]\nassets = "BTC"', "clients.risk.accounts.main.assets: "),
-        (
-            ACCOUNT + '[clients.risk.accounts.main]\nassets = "all"\nposition_sides = ["long"]',
-            "clients.risk.accounts.main.position_sides[0]: ",
-        ),
-        (
-            ACCOUNT + '[clients.risk.accounts.other]\nassets = "all"',
-            "clients.risk.accounts.other: expected one of the accounts ['main'] or *",
-        ),
-    ],
-)
+WHOLE = [
+    ("", "accounts: expected at least one [accounts.NAME] table"),
+    ("x = ", "expected TOML"),
+    ("accounts = 1", "accounts: expected a table"),
+    ("[accounts]\nmain = 1", "accounts.main: expected a table"),
+    ("[accounts.main]", "accounts.main: missing key api_key_file"),
+    (ACCOUNT.replace("main", "Main"), "accounts.Main: expected a name"),
+    (ACCOUNT.replace("main", '"*"'), "accounts.*: expected a name"),
+    (ACCOUNT.replace("main", "a" * 64), f"accounts.{'a' * 64}: expected a name"),
+    (ACCOUNT.replace('"a"', "1"), "accounts.main.api_key_file: expected a string"),
+    ("color = 1\n" + ACCOUNT, "unknown key color"),
+    ('environment = ""\n' + ACCOUNT, "environment: expected `str` matching regex"),
+    ('environment = "a b"\n' + ACCOUNT, "environment: expected `str` matching regex"),
+]
+
+GRANT = "[clients.risk.accounts.main]"
+
+# What follows a whole account.
+APPENDED = [
+    ("[kubernetes]", "unknown key kubernetes"),
+    ("[server]\nprot = 1", "server: unknown key prot"),
+    ('[redis]\npassword = "canary"', "redis: unknown key password"),
+    ("[exchange]\nproxy = 1", "exchange: unknown key proxy"),
+    ("[freshness]\nfresh = 1", "freshness: unknown key fresh"),
+    ('secret_key = "canary"', "accounts.main: unknown key secret_key"),
+    ("[accounts.main.freshness]\nx = 1", "accounts.main.freshness: unknown key x"),
+    ('[clients.risk]\ntoken = "canary"', "clients.risk: unknown key token"),
+    (f'{GRANT}\nassets = "all"\nx = 1', "clients.risk.accounts.main: unknown key x"),
+    ("freshness = 1", "accounts.main.freshness: expected `object`"),
+    ('[accounts.main.freshness]\nfresh_for = "0s"', "accounts.main.freshness.fresh_for: expected more than 0"),
+    ('[freshness]\nfresh_for = "0s"', "freshness.fresh_for: expected more than 0"),
+    ("[server]\nport = 65536", "server.port: expected `int` <= 65535"),
+    ('[server]\nport = "80"', "server.port: expected `int`"),
+    ('[server]\ntls_key_file = "k"', "server: expected tls_certificate_file and tls_key_file together"),
+    ('[redis]\nurl = "redis://:canary@h"\nurl_file = "f"', "redis: expected one of url, url_file and sentinels"),
+    ('[redis]\nurl = "http://:canary@h"', "redis.url: expected redis://, rediss:// or unix://"),
+    ('[redis]\nurl = "redis://:canary@[h"', "redis.url: expected redis://, rediss:// or unix://"),
+    ('[redis]\nurl = "redis://h"\nca_file = "ca.pem"', "redis.ca_file: expected "),  # no TLS to check with it
+    ('[redis]\nsentinels = ["h:1"]', "redis.master: expected with sentinels"),
+    ('[redis]\nmaster = "m"', "redis.master: expected with sentinels"),
+    ('[redis]\nsentinels = ["h"]\nmaster = "m"', 'redis.sentinels: expected "host:port"'),
+    ('[redis]\nkey_prefix = "a:b"', "redis.key_prefix: expected `str` matching regex"),
+    ('[exchange]\nrecv_window = "60001ms"', "exchange.recv_window: expected more than 0 and at most 60s"),
+    ('[exchange]\nrecv_window = "0s"', "exchange.recv_window: expected more than 0 and at most 60s"),
+    ('[exchange]\ntimeout = "0s"', "exchange.timeout: expected more than 0"),
+    ("[exchange]\nweight_limit = 0", "exchange.weight_limit: expected `int` >= 1"),
+    ("[exchange]\nweight_share = 0", "exchange.weight_share: expected `float` > 0"),
+    ("[exchange]\nweight_share = 1.01", "exchange.weight_share: expected `float` <= 1"),
+    ("[exchange]\nweight_share = nan", "exchange.weight_share: expected `float`"),
+    ("[exchange]\nexpected_replicas = 0", "exchange.expected_replicas: expected `int` >= 1"),
+    ("[clients.risk]\nrequests_per_second = 0", "clients.risk.requests_per_second: expected `float` > 0"),
+    ("[clients.risk]\nrequests_per_second = inf", "clients.risk.requests_per_second: expected "),
+    ('[clients.risk]\ntoken_sha256 = ["canary"]', "clients.risk.token_sha256[0]: expected `str`"),
+    (f'[clients.risk]\ntoken_sha256 = ["{HASH.upper()}"]', "clients.risk.token_sha256[0]: expected `str`"),
+    ('[clients."*"]', "clients.*: expected a name"),
+    (GRANT, "clients.risk.accounts.main: missing key assets"),
+    (f"{GRANT}\nassets = []", "clients.risk.accounts.main.assets: expected `array` of length >= 1"),
+    (f'{GRANT}\nassets = ["btc"]', "clients.risk.accounts.main.assets[0]: expected `str` matching"),
+    (f'{GRANT}\nassets = "BTC"', "clients.risk.accounts.main.assets: "),
+    (f'{GRANT}\nassets = "all"\nposition_sides = ["long"]', "clients.risk.accounts.main.position_sides[0]: "),
+    (GRANT.replace("main", "other"), "clients.risk.accounts.other: expected one of the accounts ['main'] or *"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), [*WHOLE, *((ACCOUNT + text, message) for text, message in APPENDED)])
 def test_an_error_names_the_file_and_the_key_and_shows_no_secret(loaded: Load, text: str, message: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         loaded(text)
-    assert re.search(rf"/gateway\.toml: {re.escape(message)}", str(refusal.value))
+    assert f"/gateway.toml: {message}" in str(refusal.value)
     assert "canary" not in str(refusal.value)
 
 
@@ -292,10 +269,10 @@ def test_a_token_belongs_to_one_client(loaded: Load) -> None:
 
 
 def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="nowhere.toml: cannot be read: No such file"):
+    with pytest.raises(SettingsError, match=r"nowhere\.toml: cannot be read: No such file"):
         load(tmp_path / "nowhere.toml")
     (tmp_path / "latin.toml").write_bytes(b"# \xff")
-    with pytest.raises(SettingsError, match="latin.toml: expected UTF-8 text"):
+    with pytest.raises(SettingsError, match=r"latin\.toml: expected UTF-8 text"):
         load(tmp_path / "latin.toml")
 
 

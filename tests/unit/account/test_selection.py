@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.selection import MAX_VIEW_BYTES, MAX_VIEWS, Selection, Shape, Views, cut
-from service.account.snapshot import Snapshot, parse
+from service.account.selection import MAX_VIEWS, Selection, Shape, Views, cut
+from service.account.snapshot import MAX_BODY, Snapshot, parse
 from tests.unit.account.bodies import Body, Row, bodies
 
 HEDGE = (
@@ -162,10 +162,11 @@ def test_no_more_than_256_views_are_remembered() -> None:
 
 
 def test_the_remembered_views_weigh_8_mebibytes_at_the_most() -> None:
-    row = b'{"asset":"BTC","x":"%s"}' % (b"x" * 3_000_000)
-    views = Views(parse(b'{"assets":[%s],"positions":[]}' % row, 0, {}))
-    selections = [Selection(Shape.ASSETS, symbols=names(str(number))) for number in range(3)]
-    first = [views.view(each) for each in selections]
-    same = [views.view(each) is view for each, view in zip(selections, first, strict=True)]
-    assert same == [True, True, False]  # the third would make it 9 MB
-    assert MAX_VIEW_BYTES == 8 * 1024 * 1024
+    views = Views(parse(b'{"assets":[],"positions":[]}'.ljust(MAX_BODY), 0, {}))
+    half, other_half = Selection(Shape.ACCOUNT), Selection(Shape.ACCOUNT, open=True)
+    little, nothing = Selection(Shape.ASSETS), Selection(Shape.ASSET)
+    first = [views.view(each) for each in (half, other_half, little)]
+    again = [views.view(each) for each in (half, other_half, little)]
+    assert [one is two for one, two in zip(first, again, strict=True)] == [True, True, False]
+    assert sum(len(view.body) for view in first[:2] if view) == 8 * 1024 * 1024
+    assert views.view(nothing) is None

@@ -58,55 +58,38 @@ def test_a_damaged_byte_is_refused_or_means_what_a_second_parser_reads(body: Bod
     assert [json.loads(bytes(row.raw)) for row in snapshot.assets] == json.loads(damaged)["assets"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"\xef\xbb\xbf" + account(),  # a byte order mark
-        account() + b"x",
-        account() + account(),
-        account().decode().encode("utf-16"),
-        b"[]",
-        b"null",
-        b"{}",
-        b'{"assets":[]}',
-        b'{"assets":null,"positions":[]}',
-        b'{"assets":{},"positions":[]}',
-        account(extra=b',"x":"\xff"'),
-        account(extra=b',"x":"\xed\xa0\x80"'),  # a surrogate in UTF-8
-        account(extra=b',"x":"\\ud800"'),  # half a pair: no text
-        account(extra=b',"x":"\n"'),
-        account(extra=b',"x":NaN'),
-        account(extra=b',"x":-Infinity'),
-        account(extra=b',"x":01'),
-        account(extra=b',"x":1.'),
-        account(extra=b","),
-        account(extra=b',"assets":[]'),
-        account(extra=b',"\\u0061ssets":[]'),  # the same key, spelt otherwise
-        account(extra=b',"x":{"y":[{"z":1,"z":1}]}'),
-        account(b'{"asset":"BTC","asset":"BTC"}'),
-        account(positions=b'{"symbol":"A","positionSide":"LONG","x":{"y":1,"y":2}}'),
-        account(b"1"),
-        account(b"null"),
-        account(b"[]"),
-        account(b'"BTC"'),
-        account(ASSET + b"," + ASSET),
-        account(positions=LONG + b"," + LONG),
-        account(b"{}"),
-        account(b'{"asset":""}'),
-        account(b'{"asset":null}'),
-        account(b'{"asset":1}'),
-        account(b'{"asset":1.5}'),
-        account(positions=b'{"symbol":"A"}'),
-        account(positions=b'{"positionSide":"LONG"}'),
-        account(positions=b'{"symbol":5,"positionSide":"LONG"}'),
-        account(positions=b'{"symbol":"A","positionSide":"long"}'),
-        account(positions=b'{"symbol":"A","positionSide":"SIDEWAYS"}'),
+REFUSED = {
+    "no document": [b"", b"null", b"[]", b"{}", account() + b"x", account() + account()],
+    "a byte order mark, another encoding": [b"\xef\xbb\xbf" + account(), account().decode().encode("utf-16")],
+    "no arrays": [b'{"assets":[]}', b'{"assets":null,"positions":[]}', b'{"assets":{},"positions":[]}'],
+    "invalid UTF-8, half a surrogate pair": [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b'"\n"'],
+    "no JSON": [b"NaN", b"-Infinity", b"01", b"1.", b"", b"1,", b"{x:1}", b"'x'"],
+    "a key twice": [b'1,"assets":[]', b'1,"\\u0061ssets":[]', b'{"y":[{"z":1,"z":1}]}', b'1,"x":2'],
+    "an asset that is none": [b"1", b"null", b"[]", b'"BTC"', b"{}", ASSET + b"," + ASSET],
+    "an asset without its name": [b'{"asset":""}', b'{"asset":null}', b'{"asset":1}', b'{"asset":1.5}'],
+    "an asset with a key twice": [b'{"asset":"BTC","asset":"BTC"}', b'{"asset":"BTC","x":{"y":1,"y":2}}'],
+    "a position without its key": [
+        b'{"symbol":"A"}',
+        b'{"positionSide":"LONG"}',
+        b'{"symbol":5,"positionSide":"LONG"}',
     ],
-)
-def test_what_is_not_the_documented_account_is_refused_whole(body: bytes) -> None:
+    "a position of an unknown side": [LONG.replace(b"LONG", b"long"), LONG.replace(b"LONG", b"SIDEWAYS")],
+    "a position twice": [LONG + b"," + LONG],
+}
+EXTRAS = ("invalid UTF-8, half a surrogate pair", "no JSON", "a key twice")
+
+
+def refused(fault: str, piece: bytes) -> bytes:
+    """The whole body of a fault."""
+    if fault in EXTRAS:
+        return account(extra=b',"x":' + piece)
+    return account(piece) if " asset " in fault else account(b"", piece) if " position " in fault else piece
+
+
+@pytest.mark.parametrize(("fault", "piece"), [(fault, each) for fault, pieces in REFUSED.items() for each in pieces])
+def test_what_is_not_the_documented_account_is_refused_whole(fault: str, piece: bytes) -> None:
     with pytest.raises(MalformedAccountError):
-        parse(body, 0, {})
+        parse(refused(fault, piece), 0, {})
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"x":'])

@@ -180,9 +180,7 @@ def test_a_refusal_blames_the_exchange_only_where_it_can_not_be_asked(situation:
 def test_what_a_refresh_brings_meets_the_demand_that_asked_for_it(situation: Situation) -> None:
     decision = decide(situation)
     if isinstance(decision, Refresh):
-        assert (
-            0 <= decision.acceptable <= max(situation.windows.fresh_for, situation.windows.min_refresh_interval + 5_000)
-        )
+        assert decision.acceptable >= 0
         brought = Situation(situation.windows, situation.demand, 0, situation.waited, situation.barrier)
         assert told(decide(brought)) == "serve fresh"
 

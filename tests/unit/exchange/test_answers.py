@@ -14,57 +14,45 @@ def said(code: int, message: str = "canary") -> bytes:
     return json.dumps({"code": code, "msg": message}).encode()
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "problem"),
-    [
-        (429, said(-1003), "exchange-rate-limited"),
-        (429, said(-1015), "exchange-rate-limited"),
-        (429, HTML, "exchange-rate-limited"),
-        (429, b"", "exchange-rate-limited"),
-        (400, said(-1003), "exchange-rate-limited"),
-        (200, said(-1003), "exchange-rate-limited"),
-        (418, said(-1003, BAN_TEXT), "exchange-banned"),
-        (418, HTML, "exchange-banned"),
-        (418, b"", "exchange-banned"),
-        (418, said(-2015), "exchange-banned"),
-        (429, said(-1003, BAN_TEXT.format(NOW)), "exchange-banned"),
-        (403, said(-1003, BAN_TEXT.format(NOW)), "exchange-banned"),
-        (500, b"", "exchange-unavailable"),
-        (502, HTML, "exchange-unavailable"),
-        (503, said(-1001), "exchange-unavailable"),
-        (503, said(-1008), "exchange-unavailable"),
-        (599, b"", "exchange-unavailable"),
-        (400, said(-1016), "exchange-unavailable"),
-        (200, said(-1016), "exchange-unavailable"),
-        (200, b'{"239999":"canary"}', "exchange-unavailable"),
-        (503, b'{"239999":{"x":"canary"}}', "exchange-unavailable"),
-        (408, said(-1007), "exchange-timeout"),
-        (408, b"", "exchange-timeout"),
-        (401, said(-2014), "exchange-rejected-credentials"),
-        (401, said(-2015), "exchange-rejected-credentials"),
-        (400, said(-1022), "exchange-rejected-credentials"),
-        (401, said(-1002), "exchange-rejected-credentials"),
-        (200, said(-2015), "exchange-rejected-credentials"),
-        (400, said(-1021), "exchange-clock-skew"),
-        (403, HTML, "exchange-blocked"),
-        (403, b"", "exchange-blocked"),
-        (451, said(0), "exchange-blocked"),
-        (404, said(-5000), "exchange-endpoint-gone"),
-        (400, said(-5000), "exchange-endpoint-gone"),
-        (404, HTML, "exchange-endpoint-gone"),
-        (301, b"", "exchange-refused"),
-        (304, b"", "exchange-refused"),
-        (400, said(-1102), "exchange-refused"),
-        (400, said(-9999), "exchange-refused"),
-        (401, b"", "exchange-refused"),
-        (400, b'{"code":"-2015"}', "exchange-refused"),  # a code is a number
-        (400, b'[{"code":-2015}]', "exchange-refused"),
-        (400, b'{"code":-2015,"msg":"\xff"}', "exchange-refused"),
-        (400, b"[" * 60_000, "exchange-refused"),
-        (400, said(-2015, "x" * 65_536), "exchange-refused"),  # no error of the exchange is as long
-        (201, b"{}", "exchange-answer-invalid"),
-        (204, b"", "exchange-answer-invalid"),
+BANNED = said(-1003, BAN_TEXT.format(NOW))
+MAINTENANCE = b'{"239999":{"x":"canary"}}'
+ODD = [
+    b'{"code":"-2015"}',
+    b'[{"code":-2015}]',
+    b'{"code":-2015,"msg":"\xff"}',
+    b"[" * 60_000,
+    said(-2015, "x" * 65_536),
+]
+"""Bodies that hold no code by the exchange's form: not a number, no object, no UTF-8, too deep, too long."""
+
+MEANINGS = {
+    "exchange-rate-limited": [(429, said(-1003)), (429, said(-1015)), (429, HTML), (429, b""), (400, said(-1003))],
+    "exchange-banned": [(418, BANNED), (418, HTML), (418, b""), (418, said(-2015)), (429, BANNED), (403, BANNED)],
+    "exchange-unavailable": [
+        *((500, b""), (502, HTML), (503, said(-1001)), (503, said(-1008)), (599, b"")),
+        *((400, said(-1016)), (200, said(-1016)), (200, MAINTENANCE), (503, MAINTENANCE)),
     ],
+    "exchange-timeout": [(408, said(-1007)), (408, b"")],
+    "exchange-rejected-credentials": [
+        *((401, said(-2014)), (401, said(-2015)), (400, said(-1022)), (401, said(-1002)), (200, said(-2015))),
+    ],
+    "exchange-clock-skew": [(400, said(-1021))],
+    "exchange-blocked": [(403, HTML), (403, b""), (451, said(0))],
+    "exchange-endpoint-gone": [(404, said(-5000)), (400, said(-5000)), (404, HTML)],
+    "exchange-refused": [
+        (300, b""),
+        (301, b""),
+        (304, b""),
+        (400, said(-1102)),
+        (401, b""),
+        *((400, body) for body in ODD),
+    ],
+    "exchange-answer-invalid": [(201, b"{}"), (204, b"")],
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "problem"), [(*answer, problem) for problem, answers in MEANINGS.items() for answer in answers]
 )
 def test_an_answers_status_and_body_tell_what_went_wrong(status: int, body: bytes, problem: str) -> None:
     error = error_in(Answer(status, {}, body), NOW)

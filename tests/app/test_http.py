@@ -1,0 +1,220 @@
+"""HTTP itself: HEAD, headers, problems, request ids, health, and what the gateway says of itself."""
+
+import hashlib
+import re
+
+import pytest
+
+import service
+from simulator.signature import DEMO_API_KEY
+from tests.app.conftest import MakeStage
+from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, problem
+
+EVERY_PATH = [*LISTS, *ITEMS, "/v1/accounts", "/v1/status", "/healthz", "/readyz"]
+BROKEN = [
+    f"{ASSETS}/NONESUCH",
+    f"{ASSETS}?asset=btc",
+    f"{POSITIONS}/BTCUSD_PERP/LONG",
+    "/v1/accounts/other",
+    "/v1/nothing",
+]
+DATA_HEADERS = {
+    "age": "0",
+    "cache-control": "private, no-cache",
+    "cache-status": "coinm-gateway; hit; ttl=1",
+    "gateway-environment": "testing",
+    "gateway-snapshot-age": "0",
+    "gateway-snapshot-time": "2026-09-21T14:14:00.000Z",
+    "vary": "Authorization",
+    "x-content-type-options": "nosniff",
+}
+
+
+def _telling(headers: dict[str, str]) -> dict[str, str]:
+    """Without what is new with every request."""
+    return {name: value for name, value in headers.items() if name not in ("x-request-id", "content-length")}
+
+
+@pytest.mark.parametrize("path", [*EVERY_PATH, *BROKEN])
+async def test_head_is_get_without_a_body(stage: Stage, path: str) -> None:
+    gateway = await stage.warm()
+    get, head = await gateway.get(path), await gateway.ask("HEAD", path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert _telling(dict(head.headers)) == _telling(dict(get.headers))
+    if get.status_code == 200:
+        assert head.headers["content-length"] == str(len(get.content)) == get.headers["content-length"]
+
+
+@pytest.mark.parametrize("path", [*LISTS, *ITEMS])
+async def test_every_data_answer_says_how_fresh_it_is_and_so_does_a_304(stage: Stage, path: str) -> None:
+    gateway = await stage.warm()
+    answer = await gateway.get(path)
+    expected = DATA_HEADERS | ({"gateway-position-mode": "one-way"} if "assets" not in path else {})
+    assert expected.items() <= dict(answer.headers).items()
+    again = await gateway.get(path, if_none_match=answer.headers["etag"])
+    assert (again.status_code, again.content) == (304, b"")
+    assert (expected | {"etag": answer.headers["etag"]}).items() <= dict(again.headers).items()
+    assert ("gateway-position-mode" in answer.headers) is ("assets" not in path)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v2/accounts/main", f"{ACCOUNT}/orders", f"{BTC}/x/y/z"])
+@pytest.mark.parametrize("client", ["risk", None])
+async def test_other_paths_are_not_found(gateway: Replica, path: str, client: str | None) -> None:
+    answer = await gateway.get(path, client)
+    assert (answer.status_code, problem(answer)) == (404, "not-found")
+
+
+@pytest.mark.parametrize("path", EVERY_PATH)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+async def test_nothing_can_be_written(stage: Stage, gateway: Replica, path: str, method: str) -> None:
+    answer = await gateway.ask(method, path)
+    assert (answer.status_code, problem(answer)) == (405, "method-not-allowed")
+    allowed = {name.strip() for name in answer.headers["allow"].split(",")}
+    assert {"GET", "HEAD"} <= allowed <= {"GET", "HEAD", "OPTIONS"}
+    assert stage.exchange.calls.count() == 0
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW"])
+async def test_a_strange_method_is_a_405_too(gateway: Replica, method: str) -> None:
+    assert problem(await gateway.ask(method, ACCOUNT)) == "method-not-allowed"
+
+
+@pytest.mark.parametrize("path", [*EVERY_PATH, *BROKEN])
+@pytest.mark.parametrize("given", ["a", "Az09._-", "x" * 64])
+async def test_a_callers_request_id_is_kept(gateway: Replica, path: str, given: str) -> None:
+    answer = await gateway.get(path, x_request_id=given)
+    assert answer.headers.get_list("x-request-id") == [given]
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a/b", "ä", '"', "a,b", "<script>"])
+async def test_an_unfit_request_id_is_replaced(gateway: Replica, given: str) -> None:
+    answer = await gateway.caller.get("/v1/nothing", headers=[(b"x-request-id", given.encode())])
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+    assert problem(answer) == "not-found"
+
+
+async def test_requests_without_an_id_get_one_each(gateway: Replica) -> None:
+    ids = {(await gateway.get()).headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize("path", [*BROKEN, ACCOUNT])
+async def test_problems_are_not_to_be_stored(gateway: Replica, stage: Stage, path: str) -> None:
+    stage.fail("not-json")
+    answer = await gateway.get(path)
+    assert answer.headers["cache-control"] == "no-store"
+    assert "etag" not in answer.headers
+
+
+# Health.
+
+
+async def test_health_asks_nobody(stage: Stage, gateway: Replica) -> None:
+    stage.redis_server.connected, stage.transport.down = False, True
+    for path, status in (("/healthz", "ok"), ("/readyz", "ready")):
+        answer = await gateway.get(path, client=None)
+        assert (answer.status_code, answer.json()) == (200, {"status": status})
+    assert stage.exchange.calls.count() == 0
+
+
+async def test_a_banned_replica_without_redis_or_snapshot_is_still_ready(stage: Stage, gateway: Replica) -> None:
+    stage.redis_server.connected = False
+    stage.fail("418")
+    assert (await gateway.get()).status_code == 503
+    assert (await gateway.get("/readyz", client=None)).status_code == 200
+
+
+async def test_a_draining_replica_is_alive_not_ready_and_closes_its_connections(stage: Stage) -> None:
+    gateway = await stage.warm()
+    gateway.gateway.draining = True
+    for path, status in (("/healthz", 200), ("/readyz", 503), (BTC, 200), ("/v1/nothing", 404)):
+        answer = await gateway.get(path)
+        assert (answer.status_code, answer.headers["connection"]) == (status, "close")
+    assert (await gateway.get("/readyz")).json() == {"status": "draining"}
+
+
+# What there is.
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [
+        ("risk", [("main", None, None), ("other", None, None)]),
+        ("treasury", [("main", ["BTC", "ETH"], None)]),
+        ("longs", [("main", ["BTC"], ["LONG"])]),
+        ("nobody", []),
+    ],
+)
+async def test_accounts_are_listed_with_the_callers_grants(
+    make_stage: MakeStage, client: str, expected: list[tuple[str, list[str] | None, list[str] | None]]
+) -> None:
+    stage = make_stage(accounts={"main": None, "other": None})
+    answer = await (await stage.start()).get("/v1/accounts", client)
+    assert answer.json() == [
+        {"account": account, "environment": "testing", "assets": assets, "positionSides": sides}
+        for account, assets, sides in expected
+    ]
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_the_status_of_a_replica_that_has_asked_nothing_yet(gateway: Replica) -> None:
+    assert await gateway.status() == {
+        "environment": "testing",
+        "version": service.__version__,
+        "redis": "ok",
+        "clockOffsetMs": None,
+        "weight": {"used": 0, "ceiling": 1920, "resetsAt": "2026-09-21T14:15:00.000Z", "savedTotal": 0},
+        "notBefore": None,
+        "accounts": [
+            {
+                "account": "main",
+                "snapshotTime": None,
+                "ageMs": None,
+                "positionMode": None,
+                "lastRefresh": None,
+                "credential": hashlib.sha256(DEMO_API_KEY.encode()).hexdigest()[:8],
+                "notBefore": None,
+            }
+        ],
+    }
+
+
+async def test_the_status_follows_what_happens(stage: Stage) -> None:
+    gateway = await stage.warm(age=500)
+    await gateway.get()
+    await stage.advance(9_500)
+    stage.fail("418")
+    await gateway.get()
+    status = await gateway.status()
+    account = status.pop("accounts")[0]
+    assert status["weight"] == {
+        "used": 14,  # three times the clock, the listing, two signed calls
+        "ceiling": 1920,
+        "resetsAt": "2026-09-21T14:15:00.000Z",
+        "savedTotal": 5,
+    }
+    assert (status["clockOffsetMs"], status["notBefore"]) == (0, "2026-09-21T14:16:10.000Z")
+    assert account["lastRefresh"] == {"at": "2026-09-21T14:14:10.000Z", "outcome": "exchange-banned"}
+    assert (account["snapshotTime"], account["ageMs"]) == ("2026-09-21T14:14:00.000Z", 10_000)
+    assert (account["positionMode"], account["notBefore"]) == ("one-way", None)
+
+
+async def test_a_latched_credential_shows_in_its_accounts_status(stage: Stage, gateway: Replica) -> None:
+    stage.fail("-2015")
+    await gateway.get()
+    status = await gateway.status()
+    assert status["notBefore"] is None
+    assert status["accounts"][0]["notBefore"] == "2026-09-21T14:24:00.000Z"
+    await stage.advance(600_000)
+    assert (await gateway.status())["accounts"][0]["notBefore"] is None
+
+
+@pytest.mark.parametrize(
+    ("client", "accounts"), [("risk", ["main", "other"]), ("treasury", ["main"]), ("longs", ["main"]), ("nobody", [])]
+)
+async def test_the_status_shows_a_client_its_own_accounts(
+    make_stage: MakeStage, client: str, accounts: list[str]
+) -> None:
+    gateway = await make_stage(accounts={"main": None, "other": None}).start()
+    status = (await gateway.get("/v1/status", client)).json()
+    assert [account["account"] for account in status["accounts"]] == accounts

@@ -1,0 +1,159 @@
+import io
+import json
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+
+from service.settings import Secret
+from service.telemetry.logs import QUEUE_LINES, logging_to, redactor
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----"
+
+
+def logged(write: Callable[[Any], None], *secrets: str) -> str:
+    """What the log shows of what is written to it."""
+    stream = io.StringIO()
+    with logging_to(stream, secrets=map(Secret, secrets)):
+        write(structlog.get_logger("coinm.test"))
+    return stream.getvalue()
+
+
+def test_an_event_is_one_json_line() -> None:
+    text = logged(lambda log: log.warning("redis_away", kind="timeout\nx", port=6379, odd=object))
+    line = json.loads(text)
+    assert text.count("\n") == 1
+    assert (line["event"], line["level"], line["logger"], line["port"]) == ("redis_away", "warning", "coinm.test", 6379)
+    assert line["time"].endswith("Z")
+
+
+def test_lines_of_other_libraries_have_the_same_form() -> None:
+    line = json.loads(logged(lambda _: logging.getLogger("granian").warning("listening on %s", "port 1")))
+    assert (line["event"], line["level"], line["logger"]) == ("listening on port 1", "warning", "granian")
+
+
+def test_bound_context_is_in_the_line() -> None:
+    def write(log: Any) -> None:
+        with structlog.contextvars.bound_contextvars(request_id="r1"):
+            log.info("request")
+
+    assert json.loads(logged(write))["request_id"] == "r1"
+
+
+@pytest.mark.parametrize(
+    "secret", ["plain-canary", "ключ-canary", "regex.*(canary[", 'quoted"canary', r"back\slash-canary", "tab\tcanary"]
+)
+def test_a_known_secret_is_masked_wherever_it_stands(secret: str) -> None:
+    def write(log: Any) -> None:
+        text = f"with {secret} in it"
+        log.info(text, key=secret, nested={"list": [secret]})
+        log.error("failed", exc_info=ValueError(secret))
+        logging.getLogger("other").warning("failed %s", secret, exc_info=ValueError(secret))
+
+    text = logged(write, secret)
+    assert "canary" not in text
+    assert [json.loads(line)["event"] for line in text.splitlines()] == ["with … in it", "failed", "failed …"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("GET /dapi/v1/account?timestamp=1&signature=canary&x=1 failed", "timestamp=1&signature=…&x=1 failed"),
+        ("signature=ca%2Fnary%3D", "signature=…"),
+        ("Bearer cgw_0123456789canary", "Bearer …"),
+        (f"key {PEM.replace('MII', 'canary')} read", "read"),
+        ("-----BEGIN RSA PRIVATE KEY-----\ncanary cut off", "…"),
+    ],
+)
+def test_what_has_a_secrets_form_is_masked_though_nobody_knows_it(text: str, kept: str) -> None:
+    masked = redactor([])(text)
+    assert "canary" not in masked
+    assert kept in masked
+
+
+def test_each_line_of_a_private_key_is_masked_by_itself() -> None:
+    shown = redactor([Secret(PEM)])("parsing MIIEvQIBADANBgkq and hkiG9w0BAQEFAASC")
+    assert shown == "parsing … and …"
+
+
+def test_the_longest_of_overlapping_secrets_is_masked_whole() -> None:
+    assert redactor([Secret("secret"), Secret("secret-canary")])("x secret-canary x secret x") == "x … x … x"
+
+
+def test_words_too_short_to_hide_leave_the_log_readable() -> None:
+    assert redactor([Secret("main")])("account main") == "account main"
+
+
+def test_what_holds_no_secret_is_left_alone() -> None:
+    text = "signature checks took 5 ms for cgw_x; assets BTC, ETH"
+    assert redactor([Secret("another-secret")])(text) == text
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpcore"])
+def test_http_libraries_are_heard_from_warning_on(name: str) -> None:
+    def write(_: Any) -> None:
+        logging.getLogger(name).info("GET https://host/?signature=x")
+        logging.getLogger(f"{name}.connection").info("too")
+        logging.getLogger(name).warning("heard")
+
+    assert [json.loads(line)["event"] for line in logged(write).splitlines()] == ["heard"]
+
+
+def test_an_exception_being_handled_has_its_traceback_in_the_line() -> None:
+    def write(log: Any) -> None:
+        try:
+            raise ValueError("why")
+        except ValueError:
+            log.exception("failed")
+
+    assert "ValueError: why" in json.loads(logged(write))["exception"]
+
+
+class Stalled(io.StringIO):
+    """A reader of our output that takes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.released, self.drained = (threading.Event() for _ in range(3))
+
+    def write(self, text: str) -> int:
+        if self.reached.is_set():
+            self.drained.set()
+        self.reached.set()
+        assert self.released.wait(30)
+        return super().write(text)
+
+    def fill(self, extra: int) -> None:
+        """As many lines as the queue holds, and some more, while the first is being read."""
+        log = logging.getLogger("coinm.test")
+        log.info("first")
+        assert self.reached.wait(30)
+        for _ in range(QUEUE_LINES + extra):
+            log.info("line")
+
+
+def test_a_full_queue_drops_lines_and_counts_them_and_never_waits() -> None:
+    stream, dropped = Stalled(), list[int]()
+    with logging_to(stream, on_drop=lambda: dropped.append(1)):
+        stream.fill(extra=7)
+        assert len(dropped) == 7
+        stream.released.set()
+        assert stream.drained.wait(30)
+    assert stream.getvalue().count("\n") == 1 + QUEUE_LINES
+
+
+def test_ending_with_a_full_queue_loses_nothing_of_it() -> None:
+    stream = Stalled()
+    with logging_to(stream):
+        stream.fill(extra=0)
+        threading.Timer(0.05, stream.released.set).start()  # the reader comes back while logging ends
+    assert stream.getvalue().count("\n") == 1 + QUEUE_LINES
+
+
+def test_afterwards_logging_is_as_it_was() -> None:
+    logged(lambda log: log.info("x"))
+    assert logging.getLogger().handlers == []
+    assert not structlog.is_configured()

@@ -1,0 +1,57 @@
+"""The direction of the arrows in the design: who may import whom, read from the source itself."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import service
+
+ROOT = Path(service.__file__).parent
+FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
+
+# From the top down: a room imports only what stands below it; all but the domain read what is shared.
+ORDER = "__main__ cli check server app web gateway cache store exchange access account".split()  # noqa: SIM905
+SHARED = {"telemetry", "settings", "settings_file", "clock"}
+
+# `app` joins the parts, and so names their libraries' types; `check` tells what Redis refused.
+OWNERS = {"litestar": {"web", "app"}, "httpx": {"exchange", "app"}, "redis": {"store", "app", "check"}}
+
+
+def room(file: str) -> str:
+    return Path(file).parts[0].removesuffix(".py")
+
+
+def imports(file: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))):
+        match node:
+            case ast.Import(names):
+                yield from (each.name for each in names)
+            case ast.ImportFrom(module, names):
+                yield from (f"{module}.{each.name}" for each in names)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_room_imports_only_rooms_below(file: str) -> None:
+    own = room(file)
+    below = set(ORDER[ORDER.index(own) + 1 :]) if own in ORDER else set[str]()
+    allowed = below | {own, "__version__"} | (SHARED if own != "account" else set())
+    assert {name.split(".")[1] for name in imports(file) if name.startswith("service.")} <= allowed
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_library_stays_with_its_owners_and_tests_stay_outside(file: str) -> None:
+    packages = {name.split(".")[0] for name in imports(file)}
+    assert packages.isdisjoint({"simulator", "tests"})
+    assert {package for package in packages & OWNERS.keys() if room(file) not in OWNERS[package]} == set()
+
+
+def test_every_handler_guard_and_hook_is_async() -> None:
+    """A sync one would run in a thread, where nothing of ours expects to be."""
+    text = "\n".join((ROOT / file).read_text("utf-8") for file in FILES if room(file) in ("web", "app"))
+    handlers = re.findall(r"@(?:get|head|route)\(.*?\)\n\s*((?:async )?def) ", text, re.DOTALL)
+    hooks = re.findall(r"(?:guards|before_request|after_request|on_startup|on_shutdown)=\[?(\w+)", text)
+    assert set(handlers) == {"async def"}
+    assert set(hooks).isdisjoint(re.findall(r"^ *def (\w+)", text, re.MULTILINE))
