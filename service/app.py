@@ -18,7 +18,7 @@ from service.cache.ports import KeeperSettings
 from service.clock import Clock, SystemClock
 from service.exchange.client import ExchangeClient
 from service.exchange.egress import ADDRESS
-from service.exchange.signing import Credential, read_credential
+from service.exchange.signing import read_credential
 from service.exchange.source import AccountSource
 from service.exchange.transport import open_client
 from service.gateway import Gateway
@@ -97,10 +97,11 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
     link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
     stores = {
-        name: AccountStore(link, scripts, keys_of(settings, name, each.fingerprint), each.fingerprint)
+        name: AccountStore(link, scripts, keys_of(settings, name, each.identity), each.identity)
         for name, each in credentials.items()
     }
     exchange = ExchangeClient(settings.exchange, http, clock, metrics)
+    sources = {name: AccountSource(exchange, credential) for name, credential in credentials.items()}
     limits = {name: each.requests_per_second for name, each in settings.clients.items() if each.requests_per_second}
     gateway = Gateway(
         settings=settings,
@@ -111,9 +112,11 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
         exchange=exchange,
         redis=link,
         stores=stores,
-        keepers={},
+        keepers={
+            name: SnapshotKeeper(_keeping(settings, name), source, stores[name], metrics)
+            for name, source in sources.items()
+        },
     )
-    gateway.keepers = {name: _keeper(gateway, name, credential) for name, credential in credentials.items()}
     _observe(gateway)
     return gateway
 
@@ -126,8 +129,7 @@ async def close(gateway: Gateway) -> None:
     await gateway.redis.close()
 
 
-def _keeper(gateway: Gateway, account: str, credential: Credential) -> SnapshotKeeper:
-    settings = gateway.settings
+def _keeping(settings: Settings, account: str) -> KeeperSettings:
     freshness = settings.accounts[account].freshness
     windows = Windows(
         freshness.fresh_for,
@@ -135,9 +137,7 @@ def _keeper(gateway: Gateway, account: str, credential: Credential) -> SnapshotK
         freshness.stale_if_error,
         freshness.min_refresh_interval,
     )
-    source = AccountSource(gateway.exchange, credential)
-    keeping = KeeperSettings(account, windows, settings.exchange.timeout.seconds)
-    return SnapshotKeeper(keeping, source, gateway.stores[account], gateway.metrics)
+    return KeeperSettings(account, windows, settings.exchange.timeout.seconds)
 
 
 def _client(name: str, settings: ClientSettings) -> Client:

@@ -8,12 +8,12 @@ from redis.exceptions import RedisError
 
 from service.app import close
 from service.cache.keeper import SnapshotKeeper
-from service.exchange.budget import MINUTE
+from service.clock import timestamp
+from service.exchange.budget import MINUTE, NO_HOLD
 from service.exchange.client import ACCOUNT
 from service.exchange.errors import ExchangeError
 from service.gateway import Gateway
-from service.store.connection import AwayError, failure_kind
-from service.web.caching import timestamp
+from service.store.connection import FAILURES, failure_kind
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -46,19 +46,21 @@ async def run(gateway: Gateway, show: Show) -> None:
         show(await _clock(gateway))
         for keeper in gateway.keepers.values():
             show(await _account(gateway, keeper))
+            await keeper.share_holds(NO_HOLD, NO_HOLD)  # a refusal met here binds the replicas too
     finally:
         await close(gateway)
 
 
-async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str] | None:
-    """Forget the not-befores of the address and of these accounts; what was forgotten, or `None`: Redis is away."""
+async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
+    """Forget the not-befores of the address and of these accounts; what was forgotten.
+
+    Raises:
+        AwayError: Redis can't be reached: nothing more was forgotten.
+    """
     try:
-        cleared = [text for account in accounts for text in await _forget(gateway, account)]
-    except AwayError:
-        return None
+        return [text for account in accounts for text in await _forget(gateway, account)]
     finally:
         await close(gateway)
-    return cleared
 
 
 def _weight(gateway: Gateway) -> Finding:
@@ -78,7 +80,7 @@ async def _redis(gateway: Gateway) -> Sequence[Finding]:
         await next(iter(gateway.stores.values())).try_out()
         info = await redis.info()
     except (RedisError, OSError, TimeoutError) as exc:
-        return [Finding("redis", "fail", _REDIS_FAILURES[failure_kind(exc)])]
+        return [Finding("redis", "fail", FAILURES[failure_kind(exc)])]
     mode, role, policy = info.get("redis_mode"), info.get("role"), info.get("maxmemory_policy")
     findings = [Finding("redis", "ok", f"{mode}, {role}, version {info.get('redis_version')}, eviction {policy}")]
     if mode == "cluster":
@@ -90,19 +92,11 @@ async def _redis(gateway: Gateway) -> Sequence[Finding]:
     return findings
 
 
-_REDIS_FAILURES = {
-    "refused": "it refuses our password or user (or the ACL lacks a command): a configuration error",
-    "read-only": "it is read-only: expected the master",
-    "busy": "no free connection",
-    "timeout": "no answer in time",
-    "unreachable": "no connection",
-}
-
-
 async def _clock(gateway: Gateway) -> Finding:
     exchange = gateway.exchange
     try:
         await exchange.synchronise()
+        await exchange.load_listing()
     except ExchangeError as exc:
         return Finding("exchange", "fail", _explain(exc))
     offset, skew = exchange.clock.offset, exchange.clock.skew
@@ -114,7 +108,7 @@ async def _account(gateway: Gateway, keeper: SnapshotKeeper) -> Finding:
     """One signed call."""
     subject = f"account {keeper.account}"
     try:
-        snapshot = await keeper.source.fetch(forced=False)
+        snapshot = (await keeper.source.fetch(forced=False)).snapshot
     except ExchangeError as exc:
         return Finding(subject, "fail", _explain(exc))
     rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
@@ -140,5 +134,5 @@ async def _forget(gateway: Gateway, account: str) -> list[str]:
     return [
         f"{account}: {scope} not-before {timestamp(hold.until)} ({hold.problem}) cleared"
         for scope, hold in forgotten.items()
-        if hold.until
+        if hold.until > gateway.exchange.clock.now()
     ]

@@ -26,6 +26,7 @@ from service.server import ListenError
 from service.server import serve as serve_app
 from service.settings import NAME_PATTERN, Secret, Settings
 from service.settings_file import SettingsError, load, read_secret
+from service.store.connection import AwayError
 from service.telemetry import logs
 
 T = TypeVar("T")
@@ -64,6 +65,8 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
             _run(serve_app(app))
     except ListenError as exc:
         _fail(str(exc), 1)
+    except SettingsError as exc:
+        _fail(str(exc), 2)
 
 
 @main.command()
@@ -106,10 +109,11 @@ def resume(config: Path, account: str | None) -> None:
     if account is not None and account not in settings.accounts:
         _fail(f"--account: expected one of {', '.join(settings.accounts)}", 2)
     app = _create(settings)
-    with _silence():
-        cleared = _run(checks.resume(app.gateway, [account] if account else list(settings.accounts)))
-    if cleared is None:
-        _fail("Redis cannot be reached: nothing was cleared", 1)
+    try:
+        with _silence():
+            cleared = _run(checks.resume(app.gateway, [account] if account else list(settings.accounts)))
+    except AwayError as exc:
+        _fail(f"Redis: {exc}; nothing was cleared", 1)
     for text in cleared or ["nothing was remembered"]:
         click.echo(text)
 

@@ -5,7 +5,14 @@ are whole milliseconds.
 """
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
+
+# Linux' monotonic clock stands still while the machine is suspended, and ages must not.
+_STEADY: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+_LAST_SECOND = 253_402_300_799
+"""9999-12-31T23:59:59Z: what RFC 3339 can say."""
 
 
 class Clock(Protocol):
@@ -24,7 +31,14 @@ class SystemClock:
     """The machine's clocks."""
 
     def monotonic(self) -> int:
-        return time.monotonic_ns() // 1_000_000
+        return time.clock_gettime_ns(_STEADY) // 1_000_000
 
     def epoch(self) -> int:
         return time.time_ns() // 1_000_000
+
+
+def timestamp(epoch_ms: int) -> str:
+    """RFC 3339, milliseconds, UTC; what is out of its range is told as its end."""
+    seconds, milliseconds = divmod(max(0, epoch_ms), 1000)
+    moment = datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"

@@ -6,6 +6,7 @@ only one that knows it, so that another server is one file away.
 
 import asyncio
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ import service
 from service.app import App
 from service.settings import Server as ServerSettings
 from service.settings import effective
+from service.settings_file import SettingsError
 
 log = structlog.get_logger("coinm.server")
 
@@ -40,6 +42,7 @@ async def serve(app: App, *, stop: asyncio.Event | None = None) -> None:
 
     Raises:
         ListenError: a port can't be had.
+        SettingsError: the TLS files are not what is expected.
     """
     settings = app.gateway.settings.server
     with _metrics_server(settings, app.gateway.metrics.registry):
@@ -90,9 +93,17 @@ async def _drain(app: App, seconds: float, stop: asyncio.Event) -> None:
 
 
 def _server(app: App, settings: ServerSettings) -> Server:
+    files = settings.tls_certificate_file, settings.tls_key_file
+    try:
+        return _granian(app, settings)
+    except OSError as exc:  # ssl.SSLError is one
+        raise SettingsError(f"{files[0]}: expected a certificate, with its key in {files[1]} ({exc})") from None
+
+
+def _granian(app: App, settings: ServerSettings) -> Server:
     return Server(
         app,
-        address=settings.host,
+        address=_address(settings.host),
         port=settings.port,
         interface=Interfaces.ASGI,
         http=HTTPModes.http1,  # `Connection: close` is how callers are told to go elsewhere; HTTP/2 forbids it
@@ -102,6 +113,15 @@ def _server(app: App, settings: ServerSettings) -> Server:
         ssl_cert=settings.tls_certificate_file,
         ssl_key=settings.tls_key_file,
     )
+
+
+def _address(host: str) -> str:
+    """The IP address of a host name: granian takes nothing else."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        raise ListenError(f"cannot listen on {host}: {exc.strerror}") from None
+    return str(found[0][4][0])
 
 
 @contextmanager

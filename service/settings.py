@@ -123,7 +123,7 @@ class Client(Table, frozen=True, kw_only=True):
     """Who may call; without grants it sees nothing."""
 
     token_sha256: list[Digest] = []
-    requests_per_second: Annotated[float, Meta(gt=0)] | None = None
+    requests_per_second: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
     accounts: dict[str, ClientGrant] = {}
 
 

@@ -10,7 +10,7 @@ import tomllib
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -33,6 +33,10 @@ T = TypeVar("T")
 MAX_RECV_WINDOW = 60_000
 """Ms; the exchange's own bound."""
 
+MIN_WEIGHT = 9
+"""A minute and address: what the first refresh of all costs (the account 5, the clock's samples 3, exchangeInfo 1)."""
+
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 
@@ -135,9 +139,13 @@ class _Reader:
             if not re.fullmatch(r".+:[0-9]{1,5}", sentinel):
                 self._fail("redis.sentinels", 'expected "host:port"')
         if not given:
-            return msgspec.structs.replace(redis, url="redis://127.0.0.1:6379/0")
-        if redis.url is not None and urlsplit(redis.url).scheme not in ("redis", "rediss", "unix"):
-            self._fail("redis.url", "expected redis://, rediss:// or unix://")
+            redis = msgspec.structs.replace(redis, url="redis://127.0.0.1:6379/0")
+        if redis.url is not None:
+            fault = redis_url_fault(redis.url)
+            if fault is not None:
+                self._fail("redis.url", fault)
+            if redis.ca_file is not None and not redis.url.startswith("rediss:"):
+                self._fail("redis.ca_file", "expected with rediss:// or sentinels only")
         return redis
 
     def _check_server(self, server: Server) -> None:
@@ -145,9 +153,9 @@ class _Reader:
             self._fail("server", "expected tls_certificate_file and tls_key_file together")
 
     def _check_exchange(self, exchange: Exchange) -> None:
-        parts = urlsplit(exchange.base_url)
-        if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc:
-            self._fail("exchange.base_url", "expected https://HOST")
+        parts = _split(exchange.base_url)
+        if parts is None or parts.scheme not in ("https", "http") or not _HOST.fullmatch(parts.netloc):
+            self._fail("exchange.base_url", "expected https://HOST or https://HOST:PORT")
         if parts.path.strip("/") or parts.query or parts.fragment:
             self._fail("exchange.base_url", "expected no path: the gateway knows the exchange's paths")
         if parts.scheme == "http" and not _is_loopback(parts.hostname):
@@ -156,6 +164,11 @@ class _Reader:
             self._fail("exchange.recv_window", "expected more than 0 and at most 60s")
         if exchange.timeout <= 0:
             self._fail("exchange.timeout", "expected more than 0")
+        if exchange.weight_limit * exchange.weight_share < MIN_WEIGHT:
+            self._fail(
+                "exchange.weight_limit",
+                f"expected weight_share of it to be at least {MIN_WEIGHT}",
+            )
 
     def _check_freshness(self, where: str, freshness: Freshness) -> None:
         if freshness.fresh_for <= 0:
@@ -171,7 +184,7 @@ class _Reader:
                         f"expected a token of its own, not {holders[digest]}'s",
                     )
 
-    def _tables(self, where: str, tables: object, also: str = "") -> dict[str, dict[str, Any]]:
+    def _tables(self, where: str, tables: object, also: str | None = None) -> dict[str, dict[str, Any]]:
         if not isinstance(tables, dict):
             self._fail(where, "expected a table")
         named = cast("dict[str, Any]", tables)
@@ -204,6 +217,25 @@ class _Reader:
 
     def _fail(self, key: str, expected: str) -> NoReturn:
         raise SettingsError(f"{self._path}: {key}: {expected}" if key else f"{self._path}: {expected}")
+
+
+def redis_url_fault(url: str) -> str | None:
+    """What is wrong with an address of Redis, if anything; never quotes it, for it may hold a password."""
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("redis", "rediss", "unix"):
+        return "expected redis://, rediss:// or unix://"
+    if parts.query:
+        return "expected no query: it would override the gateway's own time-outs"
+    return None
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # checked only when it is read
+    except ValueError:
+        return None
+    return parts
 
 
 def _duration(text: str) -> Duration:

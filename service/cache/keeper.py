@@ -9,17 +9,28 @@ import asyncio
 from collections.abc import Mapping
 
 import structlog
+from msgspec.structs import replace
 
 from service.account import snapshot as snapshots
 from service.account.selection import Views
 from service.account.snapshot import MalformedAccountError, Snapshot
 from service.cache import policy
 from service.cache.flight import SingleFlight
-from service.cache.policy import Decision, Demand, Refresh, RefreshReason, Refuse, Serve, ServeAndRefresh, Situation
-from service.cache.ports import Held, KeeperSettings, LastRefresh, Outcome, Result, Served, SharedStore, Source
+from service.cache.policy import (
+    Decision,
+    Demand,
+    FreshnessUnmetError,
+    Refresh,
+    Refuse,
+    Serve,
+    ServeAndRefresh,
+    Situation,
+)
+from service.cache.ports import Held, KeeperSettings, LastRefresh, Outcome, Result, Served, SharedStore, Source, Waited
 from service.exchange import budget
 from service.exchange.budget import Barrier, Failures
-from service.exchange.errors import ExchangeError, ExchangeTimeoutError
+from service.exchange.client import Fetched
+from service.exchange.errors import ExchangeError, ExchangeTimeoutError, RefreshFaultError, WeightBudgetSpentError
 from service.store.entries import Entry, Look
 from service.telemetry.metrics import Metrics
 
@@ -30,8 +41,8 @@ GRACE = 3.0
 LOOK_INTERVAL = 200
 """Ms between looks in Redis by a replica that may not ask the exchange itself."""
 
-MAX_LEAD = 2_000
-"""Ms. The exchange refuses timestamps 1 s ahead of its clock, so what was "asked for" later than this is not ours."""
+MAX_WAITS = 3
+"""Refreshes that one read waits for: that of others which is under way, its own, and one for bad luck."""
 
 _BARRED = frozenset({"not-before", "backoff", "weight-budget"})
 
@@ -43,10 +54,12 @@ class _Read:
         self.demand = demand
         self.arrival = arrival
         self.looked = False
-        self.refresh: RefreshReason | None = None
-        self.led = False
-        self.outcome: Outcome | None = None
-        self.failure: ExchangeError | None = None
+        self.waits = 0
+        self.waited: Waited | None = None
+
+    @property
+    def failure(self) -> ExchangeError | None:
+        return self.waited.failure if self.waited else None
 
 
 class SnapshotKeeper:
@@ -74,8 +87,8 @@ class SnapshotKeeper:
         return None if self.held is None else self._age_of(self.held)
 
     @property
-    def margin_assets(self) -> Mapping[str, str]:
-        """Symbols to margin assets, as the views are cut by."""
+    def margin_assets(self) -> Mapping[str, str] | None:
+        """Symbols to margin assets, as the views are cut by; `None`: not known before the next refresh."""
         return self.held.margin_assets if self.held else self.source.margin_assets
 
     async def get(self, demand: Demand) -> Served:
@@ -102,11 +115,16 @@ class SnapshotKeeper:
                     if served is not None:
                         return served
         except TimeoutError:
-            read.failure = ExchangeTimeoutError("the exchange did not answer in time")
-            read.looked = True
+            return self._without_waiting(read)
+
+    def _without_waiting(self, read: _Read) -> Served:
+        """The answer at a waiter's own deadline."""
+        late = ExchangeTimeoutError("the exchange did not answer in time")
+        read.looked = True
+        read.waited = Waited("expired", led=False, failure=late)
         served = self._at_once(policy.decide(self._situation(read)), read)
         if served is None:
-            raise read.failure
+            raise late
         return served
 
     def _at_once(self, decision: Decision, read: _Read) -> Served | None:
@@ -135,12 +153,16 @@ class SnapshotKeeper:
         return None
 
     async def _wait_for_refresh(self, read: _Read, decision: Refresh) -> None:
-        read.refresh = decision.reason
-        read.led = not self._flight.active
+        read.waits += 1
+        if read.waits > MAX_WAITS:
+            raise FreshnessUnmetError("what refreshes bring is too old for the demand")
+        waited = Waited(decision.reason, led=not self._flight.active)
         try:
-            read.outcome = await self._flight.join(lambda: self._refresh(decision.acceptable, forced=decision.forced))
+            outcome = await self._flight.join(lambda: self._refresh(decision.acceptable, forced=decision.forced))
         except ExchangeError as exc:
-            read.failure = exc
+            read.waited = replace(waited, failure=exc.again())
+        else:
+            read.waited = replace(waited, outcome=outcome)
 
     def _age_of(self, held: Held) -> int:
         return max(0, self._monotonic() - held.asked)
@@ -148,7 +170,7 @@ class SnapshotKeeper:
     def _situation(self, read: _Read) -> Situation:
         age = self.age
         if read.failure is not None:
-            barrier: Barrier | None = Barrier("stale-if-error", read.failure, read.failure.retry_at or 0)
+            barrier: Barrier | None = Barrier("stale-if-error", read.failure)
         else:
             barrier = self._barrier(forced=policy.is_forced(self._windows, age))
         return Situation(self._windows, read.demand, age, self._monotonic() - read.arrival, barrier)
@@ -157,17 +179,18 @@ class SnapshotKeeper:
         """Why the exchange can't be asked now: a not-before, failures of a moment ago, or the weight."""
         barrier = self.source.barrier(forced=forced)
         failures = self._failures
-        if barrier is None and failures is not None and failures.until > self.source.clock.now():
-            return Barrier("backoff", failures.error, failures.until)
-        return barrier
+        if barrier is not None or failures is None:
+            return barrier
+        pause = failures.until - self._monotonic()
+        return Barrier("backoff", failures.error.again(self.source.clock.now() + pause)) if pause > 0 else None
 
     def _served(self, held: Held, reason: Result, read: _Read) -> Served:
-        age = self._age_of(held)
-        result = reason
-        if read.outcome == "fetched":
-            result = "stored" if read.led else "collapsed"
+        age, waited, result = self._age_of(held), read.waited, reason
+        if waited is not None and waited.outcome == "fetched" and reason in ("fresh", "recent"):
+            result = "stored" if waited.led else "collapsed"
         answered = read.failure.answered if read.failure else None
-        return Served(held, age, self._windows.fresh_for - age, result, read.refresh, answered)
+        refresh = waited.reason if waited else None
+        return Served(held, age, self._windows.fresh_for - age, result, refresh, answered)
 
     async def _refresh(self, acceptable: int, *, forced: bool) -> Outcome:
         """One flight: adopt what another replica has if it is young enough, else ask the exchange."""
@@ -182,27 +205,30 @@ class SnapshotKeeper:
 
     async def _fetch(self, *, forced: bool) -> None:
         try:
-            snapshot = await self.source.fetch(forced=forced)
+            fetched = await self.source.fetch(forced=forced)
         except ExchangeError as exc:
             await self._remember(exc)
             raise
-        clock = self.source.clock
+        except Exception as exc:
+            log.exception("refresh_fault", account=self.account)
+            fault = RefreshFaultError("the gateway failed; its log has the trace")
+            await self._remember(fault)
+            raise fault from exc
         self._failures = None
-        self.last_refresh = LastRefresh(clock.now(), "ok")
-        self._adopt(snapshot, clock.now() - snapshot.asked_at, self.source.margin_assets)
-        await self._share(snapshot)
+        self.last_refresh = LastRefresh(self.source.clock.now(), "ok")
+        self._adopt(fetched.snapshot, fetched.asked, self.source.margin_assets or {})
+        await self._share(fetched)
 
     async def _remember(self, error: ExchangeError) -> None:
         """What a failed refresh leaves behind: a not-before for every replica, or a pause."""
-        now = self.source.clock.now()
-        self.last_refresh = LastRefresh(now, error.problem)
+        self.last_refresh = LastRefresh(self.source.clock.now(), error.problem)
         log.warning(
             "refresh_failed", account=self.account, problem=error.problem, answered=error.answered, code=error.code
         )
-        if self.source.barrier(forced=False) is None:
-            self._failures = budget.failures_after(self._failures, error, now)
-            error.retry_at = self._failures.until
-        await self._share_holds(budget.NO_HOLD, budget.NO_HOLD)
+        if self.source.barrier(forced=False) is None and not isinstance(error, WeightBudgetSpentError):
+            self._failures = budget.failures_after(self._failures, error, self._monotonic())
+            error.retry_at = self.source.clock.now() + self._failures.until - self._monotonic()
+        await self.share_holds(budget.NO_HOLD, budget.NO_HOLD)
 
     async def _look_now_and_then(self) -> None:
         if self._monotonic() - self._looked >= LOOK_INTERVAL:
@@ -216,11 +242,11 @@ class SnapshotKeeper:
         if look is None:
             return
         self.source.learn(look.address, look.credential)
-        await self._share_holds(look.address, look.credential)
+        await self.share_holds(look.address, look.credential)
         if look.entry is not None:
             self._adopt_shared(look, look.entry)
 
-    async def _share_holds(self, address: budget.Hold, credential: budget.Hold) -> None:
+    async def share_holds(self, address: budget.Hold, credential: budget.Hold) -> None:
         """Share a not-before that Redis doesn't have: it is new, or Redis has lost it or was away."""
         if self.source.address_hold > address:
             await self._shared.hold_address(self.source.address_hold)
@@ -228,28 +254,36 @@ class SnapshotKeeper:
             await self._shared.hold_credential(self.source.credential_hold)
 
     def _adopt_shared(self, look: Look, entry: Entry) -> None:
+        """Take over what another replica fetched.
+
+        Its age is what its remaining life tells. By the exchange's clock it may be older, where this replica has
+        measured that; never younger, however wrong the clock was of who stored it.
+        """
         clock = self.source.clock
-        age = clock.now() - entry.asked_at if clock.offset else entry.life - look.remaining
+        lived = entry.life - look.remaining
+        age = max(lived, clock.now() - entry.asked_at) if clock.measured else lived
+        if look.remaining <= 0 or lived < 0:
+            log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
+            return
         try:
-            if age < -MAX_LEAD:
-                raise MalformedAccountError("it comes from the future")
             snapshot = snapshots.parse(entry.body, entry.asked_at, entry.margin_assets)
         except MalformedAccountError as exc:
             log.error("shared_snapshot_refused", account=self.account, reason=str(exc))  # noqa: TRY400 - no traceback
             return
-        self._adopt(snapshot, age, entry.margin_assets)
+        self._adopt(snapshot, self._monotonic() - age, entry.margin_assets)
 
-    def _adopt(self, snapshot: Snapshot, age: int, margin_assets: Mapping[str, str]) -> None:
+    def _adopt(self, snapshot: Snapshot, asked: int, margin_assets: Mapping[str, str]) -> None:
         """Take a snapshot into memory unless what is there was asked for later, by this machine's steady clock."""
-        asked = self._monotonic() - max(0, age)
         if self.held is None or asked >= self.held.asked:
             self.held = Held(snapshot, Views(snapshot), asked, margin_assets)
 
-    async def _share(self, snapshot: Snapshot) -> None:
+    async def _share(self, fetched: Fetched) -> None:
+        if self.source.clock.offset is None:
+            return  # other replicas would take this machine's clock for the exchange's
         if self._generation is None:
             self._generation = await self._shared.prove()
-        life = self._windows.hard_cap
-        remaining = life - (self.age or 0)
+        life, snapshot = self._windows.hard_cap, fetched.snapshot
+        remaining = life - (self._monotonic() - fetched.asked)
         if self._generation is not None and remaining > 0:
-            entry = Entry(snapshot.body, snapshot.asked_at, self._generation, life, self.source.margin_assets)
+            entry = Entry(snapshot.body, snapshot.asked_at, self._generation, life, self.source.margin_assets or {})
             await self._shared.keep(entry, remaining)

@@ -9,7 +9,9 @@ from service.account.selection import Views
 from service.account.snapshot import Snapshot
 from service.cache.policy import RefreshReason, ServeReason, Windows
 from service.exchange.budget import Barrier, Hold
+from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
+from service.exchange.errors import ExchangeError
 from service.store.entries import Entry, Look
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
@@ -26,7 +28,7 @@ class Source(Protocol):
     fingerprint: str
     """What the credential is called."""
 
-    async def fetch(self, *, forced: bool) -> Snapshot: ...
+    async def fetch(self, *, forced: bool) -> Fetched: ...
 
     def barrier(self, *, forced: bool) -> Barrier | None: ...
 
@@ -35,7 +37,7 @@ class Source(Protocol):
     def degrade(self, *, degraded: bool) -> None: ...
 
     @property
-    def margin_assets(self) -> Mapping[str, str]: ...
+    def margin_assets(self) -> Mapping[str, str] | None: ...
 
     @property
     def address_hold(self) -> Hold: ...
@@ -90,6 +92,16 @@ class Served(msgspec.Struct, frozen=True):
     """Why a refresh was waited for, if one was."""
     answered: int | None = None
     """The exchange's status, where a failed refresh is behind a stale answer."""
+
+
+class Waited(msgspec.Struct, frozen=True):
+    """What came of waiting for a refresh."""
+
+    reason: RefreshReason
+    led: bool
+    """Whether the refresh was begun for this caller."""
+    outcome: Outcome | None = None
+    failure: ExchangeError | None = None
 
 
 class LastRefresh(msgspec.Struct, frozen=True):

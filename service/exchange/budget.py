@@ -1,6 +1,7 @@
 """When the exchange may be asked: weight, not-before, back-off. Pure: values and times in, values out.
 
-All times are epoch ms on the exchange's clock, because its minutes and bans are what is counted.
+Times are epoch ms on the exchange's clock, because its minutes and bans are what is counted; our own pauses are
+monotonic ms, because they are only ours.
 """
 
 from typing import Literal, TypeAlias
@@ -39,11 +40,10 @@ BarrierReason: TypeAlias = Literal["not-before", "backoff", "weight-budget", "st
 
 
 class Barrier(msgspec.Struct, frozen=True):
-    """Why the exchange can't be asked now, and until when."""
+    """Why the exchange can't be asked now; the error says until when."""
 
     reason: BarrierReason
     error: ExchangeError
-    until: int
 
 
 class Hold(msgspec.Struct, frozen=True, order=True):
@@ -59,7 +59,7 @@ NO_HOLD = Hold()
 
 
 class Failures(msgspec.Struct, frozen=True):
-    """Refreshes that failed in a row, the last one's error, and when the next may be tried."""
+    """Refreshes that failed in a row, the last one's error, and when the next may be tried (ms, monotonic)."""
 
     count: int
     error: ExchangeError
@@ -92,7 +92,10 @@ class Window(msgspec.Struct, frozen=True):
 def window_at(window: Window, now: int) -> Window:
     """The window in force: a new minute starts at zero but for what is still under way."""
     minute = now // MINUTE
-    return window if minute <= window.minute else Window(minute, pending=window.pending)
+    if minute > window.minute:
+        return Window(minute, pending=window.pending)
+    # The clock has been put right: what was counted under a minute that is yet to come counts for this one.
+    return window if minute == window.minute else replace(window, minute=minute)
 
 
 def reserve(window: Window, weight: int, *, forced: bool) -> Window:
@@ -101,7 +104,7 @@ def reserve(window: Window, weight: int, *, forced: bool) -> Window:
 
 
 def settle(window: Window, weight: int, reported: int | None) -> Window:
-    """An answer came; `reported` is the exchange's count, `None` where it has no figure."""
+    """An answer came; `reported` is the exchange's count, `None` where it has no figure for this minute."""
     figure = max(window.reported, reported or 0)
     return replace(window, pending=window.pending - weight, spent=window.spent + weight, reported=figure)
 
@@ -121,7 +124,7 @@ class Ceiling(msgspec.Struct, frozen=True):
 
 def overspent(window: Window, weight: int, ceiling: Ceiling, *, forced: bool) -> bool:
     """Whether one more call would pass our share of the address's weight."""
-    if forced and window.forced + weight > ceiling.address * FORCED_SHARE:
+    if forced and window.forced + weight > ceiling.replica * FORCED_SHARE:
         return True
     return window.used + weight > ceiling.address or window.own + weight > ceiling.replica
 
@@ -131,14 +134,14 @@ def weight_barrier(window: Window) -> Barrier:
     error = WeightBudgetSpentError(
         "our share of the address's request weight is spent until the exchange's next minute", retry_at=until
     )
-    return Barrier("weight-budget", error, until)
+    return Barrier("weight-budget", error)
 
 
 def hold_barrier(hold: Hold) -> Barrier:
     """A remembered refusal as a barrier; problem types that a newer release wrote count as a ban."""
     error = ERRORS.get(hold.problem, ExchangeBannedError)
     detail = f"{error.title.lower()}; it is not asked until then"
-    return Barrier("not-before", error(detail, retry_at=hold.until), hold.until)
+    return Barrier("not-before", error(detail, retry_at=hold.until))
 
 
 def next_minute(now: int) -> int:
@@ -170,4 +173,4 @@ def failures_after(before: Failures | None, error: ExchangeError, now: int) -> F
     """1 s after the first failure in a row, doubling to 30 s."""
     count = before.count + 1 if before else 1
     pause = min(FIRST_BACKOFF * 2 ** min(count - 1, 10), MAX_BACKOFF)
-    return Failures(count, error, now + pause)
+    return Failures(count, error.again(), now + pause)

@@ -4,7 +4,8 @@ Each passes the same gate: barrier, reservation, call, settlement. Paths are con
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import httpx
 import msgspec
@@ -23,6 +24,8 @@ from service.exchange.errors import (
     ExchangeClockSkewError,
     ExchangeError,
     ExchangeTimeoutError,
+    RefreshFaultError,
+    WeightBudgetSpentError,
 )
 from service.exchange.listing import Listing
 from service.exchange.signing import Credential
@@ -51,14 +54,21 @@ class Endpoint(msgspec.Struct, frozen=True):
     weight: int
 
 
-PING = Endpoint("ping", "/dapi/v1/ping", 1)
 TIME = Endpoint("time", "/dapi/v1/time", 1)
 EXCHANGE_INFO = Endpoint("exchangeInfo", "/dapi/v1/exchangeInfo", 1)
 ACCOUNT = Endpoint("account", "/dapi/v1/account", 5)
 
 
+# 2017, before which there was no such exchange, to 2100: a clock outside of it is not one.
+_ServerTime = Annotated[int, msgspec.Meta(ge=1_483_228_800_000, le=4_102_444_800_000)]
+
+
+REFRESH_WEIGHT = ACCOUNT.weight + SAMPLES * TIME.weight + EXCHANGE_INFO.weight
+"""What the first refresh of all costs."""
+
+
 class _Time(msgspec.Struct, rename="camel"):
-    server_time: int
+    server_time: _ServerTime
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -68,6 +78,32 @@ class Call(msgspec.Struct, frozen=True):
     query: bytes = b""
     credential: Credential | None = None
     forced: bool = False
+
+    @property
+    def scope(self) -> str:
+        """Whose not-before binds it besides the address's."""
+        return self.credential.identity if self.credential else ADDRESS
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-mbx-apikey": self.credential.api_key.reveal()} if self.credential else {}
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A new snapshot, and when it was asked for by this machine's steady clock (monotonic ms)."""
+
+    snapshot: Snapshot
+    asked: int
+
+
+class _Refresh:
+    """One refresh under way: what it is for, and what has happened to it."""
+
+    def __init__(self, credential: Credential, *, forced: bool) -> None:
+        self.credential = credential
+        self.forced = forced
+        self.resynchronised = False
+        self.failure: ExchangeError | None = None
 
 
 class ExchangeClient:
@@ -80,11 +116,11 @@ class ExchangeClient:
         self._metrics = metrics
         self.clock = ExchangeClock(clock)
         self.egress = Egress(settings, self.clock)
-        self.listing = Listing()
+        self.listing: Listing | None = None
         self._listing_due = self._clock_due = self._monotonic()
         self._measuring = asyncio.Lock()
 
-    async def account(self, credential: Credential, *, forced: bool = False) -> Snapshot:
+    async def account(self, credential: Credential, *, forced: bool = False) -> Fetched:
         """One refresh: the account as the exchange has it now, within the configured time.
 
         Raises:
@@ -93,7 +129,7 @@ class ExchangeClient:
         try:
             async with asyncio.timeout(self._settings.timeout.seconds):
                 await self._prepare()
-                return await self._retrying()(self._account, credential, forced)
+                return await _retrying()(self._account, _Refresh(credential, forced=forced))
         except TimeoutError:
             raise ExchangeTimeoutError("the exchange did not answer in time") from None
 
@@ -116,46 +152,71 @@ class ExchangeClient:
             self.listing = listing.parse(answer.body)
         except ValueError as exc:
             raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None
-        self.egress.live_limit = self.listing.weight_limit
+        self._heed(self.listing.weight_limit)
+        self._listing_due = self._monotonic() + LISTING_MAX_AGE
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    def _heed(self, live_limit: int | None) -> None:
+        """The exchange's own limit lowers ours; one that no refresh would fit in is taken for a misprint."""
+        if live_limit is not None and live_limit * self._settings.weight_share < REFRESH_WEIGHT:
+            log.error("exchange_limit_ignored", limit=live_limit)
+            return
+        self.egress.live_limit = live_limit
 
     async def _prepare(self) -> None:
         """What a signed call wants to know first; one account at a time, the others find it done."""
         async with self._measuring:
             now = self._monotonic()
-            if self.clock.due and now >= self._clock_due:
-                ready = await self._on_the_side(self.synchronise(), "clock")
-                self._clock_due = now if ready else now + SIDE_PAUSE
-            if now >= self._listing_due:
-                ready = await self._on_the_side(self.load_listing(), "listing")
-                self._listing_due = now + (LISTING_MAX_AGE if ready else SIDE_PAUSE)
+            if self.clock.due and now >= self._clock_due and not await self._on_the_side(self.synchronise):
+                self._clock_due = now + SIDE_PAUSE
+            if now >= self._listing_due and not await self._on_the_side(self.load_listing):
+                self._listing_due = now + SIDE_PAUSE
 
-    async def _on_the_side(self, call: Coroutine[object, object, None], what: str) -> bool:
+    async def _on_the_side(self, call: Callable[[], Awaitable[None]]) -> bool:
         """Whether a call worked that a refresh can do without; if not, the refresh goes on as it is."""
         try:
             async with asyncio.timeout(self._settings.timeout.seconds * SIDE_SHARE):
-                await call
+                await call()
         except (ExchangeError, TimeoutError) as exc:
-            log.warning("exchange_preparation_failed", what=what, error=_name(exc))
+            log.warning("exchange_preparation_failed", call=call.__name__, error=type(exc).__name__)
             return False
         return True
 
-    async def _account(self, credential: Credential, forced: bool) -> Snapshot:  # noqa: FBT001 - tenacity passes on
-        """One try, measured anew once if the exchange rejects our clock."""
+    async def _account(self, refresh: _Refresh) -> Fetched:
+        """One try. What is told in the end is what the exchange said, not that there was no weight for another."""
         try:
-            return await self._signed(credential, forced=forced)
-        except ExchangeClockSkewError:
-            await self.synchronise()
-            return await self._signed(credential, forced=forced)
+            return await self._in_time(refresh)
+        except WeightBudgetSpentError:
+            if refresh.failure is None:
+                raise
+            raise refresh.failure from None
+        except ExchangeError as exc:
+            refresh.failure = exc
+            raise
 
-    async def _signed(self, credential: Credential, *, forced: bool) -> Snapshot:
-        asked_at = self.clock.now()
-        query = credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
-        answer = await self._send(Call(ACCOUNT, query, credential, forced))
+    async def _in_time(self, refresh: _Refresh) -> Fetched:
+        """The signed call; if the exchange rejects our clock, measured anew and tried again, once a refresh."""
         try:
-            return snapshot.parse(answer.body, asked_at, self.listing.margin_assets)
+            return await self._signed(refresh)
+        except ExchangeClockSkewError as skew:
+            if refresh.resynchronised:
+                raise
+            refresh.resynchronised = True
+            try:
+                await self.synchronise()
+            except ExchangeError:
+                raise skew from None
+            return await self._signed(refresh)
+
+    async def _signed(self, refresh: _Refresh) -> Fetched:
+        asked, asked_at = self._monotonic(), self.clock.now()
+        query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
+        answer = await self._send(Call(ACCOUNT, query, refresh.credential, refresh.forced))
+        margin_assets = self.listing.margin_assets if self.listing else {}
+        try:
+            return Fetched(snapshot.parse(answer.body, asked_at, margin_assets), asked)
         except MalformedAccountError as exc:
             raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None
 
@@ -165,22 +226,18 @@ class ExchangeClient:
         received = self._monotonic()
         try:
             return Sample(sent, received, msgspec.json.decode(answer.body, type=_Time).server_time)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise ExchangeAnswerInvalidError("the exchange's time is not of the documented shape") from None
 
     async def _send(self, call: Call) -> Answer:
         """The gate: nothing is sent but through here."""
-        endpoint, credential = call.endpoint, call.credential
-        scope = credential.fingerprint if credential else ADDRESS
-        barrier = self.egress.barrier(scope, endpoint.weight, forced=call.forced)
+        barrier = self.egress.barrier(call.scope, call.endpoint.weight, forced=call.forced)
         if barrier is not None:
             raise barrier.error
-        headers = {"x-mbx-apikey": credential.api_key.reveal()} if credential else {}
-        self.egress.reserve(endpoint.weight, forced=call.forced)
-        self._metrics.weight_spent.labels(endpoint.name).inc(endpoint.weight)
-        outcome = "internal-error"
+        outcome = RefreshFaultError.problem
         try:
-            answer = await self._answered(endpoint, call.query, headers)
+            answer = await self._answered(call)
+            self.clock.see(answer.headers.get("date", ""))
             error = answers.error_in(answer, self.clock.now())
             outcome = error.problem if error else "ok"
         except asyncio.CancelledError:
@@ -190,41 +247,42 @@ class ExchangeClient:
             outcome = exc.problem
             raise
         finally:
-            self._metrics.exchange_calls.labels(endpoint.name, outcome).inc()
+            self._metrics.exchange_calls.labels(call.endpoint.name, outcome).inc()
         if error is not None:
-            self._remember(error, scope)
+            self._remember(error, call.scope)
             raise error
         return answer
 
-    async def _answered(self, endpoint: Endpoint, query: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send, and settle the reservation; a call that got no answer, for whatever reason, stays counted."""
+    async def _answered(self, call: Call) -> Answer:
+        """Reserve, send, settle; a call that got no answer, for whatever reason, stays counted."""
+        weight = call.endpoint.weight
+        minute = self.egress.reserve(weight, forced=call.forced)
+        self._metrics.weight_spent.labels(call.endpoint.name).inc(weight)
         try:
-            answer = await transport.fetch(self._http, endpoint.path, query, headers)
+            answer = await transport.fetch(self._http, call.endpoint.path, call.query, call.headers)
         except BaseException:
-            self.egress.abandon(endpoint.weight)
+            self.egress.abandon(weight)
             raise
-        self.egress.settle(endpoint.weight, answers.used_weight(answer))
+        self.egress.settle(weight, answers.used_weight(answer), minute)
         return answer
 
-    def _remember(self, error: ExchangeError, credential: str) -> None:
+    def _remember(self, error: ExchangeError, scope: str) -> None:
         """Let a refusal bind every later call: of the address, or of the credential that was rejected."""
         hold = budget.hold_after(error, self.clock.now())
-        if hold is not None:
-            error.retry_at = hold.until
-            self.egress.impose(credential if budget.is_credential(hold) else ADDRESS, hold)
+        if hold is None or (budget.is_credential(hold) and scope == ADDRESS):
+            return  # an unsigned call has no credential to reject
+        error.retry_at = hold.until
+        self.egress.impose(scope if budget.is_credential(hold) else ADDRESS, hold)
 
-    def _retrying(self) -> AsyncRetrying:
-        return AsyncRetrying(
-            retry=retry_if_exception(_is_transient),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE) + wait_random(0, FIRST_PAUSE / 2),
-            reraise=True,
-        )
+
+def _retrying() -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception(_is_transient),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE) + wait_random(0, FIRST_PAUSE / 2),
+        reraise=True,
+    )
 
 
 def _is_transient(exc: BaseException) -> bool:
     return isinstance(exc, ExchangeError) and exc.transient
-
-
-def _name(exc: ExchangeError | TimeoutError) -> str:
-    return exc.problem if isinstance(exc, ExchangeError) else ExchangeTimeoutError.problem

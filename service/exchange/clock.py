@@ -4,6 +4,7 @@ The offset is kept against the monotonic clock, so that a jump of the machine's 
 """
 
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -28,13 +29,17 @@ class Sample(msgspec.Struct, frozen=True):
         return self.received - self.sent
 
 
+DATE_ERROR = 1_000
+"""Ms by which an HTTP `Date` may be behind: it has whole seconds (RFC 9110 §5.6.7)."""
+
+
 class Offset(msgspec.Struct, frozen=True):
     """Exchange's epoch ms = local monotonic ms + `value`, give or take `error` (half a round trip)."""
 
     value: int
     error: int
-    measured: int
-    """Monotonic ms."""
+    measured: int | None
+    """Monotonic ms; `None`: only glimpsed in an answer's `Date`."""
 
 
 def estimate(samples: Sequence[Sample]) -> Offset:
@@ -48,8 +53,17 @@ def estimate(samples: Sequence[Sample]) -> Offset:
     return Offset(best.server - midpoint, error, best.received)
 
 
+def glimpse(date: str, received: int) -> Offset | None:
+    """A coarse offset from an answer's `Date`, received at this monotonic ms; `None` if it is no date."""
+    try:
+        server = int(parsedate_to_datetime(date).timestamp() * 1000)
+    except ValueError:
+        return None
+    return Offset(server - received, DATE_ERROR, None)
+
+
 class ExchangeClock:
-    """What time it is at the exchange; until measured, what this machine believes."""
+    """What time it is at the exchange; until it has answered anything, what this machine believes."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -60,7 +74,7 @@ class ExchangeClock:
         """Epoch ms, as near as known."""
         if self.offset is None:
             return self._clock.epoch()
-        return self._clock.monotonic() + self.offset.value
+        return self.monotonic() + self.offset.value
 
     def timestamp(self) -> int:
         """Epoch ms for signing: behind the exchange by the error's bound.
@@ -69,10 +83,24 @@ class ExchangeClock:
         """
         return self.now() - (self.offset.error if self.offset else 0)
 
+    def see(self, date: str) -> None:
+        """Take what an answer's `Date` tells, until the clock is measured.
+
+        Also a refusal has one: a ban that the first call of all meets is understood by the exchange's clock.
+        """
+        if self.offset is None:
+            self.offset = glimpse(date, self.monotonic())
+
+    @property
+    def measured(self) -> bool:
+        """Whether the offset is good to half a round trip."""
+        return self.offset is not None and self.offset.measured is not None
+
     @property
     def due(self) -> bool:
-        """Whether the offset is missing or old enough to be measured again."""
-        return self.offset is None or self._clock.monotonic() - self.offset.measured > MAX_AGE
+        """Whether the offset should be measured, for the first time or again."""
+        offset = self.offset
+        return offset is None or offset.measured is None or self.monotonic() - offset.measured > MAX_AGE
 
     @property
     def skew(self) -> int | None:

@@ -48,13 +48,15 @@ class Egress:
             return budget.weight_barrier(self.window)
         return None
 
-    def reserve(self, weight: int, *, forced: bool) -> None:
-        """Count a call before it is sent; `settle` or `abandon` follows."""
+    def reserve(self, weight: int, *, forced: bool) -> int:
+        """Count a call before it is sent; `settle` or `abandon` follows. Gives the minute it is sent in."""
         self._window = budget.reserve(self.window, weight, forced=forced)
+        return self._window.minute
 
-    def settle(self, weight: int, reported: int | None) -> None:
-        """The call was answered; `reported` is the exchange's count for the address, if it gave one."""
-        self._window = budget.settle(self.window, weight, reported)
+    def settle(self, weight: int, reported: int | None, minute: int) -> None:
+        """A call sent in `minute` was answered; `reported` is the exchange's count for the address then, if any."""
+        window = self.window
+        self._window = budget.settle(window, weight, reported if window.minute == minute else None)
 
     def abandon(self, weight: int) -> None:
         """No answer came."""
@@ -66,7 +68,8 @@ class Egress:
 
     def learn(self, scope: str, hold: Hold) -> None:
         """Take over a not-before if it overrides what is known: it only grows, but for a resume."""
-        self._holds[scope] = max(self.hold(scope), hold)
+        longest = self._clock.now() + budget.MAX_HOLD
+        self._holds[scope] = max(self.hold(scope), replace(hold, until=min(hold.until, longest)))
 
     def impose(self, scope: str, hold: Hold) -> None:
         """Remember a refusal of just now."""

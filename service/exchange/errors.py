@@ -11,13 +11,14 @@ ExchangeError                         status  who must act
 ├── ExchangeBlockedError                 502  the operator: firewall (403) or region (451)
 ├── ExchangeEndpointGoneError            502  the developers: the path is no more (404, -5000)
 ├── ExchangeRefusedError                 502  the developers: any other 3xx or 4xx
-└── ExchangeAnswerInvalidError           502  the developers: not the documented shape
+├── ExchangeAnswerInvalidError           502  the developers: not the documented shape
+└── RefreshFaultError                    500  the developers: a bug of ours while asking or understanding
 
 Each says the problem type and the status a caller is told. The exchange's own text never reaches a caller: it
 can hold an address, a URL, or anything at all.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ExchangeError(Exception):
@@ -50,6 +51,14 @@ class ExchangeError(Exception):
         self.code = code
         self.retry_at = retry_at
         self.transient = transient
+
+    def again(self, retry_at: int | None = None) -> Self:
+        """The same refusal as a new exception.
+
+        A raised one collects the traceback, and so the locals, of everyone it is raised to; what is remembered
+        must not.
+        """
+        return type(self)(self.detail, answered=self.answered, code=self.code, retry_at=retry_at or self.retry_at)
 
 
 class ExchangeRateLimitedError(ExchangeError):
@@ -116,6 +125,12 @@ class ExchangeAnswerInvalidError(ExchangeError):
     """A success that is not the documented shape."""
 
     problem, status, title = "exchange-answer-invalid", 502, "The exchange's answer is not an account"
+
+
+class RefreshFaultError(ExchangeError):
+    """Nobody foresaw it. Remembered like the exchange's failures, so that a bug can't hammer it."""
+
+    problem, status, title = "internal-error", 500, "A fault of the gateway"
 
 
 ERRORS: dict[str, type[ExchangeError]] = {error.problem: error for error in ExchangeError.__subclasses__()}

@@ -61,13 +61,15 @@ class Ed25519Signer:
 class Credential:
     """An account's API key and the signer that goes with it."""
 
-    __slots__ = ("api_key", "fingerprint", "signer")
+    __slots__ = ("api_key", "fingerprint", "identity", "signer")
 
-    def __init__(self, api_key: Secret, signer: Signer) -> None:
+    def __init__(self, api_key: Secret, secret: Secret, signer: Signer) -> None:
         self.api_key = api_key
         self.signer = signer
-        self.fingerprint = hashlib.sha256(api_key.reveal().encode()).hexdigest()[:8]
-        """What the gateway calls the key in logs, status and Redis: 8 hex digits of its SHA-256."""
+        self.fingerprint = _digest(api_key)[:8]
+        """What people call the key, in logs and status: 8 hex digits of its SHA-256."""
+        self.identity = _digest(api_key, secret)[:16]
+        """What the gateway knows the pair by, in Redis: a secret that was mended is another credential."""
 
     def __repr__(self) -> str:
         return f"<Credential {self.fingerprint}>"
@@ -87,7 +89,8 @@ def read_credential(account: Account) -> Credential:
     api_key = read_secret(account.api_key_file)
     if not _API_KEY.fullmatch(api_key.reveal()):
         raise SettingsError(f"{account.api_key_file}: expected one word of printable ASCII")
-    return Credential(api_key, _signer(read_secret(account.secret_key_file), account.secret_key_file))
+    secret = read_secret(account.secret_key_file)
+    return Credential(api_key, secret, _signer(secret, account.secret_key_file))
 
 
 def _signer(secret: Secret, file: Path) -> Signer:
@@ -104,6 +107,10 @@ def _signer(secret: Secret, file: Path) -> Signer:
     if isinstance(key, Ed25519PrivateKey):
         return Ed25519Signer(key)
     raise SettingsError(f"{file}: expected an RSA or Ed25519 private key")
+
+
+def _digest(*secrets: Secret) -> str:
+    return hashlib.sha256("\n".join(secret.reveal() for secret in secrets).encode()).hexdigest()
 
 
 def _in_query(signature: bytes) -> bytes:

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from service.account.snapshot import Snapshot
 from service.exchange.budget import Barrier, Hold
-from service.exchange.client import ACCOUNT, ExchangeClient
+from service.exchange.client import ACCOUNT, ExchangeClient, Fetched
 from service.exchange.egress import ADDRESS
 from service.exchange.signing import Credential
 
@@ -17,8 +16,9 @@ class AccountSource:
         self.credential = credential
         self.clock = client.clock
         self.fingerprint = credential.fingerprint
+        self._identity = credential.identity
 
-    async def fetch(self, *, forced: bool) -> Snapshot:
+    async def fetch(self, *, forced: bool) -> Fetched:
         """The account as the exchange has it now.
 
         Raises:
@@ -28,12 +28,12 @@ class AccountSource:
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the account can't be asked for now, or `None`."""
-        return self.client.egress.barrier(self.fingerprint, ACCOUNT.weight, forced=forced)
+        return self.client.egress.barrier(self._identity, ACCOUNT.weight, forced=forced)
 
     @property
-    def margin_assets(self) -> Mapping[str, str]:
-        """Symbols to margin assets, as far as exchangeInfo has been read."""
-        return self.client.listing.margin_assets
+    def margin_assets(self) -> Mapping[str, str] | None:
+        """Symbols to margin assets; `None` while exchangeInfo has not been read."""
+        return self.client.listing.margin_assets if self.client.listing else None
 
     @property
     def address_hold(self) -> Hold:
@@ -41,12 +41,12 @@ class AccountSource:
 
     @property
     def credential_hold(self) -> Hold:
-        return self.client.egress.hold(self.fingerprint)
+        return self.client.egress.hold(self._identity)
 
     def learn(self, address: Hold, credential: Hold) -> None:
         """Take over what other replicas were told."""
         self.client.egress.learn(ADDRESS, address)
-        self.client.egress.learn(self.fingerprint, credential)
+        self.client.egress.learn(self._identity, credential)
 
     def degrade(self, *, degraded: bool) -> None:
         """Say whether the replicas can tell each other what they spend."""

@@ -4,6 +4,7 @@ Messages of httpx and what lies below may quote URLs and header values, so only 
 """
 
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
@@ -74,6 +75,7 @@ def open_client(settings: Exchange, transport: httpx.AsyncBaseTransport | None) 
         trust_env=False,
         follow_redirects=False,
         timeout=settings.timeout.seconds,
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept, none is sent
         headers={"user-agent": "coinm-account-gateway", "accept": "application/json"},
     )
 

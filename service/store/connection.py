@@ -21,12 +21,14 @@ from redis.exceptions import (
     NoPermissionError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.clock import Clock
 from service.settings import Redis as RedisSettings
 from service.settings import Secret
-from service.settings_file import SettingsError, read_secret
+from service.settings_file import SettingsError, read_secret, redis_url_fault
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.redis")
@@ -42,7 +44,22 @@ PAUSE = 1_000
 
 
 class AwayError(Exception):
-    """Redis did not answer, or is being left alone after it didn't."""
+    """Redis did not answer, or is being left alone after it didn't; `kind` is `failure_kind`'s."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(FAILURES[kind])
+        self.kind = kind
+
+
+FAILURES = {
+    "refused": "it refuses our password or user, or its ACL lacks a command: a configuration error",
+    "read-only": "it is read-only: expected the master",
+    "busy": "no free connection",
+    "timeout": "no answer in time",
+    "unreachable": "no connection",
+    "script": "it fails our script",
+}
+"""What can be wrong with it, in words for an operator."""
 
 
 def connect(settings: RedisSettings) -> Redis:
@@ -58,19 +75,18 @@ def connect(settings: RedisSettings) -> Redis:
         "protocol": 2,  # plain answers: nothing here needs pushes, and Sentinel speaks it everywhere
         "driver_info": None,  # no CLIENT SETINFO: one command less for the ACL
     }
-    if settings.ca_file is not None:
-        options |= {"ssl_ca_certs": str(settings.ca_file)}
+    tls = {"ssl_ca_certs": str(settings.ca_file)} if settings.ca_file is not None else {}
     if settings.sentinels:
-        return _by_sentinel(settings, options)
+        return _by_sentinel(settings, options | tls)
     url = read_secret(settings.url_file) if settings.url_file else Secret(settings.url or "")
     if settings.password_file is not None:
         options |= {"password": read_secret(settings.password_file).reveal()}
-    try:
-        return Redis.from_url(url.reveal(), **options)
-    except ValueError:
-        raise SettingsError(
-            f"{settings.url_file or 'redis.url'}: expected a redis://, rediss:// or unix:// URL"
-        ) from None
+    fault = redis_url_fault(url.reveal())
+    if fault is not None:
+        raise SettingsError(f"{settings.url_file}: {fault}")
+    if url.reveal().startswith("rediss:"):
+        options |= tls
+    return Redis.from_url(url.reveal(), **options)
 
 
 def _by_sentinel(settings: RedisSettings, options: dict[str, Any]) -> Redis:
@@ -95,6 +111,7 @@ class Link:
         self._clock = clock
         self._metrics = metrics
         self._next_try = 0
+        self._kind = "unreachable"
         self.up = True
         """Whether the last operation worked."""
 
@@ -107,14 +124,14 @@ class Link:
         now = self._clock.monotonic()
         if not self.up:
             if now < self._next_try:
-                raise AwayError
+                raise AwayError(self._kind)
             self._next_try = now + PAUSE  # this one tries; the others go on without
         try:
             async with asyncio.timeout(OPERATION_TIMEOUT):
                 result = await operation()
         except (RedisError, OSError, TimeoutError) as exc:
             self._fail(exc)
-            raise AwayError from None
+            raise AwayError(self._kind) from None
         if not self.up:
             self.up = True
             log.info("redis_back")
@@ -124,7 +141,7 @@ class Link:
         await self.redis.aclose()
 
     def _fail(self, exc: Exception) -> None:
-        kind = failure_kind(exc)
+        kind = self._kind = failure_kind(exc)
         self._metrics.redis_failures.labels(kind).inc()
         self._next_try = self._clock.monotonic() + PAUSE
         if self.up:
@@ -134,7 +151,7 @@ class Link:
 
 
 def failure_kind(exc: Exception) -> str:
-    """`refused` (password or ACL: a configuration error), `read-only`, `timeout`, or `unreachable`."""
+    """What is wrong, as one of `FAILURES`."""
     match exc:
         case AuthenticationError() | AuthorizationError() | NoPermissionError():
             return "refused"
@@ -142,7 +159,9 @@ def failure_kind(exc: Exception) -> str:
             return "read-only"
         case MaxConnectionsError():
             return "busy"
-        case TimeoutError():
+        case TimeoutError() | RedisTimeoutError():
             return "timeout"
+        case ResponseError():
+            return "script"
         case _:
-            return "timeout" if "timeout" in type(exc).__name__.lower() else "unreachable"
+            return "unreachable"

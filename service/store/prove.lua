@@ -1,10 +1,12 @@
 -- Say that a credential has just been accepted by the exchange; a new one begins a new generation.
 -- KEYS: credential
--- ARGV: fingerprint
+-- ARGV: the credential's identity
 -- Gives the generation.
-local stored = redis.call('HMGET', KEYS[1], 'fingerprint', 'generation')
-if stored[1] == ARGV[1] then
-    return tonumber(stored[2])
+local stored = redis.call('HMGET', KEYS[1], 'identity', 'generation')
+local generation = tonumber(stored[2] or '')
+if stored[1] == ARGV[1] and generation then
+    return generation
 end
-redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1])
-return redis.call('HINCRBY', KEYS[1], 'generation', 1)
+generation = (generation or 0) + 1
+redis.call('HSET', KEYS[1], 'identity', ARGV[1], 'generation', generation)
+return generation

@@ -32,15 +32,15 @@ class Keys(msgspec.Struct, frozen=True):
     credential_hold: str
 
 
-def keys_of(settings: Settings, account: str, fingerprint: str) -> Keys:
-    """Names for an account under a credential; a changed credential leaves its latch behind."""
+def keys_of(settings: Settings, account: str, credential: str) -> Keys:
+    """Names for an account under a credential's identity; a changed credential leaves its latch behind."""
     prefix, host = settings.redis.key_prefix, settings.exchange.host
     own = f"{prefix}:{settings.environment}:{host}:{account}"
     return Keys(
         snapshot=f"{own}:snapshot",
         credential=f"{own}:credential",
         address_hold=f"{prefix}:egress:{host}:{settings.exchange.egress}:hold",
-        credential_hold=f"{own}:hold:{fingerprint}",
+        credential_hold=f"{own}:hold:{credential}",
     )
 
 
@@ -58,11 +58,11 @@ class Scripts:
 class AccountStore:
     """One account's shared state, for one credential. Nothing here raises when Redis is away."""
 
-    def __init__(self, link: Link, scripts: Scripts, keys: Keys, fingerprint: str) -> None:
+    def __init__(self, link: Link, scripts: Scripts, keys: Keys, credential: str) -> None:
         self._link = link
         self._scripts = scripts
         self._keys = keys
-        self._fingerprint = fingerprint
+        self._credential = credential
 
     async def try_out(self) -> None:
         """One harmless operation of the real kind.
@@ -102,7 +102,7 @@ class AccountStore:
 
     async def prove(self) -> int | None:
         """Tell that the credential was accepted; its generation, or `None`: away."""
-        keys, args = [self._keys.credential], [self._fingerprint]
+        keys, args = [self._keys.credential], [self._credential]
         try:
             return int(await self._link.run(lambda: self._scripts.prove(keys=keys, args=args)))
         except AwayError:

@@ -110,9 +110,7 @@ class _BoundedQueueHandler(logging.handlers.QueueHandler):
 
 class _Redacting(ProcessorFormatter):
     def __init__(self, console: bool, redact: Callable[[str], str]) -> None:  # noqa: FBT001 - two values of one kind
-        renderer: list[Processor] = (
-            [structlog.dev.ConsoleRenderer()] if console else [_json]
-        )
+        renderer: list[Processor] = [structlog.dev.ConsoleRenderer()] if console else [_json]
         super().__init__(processors=[ProcessorFormatter.remove_processors_meta, *renderer], foreign_pre_chain=_SHARED)
         self._redact = redact
 

@@ -5,11 +5,11 @@ RFC 9111 (directives, Age), RFC 9211 (Cache-Status), RFC 9110 §13 (If-None-Matc
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from service.account.selection import View
 from service.cache.policy import ANY, Demand, RefreshReason
 from service.cache.ports import Served
+from service.clock import timestamp
 from service.web.problems import InvalidParameterError
 
 CACHE_NAME = "coinm-gateway"
@@ -19,6 +19,7 @@ RESPONSE_CACHE_CONTROL = "private, no-cache"
 UNBOUNDED = 2**31 * 1000
 """Ms. RFC 9111 §1.2.2: a number too large counts as 2^31 seconds; so does `max-stale` without one."""
 
+_KNOWN = frozenset({"max-age", "min-fresh", "max-stale", "no-cache", "only-if-cached"})
 _DIRECTIVE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)\s*)?')
 _SECONDS = re.compile(r'[0-9]+|"[0-9]+"')
 _ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
@@ -38,7 +39,8 @@ def demand(cache_control: list[str], pragma: str | None) -> Demand:
         InvalidParameterError: a directive is malformed, or given twice with different values.
     """
     if not cache_control:
-        return Demand(no_cache=True) if pragma is not None and "no-cache" in pragma.lower() else ANY
+        directives = [directive.strip() for directive in (pragma or "").lower().split(",")]
+        return Demand(no_cache=True) if "no-cache" in directives else ANY
     found = _directives(",".join(cache_control))
     max_age = _milliseconds(found, "max-age")
     max_stale = UNBOUNDED if found.get("max-stale") == "" else _milliseconds(found, "max-stale")
@@ -69,12 +71,6 @@ def headers(served: Served, view: View, environment: str) -> dict[str, str]:
 def cache_status(served: Served) -> str:
     """RFC 9211. `ttl` is whole seconds, rounded down: what is stale at all shows a negative one."""
     return "; ".join([CACHE_NAME, *_status_parameters(served, f"ttl={served.ttl // 1000}")])
-
-
-def timestamp(epoch_ms: int) -> str:
-    """RFC 3339, milliseconds, UTC."""
-    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z"
 
 
 def not_modified(if_none_match: list[str], etag: str) -> bool:
@@ -113,15 +109,10 @@ def _directives(value: str) -> dict[str, str]:
                 continue
             raise InvalidParameterError("header Cache-Control: malformed")
         name, given = match[1].lower(), match[2] or ""
-        if found.setdefault(name, given) != given:
-            raise InvalidParameterError(f"header Cache-Control: {_known(name)} is given twice")
+        if found.setdefault(name, given) != given and name in _KNOWN:
+            raise InvalidParameterError(f"header Cache-Control: {name} is given twice")
         position = match.end() + 1
     return found
-
-
-def _known(name: str) -> str:
-    known = ("max-age", "min-fresh", "max-stale", "no-cache", "only-if-cached")
-    return name if name in known else "a directive"
 
 
 def _milliseconds(found: Mapping[str, str], name: str) -> int | None:

@@ -40,15 +40,15 @@ class Edge:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(self._gateway, cast("dict[str, Any]", scope), send)
+        answering = _Answering(self._gateway, cast("dict[str, Any]", scope), send)
         try:
-            await self._app(scope, receive, exchange.send)
+            await self._app(scope, receive, answering.send)
         finally:
-            exchange.close()
+            answering.close()
 
 
-class _Exchange:
-    """One request and its answer."""
+class _Answering:
+    """One request being answered."""
 
     def __init__(self, gateway: Gateway, scope: dict[str, Any], send: Send) -> None:
         self._gateway = gateway

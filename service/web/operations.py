@@ -5,11 +5,11 @@ from litestar import Controller, Response, get
 
 import service
 from service.access.grants import Grant
+from service.clock import timestamp
 from service.exchange.budget import MINUTE, Hold
 from service.exchange.egress import ADDRESS
 from service.gateway import Gateway
 from service.web import parameters
-from service.web.caching import timestamp
 from service.web.problems import AnyRequest
 from service.web.reading import JSON, authenticate, gateway_of
 

@@ -1,13 +1,14 @@
 """Any error → RFC 9457 `application/problem+json`, with nothing in it that the caller must not see."""
 
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
+from service.cache.policy import FreshnessUnmetError
 from service.exchange.errors import ExchangeError
 from service.web.record import record_of
 
@@ -17,16 +18,6 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:coinm-gateway:problem:"
 
 AnyRequest = Request[Any, Any, Any]
-
-
-@runtime_checkable
-class Told(Protocol):
-    """An error that knows what a caller is told of it."""
-
-    problem: str
-    status: int
-    title: str
-    detail: str
 
 
 class ProblemError(Exception):
@@ -80,6 +71,10 @@ class TooManyRequestsError(ProblemError):
 
 class InternalError(ProblemError):
     problem, status, title = "internal-error", 500, "A fault of the gateway"
+
+
+Told: TypeAlias = ProblemError | ExchangeError | FreshnessUnmetError
+"""The errors that know what a caller is told of them."""
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -70,10 +70,10 @@ async def read(request: AnyRequest, account: str, select: Callable[[bytes], Sele
     selection = select(request.scope["query_string"])
     demand = caching.demand(request.headers.getall("cache-control", []), request.headers.get("pragma"))
     keeper = gateway.keepers[account]
-    listed = keeper.margin_assets
-    _require_grant(grant, selection, listed)
+    known = keeper.margin_assets
+    _require_grant(grant, selection, known)
     served = await keeper.get(demand)
-    if served.held.margin_assets is not listed:
+    if served.held.margin_assets is not known:
         _require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
     _count(gateway, account, served)
@@ -94,7 +94,7 @@ def _bearer_token(request: AnyRequest) -> bytes:
     return token.strip().encode("latin-1", "replace")
 
 
-def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str, str]) -> None:
+def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str, str] | None) -> None:
     refusal = grant.refusal(selection, margin_assets)
     if refusal is not None:
         raise ForbiddenError(refusal)
@@ -103,7 +103,7 @@ def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[st
 def _answer(request: AnyRequest, served: Served, selection: Selection, grant: Grant) -> Response[bytes]:
     """The cut, or that there is nothing to cut; 304 where the caller has it already."""
     snapshot = served.held.snapshot
-    _require_symbol(snapshot, selection, grant)
+    _require_symbols(snapshot, selection, grant)
     view = served.held.views.view(grant.narrow(selection))
     if view is None:
         raise _missing(snapshot, selection)
@@ -115,19 +115,14 @@ def _answer(request: AnyRequest, served: Served, selection: Selection, grant: Gr
     return Response(view.body, media_type=JSON, headers=headers)
 
 
-def _require_symbol(snapshot: Snapshot, selection: Selection, grant: Grant) -> None:
-    """404 where a symbol's path names one that the account doesn't have.
-
-    Its margin asset is certain only now that the snapshot is there, so the grant is asked once more.
-    """
-    if selection.shape not in _OF_ONE_SYMBOL:
-        return
-    for symbol in selection.symbols or ():
+def _require_symbols(snapshot: Snapshot, selection: Selection, grant: Grant) -> None:
+    """403 for a symbol whose margin asset only the rows tell, or nothing; 404 for one that isn't there as a path."""
+    for symbol in sorted(selection.symbols or ()):
         rows = snapshot.by_symbol.get(symbol)
-        if rows is None:
-            raise UnknownSymbolError(f"the account has no symbol {symbol}")
-        if not grant.sees_asset(rows[0].margin_asset):
+        if rows is not None and not grant.sees_asset(rows[0].margin_asset):
             raise ForbiddenError(f"symbol {symbol} is not granted on account {grant.account}")
+        if rows is None and selection.shape in _OF_ONE_SYMBOL:
+            raise UnknownSymbolError(f"the account has no symbol {symbol}")
 
 
 def _missing(snapshot: Snapshot, selection: Selection) -> UnknownAssetError | NoSuchPositionSideError:

@@ -16,7 +16,6 @@ from service.gateway import Gateway
 from service.settings_file import load
 from simulator.exchange import MAIN, Exchange
 from simulator.faults import Fault
-from simulator.observing import Call
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.statement import statement
 from simulator.transport import SimulatorTransport
@@ -176,10 +175,6 @@ class Stage(World):
         accounts = dict(self.settings.accounts)
         accounts[account] = msgspec.structs.replace(accounts[account], **files)
         self.settings = msgspec.structs.replace(self.settings, accounts=accounts)
-
-    @property
-    def calls(self) -> list[Call]:
-        return self.exchange.calls.kept()
 
     def secrets(self) -> dict[str, str]:
         """Everything that must never be seen, by what it is."""

@@ -44,11 +44,11 @@ async def _as(gateway: Replica, headers: Headers, path: str = BTC) -> httpx.Resp
     return await gateway.caller.get(path, headers=[(name.encode(), value.encode("latin-1")) for name, value in headers])
 
 
-@pytest.mark.parametrize("headers", NOBODY_KNOWN, ids=[str(number) for number in range(len(NOBODY_KNOWN))])
-async def test_who_is_not_known_gets_a_401_with_a_challenge(stage: Stage, gateway: Replica, headers: Headers) -> None:
-    answer = await _as(gateway, headers)
-    assert (answer.status_code, problem(answer)) == (401, "unauthenticated")
-    assert answer.headers["www-authenticate"].startswith('Bearer realm="coinm-gateway"')
+async def test_who_is_not_known_gets_a_401_with_a_challenge(stage: Stage, gateway: Replica) -> None:
+    for headers in NOBODY_KNOWN:
+        answer = await _as(gateway, headers)
+        assert (answer.status_code, problem(answer)) == (401, "unauthenticated"), headers
+        assert answer.headers["www-authenticate"].startswith('Bearer realm="coinm-gateway"')
     assert stage.exchange.calls.count() == 0
 
 
@@ -61,32 +61,29 @@ async def test_a_token_in_the_query_is_none(gateway: Replica) -> None:
     assert (await gateway.get(f"{BTC}?access_token={tokens.generate()}", client=None)).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/v1/accounts", "/v1/status", *LISTS, *ITEMS, "/v1/accounts/nope"])
-async def test_every_path_wants_to_know_who_calls(stage: Stage, path: str) -> None:
+async def test_every_path_wants_to_know_who_calls(stage: Stage) -> None:
     gateway = await stage.warm()
-    assert problem(await gateway.get(path, client=None)) == "unauthenticated"
+    for path in ["/v1/accounts", "/v1/status", *LISTS, *ITEMS, "/v1/accounts/nope"]:
+        assert problem(await gateway.get(path, client=None)) == "unauthenticated", path
 
 
-@pytest.mark.parametrize("rest", ["", "/assets", "/positions", "/assets/BTC", "/positions/BTCUSD_PERP/BOTH"])
-@pytest.mark.parametrize("query", ["", "?asset=btc"])
-async def test_an_account_that_is_not_granted_looks_like_one_that_does_not_exist(
-    make_stage: MakeStage, rest: str, query: str
-) -> None:
+async def test_an_account_that_is_not_granted_looks_like_one_that_does_not_exist(make_stage: MakeStage) -> None:
     gateway = await make_stage(accounts={"main": None, "other": None}).start()
+    rests = ["", "/assets", "/positions", "/assets/BTC", "/positions/BTCUSD_PERP/BOTH", "?asset=btc"]
     answers = [
-        await gateway.get(f"/v1/accounts/{account}{rest}{query}", "treasury", x_request_id="r")
-        for account in ("other", "nope", "NOPE", "%00", "%ff", "a" * 200)
+        await gateway.get(f"/v1/accounts/{account}{rest}", "treasury", x_request_id="r")
+        for account, rest in itertools.product(("other", "nope", "NOPE", "%00", "%ff", "a" * 200), rests)
     ]
     assert {answer.status_code for answer in answers} == {403}
     assert len({(answer.content, tuple(answer.headers.raw)) for answer in answers}) == 1
 
 
-@pytest.mark.parametrize("path", [*LISTS, *ITEMS])
-@pytest.mark.parametrize("warm", [False, True])
-async def test_a_client_without_grants_is_known_and_sees_nothing(stage: Stage, path: str, *, warm: bool) -> None:
-    gateway = await (stage.warm() if warm else stage.start())
+@pytest.mark.parametrize("state", ["cold", "warm"])
+async def test_a_client_without_grants_is_known_and_sees_nothing(stage: Stage, state: str) -> None:
+    gateway = await (stage.warm() if state == "warm" else stage.start())
     after = stage.exchange.calls.count()
-    assert told(await gateway.get(path, "nobody"))[:2] == (403, "forbidden")
+    for path in [*LISTS, *ITEMS]:
+        assert told(await gateway.get(path, "nobody"))[:2] == (403, "forbidden"), path
     assert stage.exchange.calls.count() == after
 
 
@@ -99,22 +96,20 @@ ORDER = [
     ("treasury", f"{POSITIONS}/NONESUCH/UP", "invalid-parameter"),
     ("treasury", f"{ASSETS}?asset=SOL", "forbidden"),
     ("treasury", f"{ASSETS}/NONESUCH", "forbidden"),
-    ("treasury", f"{POSITIONS}/NONESUCH", "forbidden"),
+    ("treasury", f"{POSITIONS}/SOLUSD_NONE", "forbidden"),
     ("longs", f"{POSITIONS}/BTCUSD_PERP/SHORT", "forbidden"),
 ]
 
 
-@pytest.mark.parametrize(("client", "path", "expected"), ORDER)
 @pytest.mark.parametrize("state", ["cold", "warm", "banned"])
-async def test_checks_come_in_one_order_whatever_is_in_the_cache(
-    stage: Stage, client: str | None, path: str, expected: str, state: str
-) -> None:
+async def test_checks_come_in_one_order_whatever_is_in_the_cache(stage: Stage, state: str) -> None:
     gateway = await (stage.warm() if state == "warm" else stage.start())
     stage.fail("418")
     if state == "banned":
         await gateway.get()
     after = stage.exchange.calls.count()
-    assert problem(await gateway.get(path, client, if_none_match="*")) == expected
+    for client, path, expected in ORDER:
+        assert problem(await gateway.get(path, client, if_none_match="*")) == expected, path
     assert stage.exchange.calls.count() == after
 
 
@@ -129,28 +124,28 @@ async def test_a_404_is_told_only_of_what_is_granted(stage: Stage) -> None:
     assert problem(await gateway.get(f"{POSITIONS}/BTCUSD_NONE", "treasury")) == "unknown-symbol"
 
 
-@pytest.mark.parametrize(
-    ("path", "client"),
-    [
-        (f"{ASSETS}/SOL", "treasury"),
-        (f"{ASSETS}?asset=BTC,SOL", "treasury"),
-        (f"{ACCOUNT}?asset=SOL", "treasury"),
-        (f"{POSITIONS}?asset=SOL", "treasury"),
-        (f"{POSITIONS}?symbol=BTCUSD_PERP,SOLUSD_PERP", "treasury"),
-        (f"{POSITIONS}/SOLUSD_PERP", "treasury"),
-        (f"{POSITIONS}/SOLUSD_PERP/BOTH", "treasury"),
-        (f"{POSITIONS}?positionSide=SHORT", "longs"),
-        (f"{POSITIONS}?positionSide=LONG,BOTH", "longs"),
-        (f"{ACCOUNT}?positionSide=BOTH", "longs"),
-        (f"{POSITIONS}/BTCUSD_PERP/SHORT", "longs"),
-        (f"{POSITIONS}/ETHUSD_PERP/LONG", "longs"),
-    ],
-)
+NOT_GRANTED = [
+    (f"{ASSETS}/SOL", "treasury"),
+    (f"{ASSETS}?asset=BTC,SOL", "treasury"),
+    (f"{ACCOUNT}?asset=SOL", "treasury"),
+    (f"{POSITIONS}?asset=SOL", "treasury"),
+    (f"{POSITIONS}?symbol=BTCUSD_PERP,SOLUSD_PERP", "treasury"),
+    (f"{POSITIONS}/SOLUSD_PERP", "treasury"),
+    (f"{POSITIONS}/SOLUSD_PERP/BOTH", "treasury"),
+    (f"{POSITIONS}?positionSide=SHORT", "longs"),
+    (f"{POSITIONS}?positionSide=LONG,BOTH", "longs"),
+    (f"{ACCOUNT}?positionSide=BOTH", "longs"),
+    (f"{POSITIONS}/BTCUSD_PERP/SHORT", "longs"),
+    (f"{POSITIONS}/ETHUSD_PERP/LONG", "longs"),
+]
+
+
 @pytest.mark.parametrize("state", ["cold", "warm", "not-modified"])
-async def test_to_name_what_is_not_granted_is_refused(stage: Stage, path: str, client: str, state: str) -> None:
+async def test_to_name_what_is_not_granted_is_refused(stage: Stage, state: str) -> None:
     gateway = await (stage.start() if state == "cold" else stage.warm())
     headers = {"if_none_match": "*"} if state == "not-modified" else {}
-    assert told(await gateway.get(path, client, **headers))[:2] == (403, "forbidden")
+    for path, client in NOT_GRANTED:
+        assert told(await gateway.get(path, client, **headers))[:2] == (403, "forbidden"), path
 
 
 OF_A_SYMBOL = [f"{POSITIONS}?symbol={{}}", f"{POSITIONS}/{{}}", f"{POSITIONS}/{{}}/BOTH"]
@@ -172,6 +167,18 @@ async def test_a_symbol_is_granted_by_its_margin_asset_once_the_listing_is_known
     assert problem(await gateway.get(path.format("SOLUSD_PERP"), "treasury")) == "forbidden"
     await gateway.get()
     assert (await gateway.get(path.format("SOLUSD_PERP"), "treasury")).status_code == 200
+
+
+@pytest.mark.parametrize("path", OF_A_SYMBOL)
+@pytest.mark.parametrize("state", ["cold", "warm"])
+@pytest.mark.parametrize("listing", ["read", "not to be had"])
+async def test_a_symbol_whose_margin_asset_nobody_tells_is_refused_to_those_who_do_not_see_all(
+    stage: Stage, path: str, state: str, listing: str
+) -> None:
+    stage.answer_with(positions=[{"symbol": "WEIRD", "positionSide": "BOTH", "positionAmt": "1"}])
+    stage.fail(*[Fault("500", path="/dapi/v1/exchangeInfo")] if listing != "read" else [])
+    gateway = await (stage.warm() if state == "warm" else stage.start())
+    assert problem(await gateway.get(path.format("WEIRD"), "treasury")) == "forbidden"
 
 
 # No row beside the grant.

@@ -2,8 +2,6 @@
 
 import pytest
 
-from service.exchange.errors import ExchangeError
-from simulator.exchange import Settings as ExchangeSettings
 from simulator.faults import Fault
 from tests.app.conftest import MakeStage
 from tests.app.harness import ADDRESS, Stage, cache_status, told
@@ -270,12 +268,10 @@ async def test_a_neighbours_spending_on_the_address_stops_our_calls_below_the_li
     assert cache_status(await gateway.get()) == "fwd=stale; fwd-status=200; stored"
 
 
-async def test_the_exchanges_own_limit_lowers_our_ceiling(make_stage: MakeStage) -> None:
-    stage = make_stage()
+async def test_the_exchanges_own_limit_lowers_our_ceiling(stage: Stage) -> None:
     stage.exchange.limits.policy = type(stage.exchange.limits.policy)(weight_limit=100)
     gateway = await stage.warm()
     assert (await gateway.status())["weight"]["ceiling"] == 80
-    assert ExchangeSettings().weight_limit == 2_400
 
 
 async def test_forced_refreshes_stop_at_a_quarter_of_the_share_and_normal_reads_go_on(make_stage: MakeStage) -> None:
@@ -291,8 +287,7 @@ async def test_forced_refreshes_stop_at_a_quarter_of_the_share_and_normal_reads_
     assert stage.account_calls == 6
 
 
-async def test_calls_without_an_answer_count_as_spent(make_stage: MakeStage) -> None:
-    stage = make_stage()
+async def test_calls_without_an_answer_count_as_spent(stage: Stage) -> None:
     gateway = await stage.start()
     stage.transport.down = True
     await gateway.get()
@@ -315,8 +310,3 @@ async def test_neighbours_that_reach_the_limit_are_told_as_the_exchanges_refusal
     stage.spent_by_neighbours(2_400)
     assert told(await gateway.get())[1] == "exchange-rate-limited"
     assert stage.exchange.calls.count(client=ADDRESS) == 1  # the first /time said it all
-
-
-def test_every_error_of_the_exchange_is_in_the_table() -> None:
-    problems = {error.problem for error in ExchangeError.__subclasses__()}
-    assert {name for name, _ in HOLDS.values()} < problems

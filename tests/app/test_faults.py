@@ -1,10 +1,12 @@
 """Every way in which the exchange can fail, and what a caller is told: on a cold cache, and with something to show."""
 
+import asyncio
 import re
 
 import msgspec
 import pytest
 
+from service.exchange.errors import ERRORS
 from simulator.faults import NAMES, Fault
 from tests.app.conftest import MakeStage
 from tests.app.harness import Stage, Wire, cache_status, problem, told
@@ -111,39 +113,58 @@ def test_every_fault_of_the_simulator_has_an_expectation() -> None:
     assert set(EXPECTED) == set(NAMES)
 
 
-def _settings(fault: str) -> dict[str, object]:
-    return QUICK if fault in ("slow", "hang") else {}
+def test_every_problem_that_is_the_exchanges_has_a_fault() -> None:
+    ours = {"weight-budget-spent", "internal-error"}
+    assert {expected.problem for expected in EXPECTED.values()} == set(ERRORS) - ours
 
 
-@pytest.mark.parametrize("fault", NAMES)
+TRIED_AGAIN = [fault for fault in NAMES if EXPECTED[fault].calls == 3]
+"""These pause between their tries, in real time; so they are tested side by side."""
+TOGETHER = [pytest.param([fault], id=fault) for fault in NAMES if fault not in TRIED_AGAIN]
+TOGETHER.append(pytest.param(TRIED_AGAIN, id="tried-again"))
+
+
+def _stage(make_stage: MakeStage, fault: str) -> Stage:
+    return make_stage(exchange=QUICK if fault in ("slow", "hang") else {})
+
+
+@pytest.mark.parametrize("faults", TOGETHER)
 async def test_a_fault_on_a_cold_cache_is_a_problem_that_says_when_to_come_back(
-    make_stage: MakeStage, fault: str
+    make_stage: MakeStage, faults: list[str]
 ) -> None:
-    stage, expected = make_stage(exchange=_settings(fault)), EXPECTED[fault]
-    gateway = await stage.start()
+    await asyncio.gather(*(_cold(_stage(make_stage, fault), fault) for fault in faults))
+
+
+async def _cold(stage: Stage, fault: str) -> None:
+    gateway, expected = await stage.start(), EXPECTED[fault]
     stage.fail(fault)
     answer = await gateway.get()
-    assert told(answer) == (expected.status, expected.problem, str(expected.retry_after))
-    assert stage.account_calls == expected.calls
+    assert told(answer) == (expected.status, expected.problem, str(expected.retry_after)), fault
+    assert stage.account_calls == expected.calls, fault
     assert "cache-status" not in answer.headers
-    assert FOREIGN.search(answer.text) is None
+    assert FOREIGN.search(answer.text) is None, fault
 
 
-@pytest.mark.parametrize("fault", NAMES)
-async def test_a_fault_leaves_the_last_good_snapshot_in_memory_and_in_redis(make_stage: MakeStage, fault: str) -> None:
-    stage, expected = make_stage(exchange=_settings(fault)), EXPECTED[fault]
-    gateway = await stage.warm()
+@pytest.mark.parametrize("faults", TOGETHER)
+async def test_a_fault_leaves_the_last_good_snapshot_in_memory_and_in_redis(
+    make_stage: MakeStage, faults: list[str]
+) -> None:
+    await asyncio.gather(*(_warm(_stage(make_stage, fault), fault) for fault in faults))
+
+
+async def _warm(stage: Stage, fault: str) -> None:
+    gateway, expected = await stage.warm(), EXPECTED[fault]
     good = stage.answers[-1]
     await stage.advance(30_000)
     stage.fail(fault)
     tried, next_one = await gateway.get(), await gateway.get()
     second = await stage.start()
     elsewhere = await second.get(cache_control="max-stale=60, only-if-cached")
-    assert [each.content for each in (tried, next_one, elsewhere)] == [good.content] * 3
-    assert cache_status(tried) == expected.stale(-29)
-    assert cache_status(next_one) == f"hit; ttl=-29; detail={expected.detail}"
+    assert [each.content for each in (tried, next_one, elsewhere)] == [good.content] * 3, fault
+    assert cache_status(tried) == expected.stale(-29), fault
+    assert cache_status(next_one) == f"hit; ttl=-29; detail={expected.detail}", fault
     assert elsewhere.headers["gateway-snapshot-time"] == good.headers["gateway-snapshot-time"]
-    assert stage.account_calls == 1 + expected.calls
+    assert stage.account_calls == 1 + expected.calls, fault
 
 
 async def test_a_refused_connection_is_tried_three_times_and_told_as_unavailable(stage: Stage) -> None:

@@ -171,11 +171,11 @@ async def test_a_demand_is_met_as_the_table_says_while_the_exchange_may_not_be_a
     assert stage.exchange.calls.count() == calls
 
 
-@pytest.mark.parametrize("value", MALFORMED)
-async def test_a_malformed_directive_is_a_400_that_says_where(gateway: Replica, stage: Stage, value: str) -> None:
-    answer = await gateway.get(cache_control=value)
-    assert (answer.status_code, problem(answer)) == (400, "invalid-parameter")
-    assert "Cache-Control" in answer.json()["detail"]
+async def test_a_malformed_directive_is_a_400_that_says_where(gateway: Replica, stage: Stage) -> None:
+    for value in MALFORMED:
+        answer = await gateway.get(cache_control=value)
+        assert (answer.status_code, problem(answer)) == (400, "invalid-parameter"), value
+        assert "Cache-Control" in answer.json()["detail"]
     assert stage.exchange.calls.count() == 0
 
 

@@ -104,7 +104,7 @@ async def test_resume_without_redis_fails_in_one_line(tmp_path: Path) -> None:
 
     status, _, errors = await run_command("resume", "--config", str(config))
 
-    assert (status, errors) == (1, "coinm-gateway: Redis cannot be reached: nothing was cleared\n")
+    assert (status, errors) == (1, "coinm-gateway: Redis: no connection; nothing was cleared\n")
 
 
 async def test_resume_knows_only_the_accounts_of_the_settings(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from service.exchange.errors import ExchangeBannedError
 
 WINDOWS = Windows(fresh_for=1_000, stale_while_revalidate=2_000, stale_if_error=60_000, min_refresh_interval=500)
 SLOW = Windows(fresh_for=10_000, stale_while_revalidate=0, stale_if_error=0, min_refresh_interval=1_000)
-BARRIER = Barrier("not-before", ExchangeBannedError("x", retry_at=9), 9)
+BARRIER = Barrier("not-before", ExchangeBannedError("x", retry_at=9))
 
 NONE = Demand()
 NO_CACHE = Demand(no_cache=True)

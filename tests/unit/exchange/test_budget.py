@@ -118,7 +118,7 @@ def test_forced_refreshes_have_a_quarter_of_the_ceiling() -> None:
 
 def test_a_spent_minute_bars_until_the_next() -> None:
     barrier = weight_barrier(Window(7))
-    assert (barrier.reason, barrier.until, barrier.error.retry_at) == ("weight-budget", 8 * MINUTE, 8 * MINUTE)
+    assert (barrier.reason, barrier.error.retry_at) == ("weight-budget", 8 * MINUTE)
     assert barrier.error.problem == "weight-budget-spent"
 
 
@@ -167,7 +167,7 @@ def test_a_later_epoch_overrides_a_later_time() -> None:
 @pytest.mark.parametrize("problem", ["exchange-banned", "exchange-blocked", "of-a-later-release"])
 def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
     barrier = hold_barrier(Hold(0, NOW, problem))
-    assert (barrier.reason, barrier.until, barrier.error.retry_at) == ("not-before", NOW, NOW)
+    assert (barrier.reason, barrier.error.retry_at) == ("not-before", NOW)
     assert barrier.error.problem == (problem if problem in ERRORS else "exchange-banned")
 
 

@@ -20,7 +20,7 @@ def test_a_hold_on_the_address_binds_every_credential(egress: Egress, clock: Fak
     for credential in ("one", "two", ADDRESS):
         barrier = egress.barrier(credential, 1)
         assert barrier is not None
-        assert (barrier.reason, barrier.error.problem, barrier.until) == ("not-before", "exchange-banned", BAN.until)
+        assert (barrier.reason, barrier.error.problem, barrier.error.retry_at) == ("not-before", "exchange-banned", BAN.until)
     clock.advance(5_000)
     assert egress.barrier("one", 1) is None
 
@@ -69,11 +69,11 @@ def test_without_redis_a_replica_has_its_part_of_the_share(egress: Egress) -> No
 
 def test_a_neighbours_spending_bars_us_until_the_exchanges_next_minute(egress: Egress, clock: FakeClock) -> None:
     egress.reserve(5, forced=False)
-    egress.settle(5, reported=49)
+    egress.settle(5, 49, START // MINUTE)
     barrier = egress.barrier("one", 2)
     assert barrier is not None
-    assert barrier.until == (START // MINUTE + 1) * MINUTE
-    clock.advance(barrier.until - START)
+    assert barrier.error.retry_at == (START // MINUTE + 1) * MINUTE
+    clock.advance(barrier.error.retry_at - START)
     assert egress.barrier("one", 2) is None
 
 

@@ -77,7 +77,7 @@ def test_hmac_signs_as_the_exchanges_documents_do(secret: str, payload: str, sig
 
 
 def test_the_account_query_is_what_is_signed_with_the_signature_last() -> None:
-    credential = Credential(Secret("apikey"), HmacSigner(Secret(COIN_M_DOCS)))
+    credential = Credential(Secret("apikey"), Secret(COIN_M_DOCS), HmacSigner(Secret(COIN_M_DOCS)))
     assert credential.signed_query(1591702613943, 5000) == (
         b"recvWindow=5000&timestamp=1591702613943"
         b"&signature=5581570ecf76b9b74c6f1a66ef6520c2959a75c32641affb2634d655d6e64db8"
