@@ -20,7 +20,11 @@ def test_a_hold_on_the_address_binds_every_credential(egress: Egress, clock: Fak
     for credential in ("one", "two", ADDRESS):
         barrier = egress.barrier(credential, 1)
         assert barrier is not None
-        assert (barrier.reason, barrier.error.problem, barrier.error.retry_at) == ("not-before", "exchange-banned", BAN.until)
+        assert (barrier.reason, barrier.error.problem, barrier.error.retry_at) == (
+            "not-before",
+            "exchange-banned",
+            BAN.until,
+        )
     clock.advance(5_000)
     assert egress.barrier("one", 1) is None
 
