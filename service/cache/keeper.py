@@ -172,10 +172,10 @@ class SnapshotKeeper:
         if read.failure is not None:
             barrier: Barrier | None = Barrier("stale-if-error", read.failure)
         else:
-            barrier = self._barrier(forced=policy.is_forced(self._windows, age))
+            barrier = self.barrier(forced=policy.is_forced(self._windows, age))
         return Situation(self._windows, read.demand, age, self._monotonic() - read.arrival, barrier)
 
-    def _barrier(self, *, forced: bool) -> Barrier | None:
+    def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the exchange can't be asked now: a not-before, failures of a moment ago, or the weight."""
         barrier = self.source.barrier(forced=forced)
         failures = self._failures
@@ -197,7 +197,7 @@ class SnapshotKeeper:
         await self._look()
         if self.age is not None and self.age < acceptable:
             return "adopted"
-        if self._barrier(forced=forced) is not None:
+        if self.barrier(forced=forced) is not None:
             return "barred"  # learnt just now, perhaps from another replica: nothing was asked, so nothing failed
         with self._metrics.refresh_duration.labels(self.account).time():
             await self._fetch(forced=forced)

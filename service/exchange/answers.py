@@ -34,6 +34,10 @@ _MAINTENANCE_KEY = "239999"
 _BANNED_UNTIL = re.compile(rb"banned until (\d{13})(?!\d)")
 
 
+class MalformedAnswerError(ValueError):
+    """A success that is not of the documented shape. The message names the fault, never the content."""
+
+
 class Answer(msgspec.Struct, frozen=True):
     """One HTTP answer; header names in lower case."""
 

@@ -5,7 +5,7 @@ Each passes the same gate: barrier, reservation, call, settlement. Paths are con
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import httpx
 import msgspec
@@ -16,8 +16,8 @@ from service.account import snapshot
 from service.account.snapshot import MalformedAccountError, Snapshot
 from service.clock import Clock
 from service.exchange import answers, budget, listing, transport
-from service.exchange.answers import Answer
-from service.exchange.clock import SAMPLES, ExchangeClock, Sample, estimate
+from service.exchange.answers import Answer, MalformedAnswerError
+from service.exchange.clock import EARLIEST, LATEST, SAMPLES, ExchangeClock, Sample, estimate
 from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
@@ -33,6 +33,8 @@ from service.settings import Exchange
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.exchange")
+
+T = TypeVar("T")
 
 ATTEMPTS = 3
 """Tries of one refresh; the docs advise 3 to 5, and each costs the account call's weight."""
@@ -147,11 +149,7 @@ class ExchangeClient:
         Raises:
             ExchangeError: no answer, or not the documented shape.
         """
-        answer = await self._send(Call(EXCHANGE_INFO))
-        try:
-            self.listing = listing.parse(answer.body)
-        except ValueError as exc:
-            raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None
+        self.listing = await self._send(Call(EXCHANGE_INFO), lambda answer: listing.parse(answer.body))
         self._heed(self.listing.weight_limit)
         self._listing_due = self._monotonic() + LISTING_MAX_AGE
 
@@ -213,24 +211,22 @@ class ExchangeClient:
     async def _signed(self, refresh: _Refresh) -> Fetched:
         asked, asked_at = self._monotonic(), self.clock.now()
         query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
-        answer = await self._send(Call(ACCOUNT, query, refresh.credential, refresh.forced))
         margin_assets = self.listing.margin_assets if self.listing else {}
-        try:
-            return Fetched(snapshot.parse(answer.body, asked_at, margin_assets), asked)
-        except MalformedAccountError as exc:
-            raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None
+        call = Call(ACCOUNT, query, refresh.credential, refresh.forced)
+        found = await self._send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
+        return Fetched(found, asked)
 
     async def _sample(self) -> Sample:
         sent = self._monotonic()
-        answer = await self._send(Call(TIME))
-        received = self._monotonic()
-        try:
-            return Sample(sent, received, msgspec.json.decode(answer.body, type=_Time).server_time)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise ExchangeAnswerInvalidError("the exchange's time is not of the documented shape") from None
+        server_time = await self._send(Call(TIME), _server_time)
+        return Sample(sent, self._monotonic(), server_time)
 
-    async def _send(self, call: Call) -> Answer:
-        """The gate: nothing is sent but through here."""
+    async def _send(self, call: Call, read: Callable[[Answer], T]) -> T:
+        """The gate: nothing is sent but through here. `read` takes what it is after from a success.
+
+        Raises:
+            ExchangeError: not sent, not answered, refused, or not of the shape that `read` expects.
+        """
         barrier = self.egress.barrier(call.scope, call.endpoint.weight, forced=call.forced)
         if barrier is not None:
             raise barrier.error
@@ -238,8 +234,9 @@ class ExchangeClient:
         try:
             answer = await self._answered(call)
             self.clock.see(answer.headers.get("date", ""))
-            error = answers.error_in(answer, self.clock.now())
-            outcome = error.problem if error else "ok"
+            self._refuse(answer, call)
+            result = _read(answer, read)
+            outcome = "ok"
         except asyncio.CancelledError:
             outcome = ExchangeTimeoutError.problem  # the refresh's own deadline comes before httpx'
             raise
@@ -248,10 +245,7 @@ class ExchangeClient:
             raise
         finally:
             self._metrics.exchange_calls.labels(call.endpoint.name, outcome).inc()
-        if error is not None:
-            self._remember(error, call.scope)
-            raise error
-        return answer
+        return result
 
     async def _answered(self, call: Call) -> Answer:
         """Reserve, send, settle; a call that got no answer, for whatever reason, stays counted."""
@@ -266,13 +260,34 @@ class ExchangeClient:
         self.egress.settle(weight, answers.used_weight(answer), minute)
         return answer
 
-    def _remember(self, error: ExchangeError, scope: str) -> None:
-        """Let a refusal bind every later call: of the address, or of the credential that was rejected."""
-        hold = budget.hold_after(error, self.clock.now())
-        if hold is None or (budget.is_credential(hold) and scope == ADDRESS):
-            return  # an unsigned call has no credential to reject
-        error.retry_at = hold.until
-        self.egress.impose(scope if budget.is_credential(hold) else ADDRESS, hold)
+    def _refuse(self, answer: Answer, call: Call) -> None:
+        """Raise the error that an answer stands for; a refusal binds every later call before that.
+
+        It binds the address, or the credential that was rejected (an unsigned call has none).
+        """
+        now = self.clock.now()
+        error = answers.error_in(answer, now)
+        if error is None:
+            return
+        hold = budget.hold_after(error, now)
+        if hold is not None and (call.credential is not None or not budget.is_credential(hold)):
+            error.retry_at = hold.until
+            self.egress.impose(call.scope if budget.is_credential(hold) else ADDRESS, hold)
+        raise error
+
+
+def _read(answer: Answer, read: Callable[[Answer], T]) -> T:
+    try:
+        return read(answer)
+    except (MalformedAccountError, MalformedAnswerError) as exc:
+        raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None
+
+
+def _server_time(answer: Answer) -> int:
+    try:
+        return msgspec.json.decode(answer.body, type=_Time).server_time
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise MalformedAnswerError("the exchange's time is not of the documented shape") from None
 
 
 def _retrying() -> AsyncRetrying:

@@ -29,6 +29,9 @@ class Sample(msgspec.Struct, frozen=True):
         return self.received - self.sent
 
 
+EARLIEST, LATEST = 1_483_228_800_000, 4_102_444_800_000
+"""Epoch ms of 2017, before which there was no such exchange, and of 2100: a clock outside of them is not one."""
+
 DATE_ERROR = 1_000
 """Ms by which an HTTP `Date` may be behind: it has whole seconds (RFC 9110 §5.6.7)."""
 
@@ -57,9 +60,9 @@ def glimpse(date: str, received: int) -> Offset | None:
     """A coarse offset from an answer's `Date`, received at this monotonic ms; `None` if it is no date."""
     try:
         server = int(parsedate_to_datetime(date).timestamp() * 1000)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return Offset(server - received, DATE_ERROR, None)
+    return Offset(server - received, DATE_ERROR, None) if EARLIEST <= server <= LATEST else None
 
 
 class ExchangeClock:

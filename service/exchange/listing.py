@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from service.exchange.answers import MalformedAnswerError
+
 
 class _RateLimit(msgspec.Struct, rename="camel"):
     rate_limit_type: str = ""
@@ -38,12 +40,12 @@ def parse(body: bytes) -> Listing:
     """Read exchangeInfo.
 
     Raises:
-        ValueError: not the documented shape.
+        MalformedAnswerError: not the documented shape.
     """
     try:
         info = msgspec.json.decode(body, type=_ExchangeInfo)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise ValueError("exchangeInfo is not of the documented shape") from None
+        raise MalformedAnswerError("exchangeInfo is not of the documented shape") from None
     margin_assets = {row.symbol: row.margin_asset for row in info.symbols if row.margin_asset}
     limits = [
         row.limit

@@ -103,7 +103,7 @@ def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[st
 def _answer(request: AnyRequest, served: Served, selection: Selection, grant: Grant) -> Response[bytes]:
     """The cut, or that there is nothing to cut; 304 where the caller has it already."""
     snapshot = served.held.snapshot
-    _require_symbols(snapshot, selection, grant)
+    _require_symbol(snapshot, selection)
     view = served.held.views.view(grant.narrow(selection))
     if view is None:
         raise _missing(snapshot, selection)
@@ -115,13 +115,12 @@ def _answer(request: AnyRequest, served: Served, selection: Selection, grant: Gr
     return Response(view.body, media_type=JSON, headers=headers)
 
 
-def _require_symbols(snapshot: Snapshot, selection: Selection, grant: Grant) -> None:
-    """403 for a symbol whose margin asset only the rows tell, or nothing; 404 for one that isn't there as a path."""
-    for symbol in sorted(selection.symbols or ()):
-        rows = snapshot.by_symbol.get(symbol)
-        if rows is not None and not grant.sees_asset(rows[0].margin_asset):
-            raise ForbiddenError(f"symbol {symbol} is not granted on account {grant.account}")
-        if rows is None and selection.shape in _OF_ONE_SYMBOL:
+def _require_symbol(snapshot: Snapshot, selection: Selection) -> None:
+    """404 where a symbol's path names one that the account doesn't have."""
+    if selection.shape not in _OF_ONE_SYMBOL:
+        return
+    for symbol in selection.symbols or ():
+        if symbol not in snapshot.by_symbol:
             raise UnknownSymbolError(f"the account has no symbol {symbol}")
 
 

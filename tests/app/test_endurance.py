@@ -1,17 +1,13 @@
 """What must not become worse by being repeated: bugs, refusals, misprints."""
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
 
 import httpx
-import pytest
 
 from service.exchange.budget import MAX_HOLD
 from simulator.faults import Fault
 from simulator.signature import DEMO_SECRET_KEY
 from tests.app.harness import Stage, Wire
-from tests.support import START
 
 ADDRESS_HOLD = "coinm:egress:127.0.0.1:1:default:hold"
 
@@ -34,15 +30,17 @@ async def test_a_bug_while_refreshing_pauses_like_a_failure_of_the_exchange(stag
     await stage.advance(1_000)
     await gateway.get()
 
-    assert [500] * 20 == statuses
-    assert 1 == tries
-    assert 2 == wire.tries
-    assert "internal-error" == (await gateway.status())["accounts"][0]["lastRefresh"]["outcome"]
+    assert statuses == [500] * 20
+    assert tries == 1
+    assert wire.tries == 2
+    assert (await gateway.status())["accounts"][0]["lastRefresh"]["outcome"] == "internal-error"
 
 
 async def test_a_not_before_that_somebody_mistyped_is_no_outage_for_ever(stage: Stage) -> None:
     async with stage.redis() as redis:
-        await redis.hset(ADDRESS_HOLD, mapping={"epoch": 0, "until": 9_999_999_999_999_999, "problem": "exchange-banned"})
+        await redis.hset(
+            ADDRESS_HOLD, mapping={"epoch": 0, "until": 9_999_999_999_999_999, "problem": "exchange-banned"}
+        )
     gateway = await stage.start()
     answer = await gateway.get()
 
@@ -59,12 +57,14 @@ async def test_a_mended_secret_is_tried_at_once(stage: Stage) -> None:
     secret.write_text(DEMO_SECRET_KEY)
     mended = await (await stage.start()).get()
 
-    assert [502, 502, 200] == [answer.status_code for answer in (refused, still, mended)]
-    assert 1 == calls
+    assert [answer.status_code for answer in (refused, still, mended)] == [502, 502, 200]
+    assert calls == 1
 
 
 async def test_a_live_limit_that_no_refresh_fits_in_is_taken_for_a_misprint(stage: Stage) -> None:
-    body = '{"symbols":[],"rateLimits":[{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":5}]}'
+    body = (
+        '{"symbols":[],"rateLimits":[{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":5}]}'
+    )
     stage.exchange.faults.add(Fault("custom", path="/dapi/v1/exchangeInfo", body=body))
     gateway = await stage.warm(age=70_000)
 

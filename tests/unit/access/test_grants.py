@@ -48,6 +48,12 @@ def test_naming_what_is_not_granted_is_refused_with_its_reason(
     assert reason == (refused and f"{refused} is not granted on account main")
 
 
+def test_while_the_listing_is_unknown_a_symbol_of_unknown_form_is_left_for_later() -> None:
+    assert BTC.refusal(of(symbols="ODD"), None) is None
+    assert BTC.refusal(of(symbols="BTCUSD_PERP"), None) is None
+    assert BTC.refusal(of(symbols="ETHUSD_PERP"), None) is not None
+
+
 @pytest.mark.parametrize(
     ("grant", "asset", "seen"),
     [(ALL, "BTC", True), (ALL, None, True), (BTC, "BTC", True), (BTC, "ETH", False), (BTC, None, False)],

@@ -117,6 +117,7 @@ def test_while_the_exchange_can_not_be_asked(demand: Demand, age: int | None, ex
         (NONE, 1_501, 1_500, "serve swr, refresh"),
         (NO_CACHE, 1_500, 1_000, "serve recent"),  # 500 ms older than the caller
         (NO_CACHE, 1_501, 1_000, "refresh revalidate 1500"),
+        (Demand(max_age=1_000), 1_500, 1_500, "refuse freshness-unmet"),  # asked for as the caller came
         (Demand(max_age=1_000), 1_500, 2_000, "refuse freshness-unmet"),  # the exchange was too slow for it
         (Demand(min_fresh=500), 600, 700, "refuse freshness-unmet"),
     ],

@@ -98,6 +98,17 @@ def test_a_ban_ends_when_its_text_says_else_by_retry_after(
     assert error.retry_at == until
 
 
+def test_an_error_told_again_says_the_same_and_holds_no_traceback() -> None:
+    error = error_in(Answer(401, {}, said(-2015)), NOW)
+    assert error is not None
+    with pytest.raises(type(error)):
+        raise error
+    again = error.again(NOW + 5)
+    assert (type(again), again.detail, again.answered, again.code) == (type(error), error.detail, 401, -2015)
+    assert (again.retry_at, again.__traceback__) == (NOW + 5, None)
+    assert again.again().retry_at == NOW + 5
+
+
 def test_an_error_as_long_as_any_may_be_is_still_read() -> None:
     error = error_in(Answer(400, {}, said(-2015).ljust(65_536)), NOW)
     assert error is not None

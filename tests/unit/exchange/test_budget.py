@@ -86,6 +86,8 @@ def test_no_call_passes_the_ceiling_on_top_of_what_is_counted(reported: int, own
 def test_the_last_unit_of_the_ceiling_may_be_spent() -> None:
     assert not overspent(Window(1, reported=95), 5, Ceiling(100, 100), forced=False)
     assert overspent(Window(1, reported=96), 5, Ceiling(100, 100), forced=False)
+    assert not overspent(Window(1, spent=35), 5, Ceiling(100, 40), forced=False)
+    assert overspent(Window(1, spent=36), 5, Ceiling(100, 40), forced=False)
 
 
 def test_calls_in_flight_and_calls_without_an_answer_count_on_top() -> None:

@@ -81,6 +81,18 @@ def test_a_neighbours_spending_bars_us_until_the_exchanges_next_minute(egress: E
     assert egress.barrier("one", 2) is None
 
 
+def test_a_count_of_the_minute_before_says_nothing_of_this_one(egress: Egress, clock: FakeClock) -> None:
+    minute = egress.reserve(5, forced=False)
+    clock.advance(MINUTE)
+    egress.settle(5, 49, minute)
+    assert egress.window.used == 5
+
+
+def test_a_not_before_from_elsewhere_is_capped_at_three_days(egress: Egress, clock: FakeClock) -> None:
+    egress.learn(ADDRESS, Hold(0, 9_999_999_999_999, "exchange-banned"))
+    assert egress.hold(ADDRESS).until == START + 3 * 24 * 60 * MINUTE
+
+
 def test_a_lost_answer_stays_counted_for_its_minute(egress: Egress, clock: FakeClock) -> None:
     egress.reserve(5, forced=True)
     egress.abandon(5)

@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.exchange.clock import ExchangeClock, Offset, Sample, estimate
+from service.exchange.clock import ExchangeClock, Offset, Sample, estimate, glimpse
 from tests.support import START, FakeClock
 
 calls = st.tuples(st.integers(0, 10**9), st.integers(0, 5_000), st.integers(0, 5_000))
@@ -40,6 +41,34 @@ def test_signing_stays_behind_the_exchange_by_the_error(clock: FakeClock) -> Non
     exchange = ExchangeClock(clock)
     exchange.offset = Offset(START - clock.monotonic(), 40, clock.monotonic())
     assert exchange.timestamp() == START - 40
+
+
+def test_an_answers_date_is_taken_until_the_clock_is_measured(clock: FakeClock) -> None:
+    exchange = ExchangeClock(clock)
+    exchange.see("Mon, 21 Sep 2026 14:14:05 GMT")
+    assert (exchange.now(), exchange.timestamp()) == (1_790_000_045_000, 1_790_000_044_000)  # it has whole seconds
+    assert (exchange.measured, exchange.due) == (False, True)
+    exchange.see("Mon, 21 Sep 2026 14:14:09 GMT")
+    assert exchange.now() == 1_790_000_045_000
+    exchange.offset = Offset(7, 0, clock.monotonic())
+    assert (exchange.measured, exchange.due) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "",
+        "yesterday",
+        "2026-09-21T14:14:05Z",
+        "Mon, 99 Sep 2026 14:14:05 GMT",
+        "Mon, 21 Sep 2026 14:14:05 +9999999999999999",
+        "Mon, 21 Sep 99999999999999999999 14:14:05 GMT",
+        "Thu, 01 Jan 1970 00:00:00 GMT",  # there was no such exchange
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+    ],
+)
+def test_a_date_that_is_none_tells_nothing(date: str) -> None:
+    assert glimpse(date, 0) is None
 
 
 def test_an_offset_is_due_again_after_half_an_hour(clock: FakeClock) -> None:

@@ -152,6 +152,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_credential(account)
 
 
+def test_a_mended_secret_is_another_credential_under_the_same_key(tmp_path: Path) -> None:
+    wrong, mended = read(tmp_path, secret_key=b"wrong"), read(tmp_path, secret_key=b"mended")
+    assert wrong.fingerprint == mended.fingerprint
+    assert wrong.identity != mended.identity
+    assert read(tmp_path, secret_key=b"mended\n").identity == mended.identity
+
+
 def test_a_credential_is_known_by_eight_digits_of_its_keys_hash(tmp_path: Path) -> None:
     credential = read(tmp_path, api_key=b"abc\n")
     assert credential.fingerprint == "ba7816bf"  # SHA-256's own test vector

@@ -95,6 +95,19 @@ async def test_a_redirect_is_not_followed_for_it_would_carry_the_key() -> None:
     assert asked == ["exchange.test"]
 
 
+async def test_a_cookie_is_neither_kept_nor_sent() -> None:
+    sent: list[str | None] = []
+
+    def bake(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers.get("cookie"))
+        return httpx.Response(200, headers={"set-cookie": "a=1; Path=/"})
+
+    async with open_client(Exchange(base_url="https://exchange.test"), httpx.MockTransport(bake)) as client:
+        for _ in range(2):
+            await fetch(client, "/dapi/v1/time", b"", {})
+    assert sent == [None, None]
+
+
 async def test_a_body_of_four_mebibytes_is_read_and_one_byte_more_is_not() -> None:
     assert len((await ask(lambda _: httpx.Response(200, content=bytes(MAX_BODY)))).body) == MAX_BODY
     with pytest.raises(ExchangeAnswerInvalidError, match="larger than 4 MiB"):

@@ -89,6 +89,16 @@ async def test_a_hung_operation_is_given_up_after_250_ms(wire: Wire) -> None:
     assert wire.metrics.registry.get_sample_value("coinm_redis_failures_total", {"kind": "timeout"}) == 1
 
 
+async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
+    async def refused() -> None:
+        raise errors.NoPermissionError
+
+    for operation in (refused, wire.ping):
+        with pytest.raises(AwayError, match="a configuration error") as away:
+            await wire.link.run(operation)
+        assert away.value.kind == "refused"
+
+
 async def test_a_bug_of_ours_is_not_taken_for_redis_being_away(wire: Wire) -> None:
     async def broken() -> None:
         raise ZeroDivisionError

@@ -89,6 +89,14 @@ async def test_a_newer_snapshot_stands(store: AccountStore, later: int, generati
     assert await shared(store) == (other if kept else ENTRY)
 
 
+async def test_what_claims_to_be_later_than_a_snapshot_can_live_does_not_stand_for_ever(store: AccountStore) -> None:
+    await store.keep(replace(ENTRY, asked_at=ENTRY.asked_at + ENTRY.life + 1), 60_000)
+    assert await store.keep(ENTRY, 60_000) is True
+    assert await shared(store) == ENTRY
+    await store.keep(replace(ENTRY, asked_at=ENTRY.asked_at + ENTRY.life), 60_000)
+    assert await store.keep(ENTRY, 60_000) is False
+
+
 async def test_a_snapshot_without_life_left_is_gone(store: AccountStore) -> None:
     await store.keep(ENTRY, 0)
     assert await shared(store) is None
