@@ -10,8 +10,8 @@ from service.app import close
 from service.cache.keeper import SnapshotKeeper
 from service.clock import timestamp
 from service.exchange.budget import MINUTE, NO_HOLD
-from service.exchange.client import ACCOUNT
 from service.exchange.errors import ExchangeError
+from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
 from service.store.connection import FAILURES, failure_kind
 

@@ -2,8 +2,10 @@
 
 import io
 import logging
+import queue
 from collections.abc import Iterator
 from logging.handlers import QueueHandler
+from typing import cast
 
 import pytest
 
@@ -25,7 +27,7 @@ class LogText(io.StringIO):
     def getvalue(self) -> str:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, QueueHandler):
-                handler.queue.join()
+                cast("queue.Queue[object]", handler.queue).join()
         return super().getvalue()
 
 

@@ -1,11 +1,8 @@
-"""The signed account call, and the unsigned ones it needs: time and exchangeInfo.
-
-Each passes the same gate: barrier, reservation, call, settlement. Paths are constants, never text from a request.
-"""
+"""The signed account call, and the unsigned ones it needs: time and exchangeInfo."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import httpx
 import msgspec
@@ -13,28 +10,25 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from service.account import snapshot
-from service.account.snapshot import MalformedAccountError, Snapshot
+from service.account.snapshot import Snapshot
 from service.clock import Clock
-from service.exchange import answers, budget, listing, transport
+from service.exchange import listing
 from service.exchange.answers import Answer, MalformedAnswerError
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, ExchangeClock, Sample, estimate
-from service.exchange.egress import ADDRESS, Egress
+from service.exchange.egress import Egress
 from service.exchange.errors import (
-    ExchangeAnswerInvalidError,
     ExchangeClockSkewError,
     ExchangeError,
     ExchangeTimeoutError,
-    RefreshFaultError,
     WeightBudgetSpentError,
 )
+from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, TIME, Call, Gate
 from service.exchange.listing import Listing
 from service.exchange.signing import Credential
 from service.settings import Exchange
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.exchange")
-
-T = TypeVar("T")
 
 ATTEMPTS = 3
 """Tries of one refresh; the docs advise 3 to 5, and each costs the account call's weight."""
@@ -46,49 +40,12 @@ SIDE_PAUSE = 30_000
 """Ms between tries of either after a failure."""
 LISTING_MAX_AGE = 60 * 60 * 1000
 """Ms. Contracts are listed and delivered by the quarter."""
-
-
-class Endpoint(msgspec.Struct, frozen=True):
-    """One path of the exchange and what it costs."""
-
-    name: str
-    path: str
-    weight: int
-
-
-TIME = Endpoint("time", "/dapi/v1/time", 1)
-EXCHANGE_INFO = Endpoint("exchangeInfo", "/dapi/v1/exchangeInfo", 1)
-ACCOUNT = Endpoint("account", "/dapi/v1/account", 5)
-
-
-# 2017, before which there was no such exchange, to 2100: a clock outside of it is not one.
-_ServerTime = Annotated[int, msgspec.Meta(ge=1_483_228_800_000, le=4_102_444_800_000)]
-
-
 REFRESH_WEIGHT = ACCOUNT.weight + SAMPLES * TIME.weight + EXCHANGE_INFO.weight
 """What the first refresh of all costs."""
 
 
 class _Time(msgspec.Struct, rename="camel"):
-    server_time: _ServerTime
-
-
-class Call(msgspec.Struct, frozen=True):
-    """One request about to be sent."""
-
-    endpoint: Endpoint
-    query: bytes = b""
-    credential: Credential | None = None
-    forced: bool = False
-
-    @property
-    def scope(self) -> str:
-        """Whose not-before binds it besides the address's."""
-        return self.credential.identity if self.credential else ADDRESS
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"x-mbx-apikey": self.credential.api_key.reveal()} if self.credential else {}
+    server_time: Annotated[int, msgspec.Meta(ge=EARLIEST, le=LATEST)]
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -113,11 +70,10 @@ class ExchangeClient:
 
     def __init__(self, settings: Exchange, http: httpx.AsyncClient, clock: Clock, metrics: Metrics) -> None:
         self._settings = settings
-        self._http = http
         self._monotonic = clock.monotonic
-        self._metrics = metrics
         self.clock = ExchangeClock(clock)
         self.egress = Egress(settings, self.clock)
+        self._gate = Gate(http, self.egress, metrics)
         self.listing: Listing | None = None
         self._listing_due = self._clock_due = self._monotonic()
         self._measuring = asyncio.Lock()
@@ -149,12 +105,12 @@ class ExchangeClient:
         Raises:
             ExchangeError: no answer, or not the documented shape.
         """
-        self.listing = await self._send(Call(EXCHANGE_INFO), lambda answer: listing.parse(answer.body))
+        self.listing = await self._gate.send(Call(EXCHANGE_INFO), lambda answer: listing.parse(answer.body))
         self._heed(self.listing.weight_limit)
         self._listing_due = self._monotonic() + LISTING_MAX_AGE
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._gate.close()
 
     def _heed(self, live_limit: int | None) -> None:
         """The exchange's own limit lowers ours; one that no refresh would fit in is taken for a misprint."""
@@ -213,74 +169,13 @@ class ExchangeClient:
         query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
         margin_assets = self.listing.margin_assets if self.listing else {}
         call = Call(ACCOUNT, query, refresh.credential, refresh.forced)
-        found = await self._send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
+        found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
         return Fetched(found, asked)
 
     async def _sample(self) -> Sample:
         sent = self._monotonic()
-        server_time = await self._send(Call(TIME), _server_time)
+        server_time = await self._gate.send(Call(TIME), _server_time)
         return Sample(sent, self._monotonic(), server_time)
-
-    async def _send(self, call: Call, read: Callable[[Answer], T]) -> T:
-        """The gate: nothing is sent but through here. `read` takes what it is after from a success.
-
-        Raises:
-            ExchangeError: not sent, not answered, refused, or not of the shape that `read` expects.
-        """
-        barrier = self.egress.barrier(call.scope, call.endpoint.weight, forced=call.forced)
-        if barrier is not None:
-            raise barrier.error
-        outcome = RefreshFaultError.problem
-        try:
-            answer = await self._answered(call)
-            self.clock.see(answer.headers.get("date", ""))
-            self._refuse(answer, call)
-            result = _read(answer, read)
-            outcome = "ok"
-        except asyncio.CancelledError:
-            outcome = ExchangeTimeoutError.problem  # the refresh's own deadline comes before httpx'
-            raise
-        except ExchangeError as exc:
-            outcome = exc.problem
-            raise
-        finally:
-            self._metrics.exchange_calls.labels(call.endpoint.name, outcome).inc()
-        return result
-
-    async def _answered(self, call: Call) -> Answer:
-        """Reserve, send, settle; a call that got no answer, for whatever reason, stays counted."""
-        weight = call.endpoint.weight
-        minute = self.egress.reserve(weight, forced=call.forced)
-        self._metrics.weight_spent.labels(call.endpoint.name).inc(weight)
-        try:
-            answer = await transport.fetch(self._http, call.endpoint.path, call.query, call.headers)
-        except BaseException:
-            self.egress.abandon(weight)
-            raise
-        self.egress.settle(weight, answers.used_weight(answer), minute)
-        return answer
-
-    def _refuse(self, answer: Answer, call: Call) -> None:
-        """Raise the error that an answer stands for; a refusal binds every later call before that.
-
-        It binds the address, or the credential that was rejected (an unsigned call has none).
-        """
-        now = self.clock.now()
-        error = answers.error_in(answer, now)
-        if error is None:
-            return
-        hold = budget.hold_after(error, now)
-        if hold is not None and (call.credential is not None or not budget.is_credential(hold)):
-            error.retry_at = hold.until
-            self.egress.impose(call.scope if budget.is_credential(hold) else ADDRESS, hold)
-        raise error
-
-
-def _read(answer: Answer, read: Callable[[Answer], T]) -> T:
-    try:
-        return read(answer)
-    except (MalformedAccountError, MalformedAnswerError) as exc:
-        raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None
 
 
 def _server_time(answer: Answer) -> int:

@@ -19,7 +19,7 @@ class Egress:
 
     def __init__(self, settings: Exchange, clock: ExchangeClock) -> None:
         self._settings = settings
-        self._clock = clock
+        self.clock = clock
         self._window = budget.Window(0)
         self._holds: dict[str, Hold] = {}
         self.live_limit: int | None = None
@@ -36,11 +36,11 @@ class Egress:
     @property
     def window(self) -> budget.Window:
         """The current minute's. Stores nothing: metrics read it from a thread of their own."""
-        return budget.window_at(self._window, self._clock.now())
+        return budget.window_at(self._window, self.clock.now())
 
     def barrier(self, credential: str, weight: int, *, forced: bool = False) -> Barrier | None:
         """Why a call of this weight may not be sent now, or `None`."""
-        now = self._clock.now()
+        now = self.clock.now()
         hold = max(self.hold(ADDRESS), self.hold(credential), key=lambda each: each.until)
         if hold.until > now:
             return budget.hold_barrier(hold)
@@ -68,7 +68,7 @@ class Egress:
 
     def learn(self, scope: str, hold: Hold) -> None:
         """Take over a not-before if it overrides what is known: it only grows, but for a resume."""
-        longest = self._clock.now() + budget.MAX_HOLD
+        longest = self.clock.now() + budget.MAX_HOLD
         self._holds[scope] = max(self.hold(scope), replace(hold, until=min(hold.until, longest)))
 
     def impose(self, scope: str, hold: Hold) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from service.exchange.budget import Barrier, Hold
-from service.exchange.client import ACCOUNT, ExchangeClient, Fetched
+from service.exchange.client import ExchangeClient, Fetched
 from service.exchange.egress import ADDRESS
+from service.exchange.gate import ACCOUNT
 from service.exchange.signing import Credential
 
 

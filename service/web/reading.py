@@ -14,7 +14,7 @@ from service.access.grants import Grant
 from service.account.selection import Selection, Shape
 from service.account.snapshot import Snapshot
 from service.cache.ports import Served
-from service.exchange.client import ACCOUNT
+from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
 from service.web import caching
 from service.web.problems import (

@@ -5,6 +5,8 @@ import asyncio
 import httpx
 
 from service.exchange.budget import MAX_HOLD
+from service.exchange.client import REFRESH_WEIGHT
+from service.settings_file import MIN_WEIGHT
 from simulator.faults import Fault
 from simulator.signature import DEMO_SECRET_KEY
 from tests.app.harness import Stage, Wire
@@ -70,6 +72,10 @@ async def test_a_live_limit_that_no_refresh_fits_in_is_taken_for_a_misprint(stag
 
     assert (await gateway.get()).status_code == 200
     assert (await gateway.status())["weight"]["ceiling"] == 1920
+
+
+def test_settings_leave_room_for_one_refresh() -> None:
+    assert MIN_WEIGHT == REFRESH_WEIGHT
 
 
 async def test_a_live_limit_lowers_ours(stage: Stage) -> None:
