@@ -1,7 +1,7 @@
 """What `coinm-gateway check` tries and `resume` clears: the gateway's own parts, without its server."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 from redis.exceptions import RedisError
@@ -81,6 +81,11 @@ async def _redis(gateway: Gateway) -> Sequence[Finding]:
         info = await redis.info()
     except (RedisError, OSError, TimeoutError) as exc:
         return [Finding("redis", "fail", FAILURES[failure_kind(exc)])]
+    return redis_findings(info)
+
+
+def redis_findings(info: Mapping[str, Any]) -> list[Finding]:
+    """What Redis tells of itself (`INFO`), against what the gateway needs of it."""
     mode, role, policy = info.get("redis_mode"), info.get("role"), info.get("maxmemory_policy")
     findings = [Finding("redis", "ok", f"{mode}, {role}, version {info.get('redis_version')}, eviction {policy}")]
     if mode == "cluster":

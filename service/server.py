@@ -37,20 +37,15 @@ class ListenError(Exception):
     """A port can't be had."""
 
 
-async def serve(app: App, *, stop: asyncio.Event | None = None) -> None:
-    """Serve until told to stop: by `stop`, or without it by SIGTERM or SIGINT. Then drain.
+async def serve(app: App) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
 
     Raises:
         ListenError: a port can't be had.
         SettingsError: the TLS files are not what is expected.
     """
-    settings = app.gateway.settings.server
+    settings, stop, loop = app.gateway.settings.server, asyncio.Event(), asyncio.get_running_loop()
     with _metrics_server(settings, app.gateway.metrics.registry):
-        if stop is not None:
-            await _serve(app, stop)
-            return
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, stop.set)
         try:

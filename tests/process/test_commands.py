@@ -1,6 +1,7 @@
 """The command line as an operator meets it: exit statuses, one line for an error, never a secret."""
 
 import re
+import socket
 import ssl
 from pathlib import Path
 
@@ -154,6 +155,28 @@ async def test_a_port_in_use_is_one_line_and_exit_status_1(gateway: GatewayProce
 
     assert status == 1
     assert errors.startswith("coinm-gateway: cannot listen on 127.0.0.1:")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("server", "status", "complaint"),
+    [
+        ({"metrics_port": "TAKEN"}, 1, "cannot listen on 127.0.0.1:"),
+        ({"host": "no-such-host.invalid"}, 1, "cannot listen on no-such-host.invalid"),
+        ({"tls_certificate_file": "none", "tls_key_file": "none"}, 2, "none: expected a certificate, with its key in"),
+    ],
+)
+async def test_what_cannot_be_listened_with_is_one_line(
+    tmp_path: Path, server: dict[str, object], status: int, complaint: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = {key: port if value == "TAKEN" else value for key, value in server.items()}
+        config = write_settings(tmp_path, server={"port": free_port(), "metrics_port": 0} | server)
+        found, _, errors = await run_command("serve", "--config", str(config))
+
+    assert status == found
+    assert complaint in errors
     assert errors.count("\n") == 1
 
 

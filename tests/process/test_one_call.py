@@ -62,12 +62,13 @@ async def test_ten_seconds_of_polling_by_fifty_callers_cause_at_most_eleven_acco
 
 
 async def poll(caller: httpx.AsyncClient, url: str) -> set[int]:
-    """Ask every 200 ms for 10 s; the statuses seen."""
-    statuses = set()
-    for _ in range(50):
-        due = asyncio.get_running_loop().time() + 0.2
+    """Ask every 200 ms, or as often as this machine can, for 10 s; the statuses seen."""
+    now = asyncio.get_running_loop().time
+    statuses, due, end = set(), now(), now() + 10
+    while now() < end:
         statuses.add((await caller.get(url)).status_code)
-        await asyncio.sleep(due - asyncio.get_running_loop().time())
+        due = max(due + 0.2, now())
+        await asyncio.sleep(due - now())
     return statuses
 
 

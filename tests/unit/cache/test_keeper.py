@@ -1,0 +1,136 @@
+"""The keeper's own bounds, against neighbours that misbehave; the rest is tested through the app."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from service.account.snapshot import parse
+from service.cache.keeper import GRACE, MAX_WAITS, SnapshotKeeper
+from service.cache.policy import ANY, Demand, FreshnessUnmetError, Windows
+from service.cache.ports import KeeperSettings
+from service.exchange.budget import NO_HOLD, Barrier, Hold
+from service.exchange.client import Fetched
+from service.exchange.clock import ExchangeClock
+from service.exchange.errors import ExchangeTimeoutError
+from service.store.entries import Entry, Look
+from service.telemetry.metrics import Metrics
+from tests.support import FakeClock
+
+WINDOWS = Windows(fresh_for=1_000, stale_while_revalidate=0, stale_if_error=60_000, min_refresh_interval=1_000)
+BODY = b'{"assets":[],"positions":[]}'
+
+
+class Exchange:
+    """One account; each answer takes `seconds` of the fake clock, or for ever."""
+
+    fingerprint = "00000000"
+    margin_assets: Mapping[str, str] | None = None
+    address_hold: Hold = NO_HOLD
+    credential_hold: Hold = NO_HOLD
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = ExchangeClock(clock)
+        self.asked = 0
+        self.hangs = False
+        self.lag = 0
+        self.backdated = 0
+        self._clock = clock
+
+    async def fetch(self, *, forced: bool) -> Fetched:
+        self.asked += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        asked = self._clock.monotonic() - self.backdated
+        self._clock.advance(self.lag)
+        return Fetched(parse(BODY, self.clock.now(), {}), asked)
+
+    def barrier(self, *, forced: bool) -> Barrier | None:
+        return None
+
+    def learn(self, address: Hold, credential: Hold) -> None: ...
+
+    def degrade(self, *, degraded: bool) -> None: ...
+
+
+class NoRedis:
+    """A shared store that is always away."""
+
+    async def look(self, known: int) -> Look | None:
+        return None
+
+    async def keep(self, entry: Entry, remaining: int) -> bool | None:
+        return None
+
+    async def prove(self) -> int | None:
+        return None
+
+    async def hold_address(self, hold: Hold) -> None: ...
+
+    async def hold_credential(self, hold: Hold) -> None: ...
+
+
+@pytest.fixture
+def exchange(clock: FakeClock) -> Exchange:
+    return Exchange(clock)
+
+
+@pytest.fixture
+def keeper(exchange: Exchange) -> SnapshotKeeper:
+    impatient = KeeperSettings("main", WINDOWS, timeout=0.05 - GRACE)  # a waiter's own deadline: 50 ms
+    return SnapshotKeeper(impatient, exchange, NoRedis(), Metrics())
+
+
+async def test_a_waiter_gives_up_at_its_own_deadline(keeper: SnapshotKeeper, exchange: Exchange) -> None:
+    exchange.hangs = True
+
+    with pytest.raises(ExchangeTimeoutError):
+        await keeper.get(ANY)
+    await keeper.close()
+
+    assert exchange.asked == 1
+
+
+async def test_a_waiter_at_its_deadline_takes_what_is_stale(
+    keeper: SnapshotKeeper, exchange: Exchange, clock: FakeClock
+) -> None:
+    await keeper.get(ANY)
+    clock.advance(30_000)
+    exchange.hangs = True
+    served = await keeper.get(ANY)
+    await keeper.close()
+
+    assert (served.result, served.age) == ("stale-if-error", 30_000)
+
+
+async def test_a_waiter_at_its_deadline_is_not_given_what_it_does_not_accept(
+    keeper: SnapshotKeeper, exchange: Exchange, clock: FakeClock
+) -> None:
+    await keeper.get(ANY)
+    clock.advance(30_000)
+    exchange.hangs = True
+
+    with pytest.raises(ExchangeTimeoutError):
+        await keeper.get(Demand(max_age=10_000))
+    await keeper.close()
+
+
+async def test_an_exchange_slower_than_the_demand_is_asked_once_for_it(
+    keeper: SnapshotKeeper, exchange: Exchange
+) -> None:
+    exchange.lag = 2_000
+
+    with pytest.raises(FreshnessUnmetError):
+        await keeper.get(Demand(max_age=1_000))
+
+    assert exchange.asked == 1
+
+
+async def test_a_read_never_waits_for_more_than_a_few_refreshes(keeper: SnapshotKeeper, exchange: Exchange) -> None:
+    """Whatever goes wrong with what they bring: here it claims to be asked for before the caller came."""
+    exchange.backdated = 5_000
+
+    with pytest.raises(FreshnessUnmetError):
+        await keeper.get(Demand(max_age=1_000))
+
+    assert exchange.asked == MAX_WAITS

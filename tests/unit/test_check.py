@@ -1,0 +1,27 @@
+import pytest
+
+from service.check import line, redis_findings
+
+GOOD = {"redis_mode": "standalone", "role": "master", "maxmemory_policy": "noeviction", "redis_version": "7.0.15"}
+
+
+def test_a_redis_as_it_should_be_is_one_row() -> None:
+    (finding,) = redis_findings(GOOD)
+
+    assert line(finding) == "ok    redis                    standalone, master, version 7.0.15, eviction noeviction"
+
+
+@pytest.mark.parametrize(
+    ("told", "finding"),
+    [
+        ({"redis_mode": "cluster"}, ("redis mode", "fail")),
+        ({"role": "slave"}, ("redis role", "fail")),
+        ({"maxmemory_policy": "allkeys-lru"}, ("redis eviction", "warn")),
+        ({"maxmemory_policy": "volatile-ttl"}, ("redis eviction", "warn")),  # a ban's memory has a time to live too
+    ],
+)
+def test_what_the_gateway_cannot_work_with_is_a_row_more(told: dict[str, str], finding: tuple[str, str]) -> None:
+    found = [row for row in redis_findings(GOOD | told) if row.verdict != "ok"]
+
+    assert [(row.subject, row.verdict) for row in found] == [finding]
+    assert found[0].text.startswith("expected")
