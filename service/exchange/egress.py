@@ -11,7 +11,7 @@ from service.exchange.clock import ExchangeClock
 from service.settings import Exchange
 
 ADDRESS = ""
-"""The scope of a not-before that binds every credential; the others are credentials' fingerprints."""
+"""The scope of a not-before that binds every credential; the others are credentials' identities."""
 
 
 class Egress:
