@@ -35,9 +35,11 @@ class FakeClock:
     def __init__(self) -> None:
         self._monotonic = 1_000_000
         self._epoch = START
+        self.broken = False
+        """Whether reading it fails as nobody foresaw."""
 
     def monotonic(self) -> int:
-        return self._monotonic
+        return self._monotonic // (not self.broken)
 
     def epoch(self) -> int:
         return self._epoch

@@ -1,6 +1,7 @@
 """What must not become worse by being repeated: bugs, refusals, misprints."""
 
 import asyncio
+import io
 
 import httpx
 
@@ -9,7 +10,7 @@ from service.exchange.client import REFRESH_WEIGHT
 from service.settings_file import MIN_WEIGHT
 from simulator.faults import Fault
 from simulator.signature import DEMO_SECRET_KEY
-from tests.app.harness import Stage, Wire
+from tests.app.harness import Stage, Wire, told
 
 ADDRESS_HOLD = "coinm:egress:127.0.0.1:1:default:hold"
 
@@ -117,3 +118,24 @@ async def test_refused_reads_leave_nothing_behind_in_what_is_remembered(stage: S
     assert barrier is not None
     assert barrier.error.__traceback__ is None
     assert barrier.error is not keeper.barrier(forced=False).error  # type: ignore[union-attr]  # as just seen
+
+
+async def test_a_malformed_host_is_a_problem_that_repeats_nothing_of_the_request(stage: Stage) -> None:
+    gateway = await stage.start()
+    answer = await gateway.get("/v1/accounts?planted=1", host="planted host")
+
+    assert told(answer) == (400, "invalid-parameter", None)
+    assert "planted" not in answer.text
+
+
+async def test_a_bug_outside_of_a_refresh_is_a_500_with_its_trace_in_the_log(
+    stage: Stage, log_text: io.StringIO
+) -> None:
+    gateway = await stage.start()
+    stage.clock.broken = True
+    answer = await gateway.get()
+    stage.clock.broken = False
+
+    assert told(answer) == (500, "internal-error", None)
+    assert "ZeroDivisionError" not in answer.text
+    assert "ZeroDivisionError" in log_text.getvalue()

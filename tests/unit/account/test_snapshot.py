@@ -93,8 +93,9 @@ def test_what_is_not_the_documented_account_is_refused_whole(fault: str, piece: 
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"x":'])
-@pytest.mark.parametrize("depth", [2_000, 100_000])
-def test_deep_nesting_is_refused_also_where_nobody_looks(opening: bytes, depth: int) -> None:
+def test_deep_nesting_is_refused_also_where_nobody_looks(opening: bytes) -> None:
+    """Where the parsers give up differs between Python's versions: none comes near this depth."""
+    depth = 100_000
     closing = {b"[": b"]", b'{"x":': b"1}"}[opening]
     deep = opening * depth + closing[:-1] + closing[-1:] * depth
     for body in (account(extra=b',"x":' + deep), account(b'{"asset":"BTC","x":' + deep + b"}"), deep):
