@@ -61,7 +61,7 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
     app = _create(settings)
     on_drop = app.gateway.metrics.log_lines_dropped.inc
     try:
-        with logs.logging_to(logs.stdout(), secrets=_secrets(settings), on_drop=on_drop):
+        with logs.logging_to(sys.stdout, secrets=_secrets(settings), on_drop=on_drop):
             _run(serve_app(app))
     except ListenError as exc:
         _fail(str(exc), 1)

@@ -8,7 +8,6 @@ import logging
 import logging.handlers
 import queue
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
@@ -121,8 +120,3 @@ class _Redacting(ProcessorFormatter):
 def _json(_logger: object, _method: str, event: EventDict) -> str:
     first = {name: event.pop(name) for name in _FIRST if name in event}
     return msgspec.json.encode({**first, **event}, enc_hook=repr).decode()
-
-
-def stdout() -> TextIO:
-    """Where the logs of `serve` go: the container's own stream."""
-    return sys.stdout

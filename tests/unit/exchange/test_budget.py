@@ -108,7 +108,7 @@ def test_a_new_minute_starts_at_zero_but_for_what_is_under_way() -> None:
 
 
 def test_a_clock_set_back_does_not_open_a_spent_minute_again() -> None:
-    assert window_at(Window(7, spent=80), 6 * MINUTE).used == 80
+    assert window_at(Window(7, spent=80), 6 * MINUTE) == Window(6, spent=80)
 
 
 def test_forced_refreshes_have_a_quarter_of_the_ceiling() -> None:
