@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from redis.exceptions import RedisError
 
 from service.app import close
 from service.cache.keeper import SnapshotKeeper
@@ -13,7 +12,7 @@ from service.exchange.budget import MINUTE, NO_HOLD
 from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
-from service.store.connection import FAILURES, failure_kind
+from service.store.connection import AwayError
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -75,12 +74,11 @@ def _weight(gateway: Gateway) -> Finding:
 
 
 async def _redis(gateway: Gateway) -> Sequence[Finding]:
-    redis = gateway.redis.redis
     try:
         await next(iter(gateway.stores.values())).try_out()
-        info = await redis.info()
-    except (RedisError, OSError, TimeoutError) as exc:
-        return [Finding("redis", "fail", FAILURES[failure_kind(exc)])]
+        info = await gateway.redis.run(gateway.redis.redis.info)
+    except AwayError as exc:
+        return [Finding("redis", "fail", str(exc))]
     return redis_findings(info)
 
 

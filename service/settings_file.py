@@ -37,6 +37,9 @@ MIN_WEIGHT = 9
 """A minute and address: what the first refresh of all costs (the account 5, the clock's samples 3, exchangeInfo 1)."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+LONGEST = 24 * 3_600_000
+"""Ms; no window or deadline of the gateway makes sense beyond a day."""
+
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 
@@ -130,7 +133,7 @@ class _Reader:
         return msgspec.structs.replace(client, accounts=converted)
 
     def _redis(self, redis: Redis) -> Redis:
-        given = [key for key in ("url", "url_file", "sentinels") if getattr(redis, key)]
+        given = [key for key in ("url", "url_file", "sentinels") if getattr(redis, key) not in (None, [])]
         if len(given) > 1:
             self._fail("redis", f"expected one of url, url_file and sentinels, found {' and '.join(given)}")
         if bool(redis.sentinels) != (redis.master is not None):
@@ -245,6 +248,8 @@ def _duration(text: str) -> Duration:
     milliseconds = Decimal(match[1]) * _UNITS[match[2]]
     if milliseconds % 1:
         raise ValueError("expected whole milliseconds")
+    if milliseconds > LONGEST:
+        raise ValueError("expected 24h at the most")
     return Duration(milliseconds)
 
 

@@ -1,9 +1,13 @@
 """The demo: a simulated exchange, an embedded Redis and the gateway in one process; nothing leaves the machine."""
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -87,11 +91,32 @@ GREETING = """
 def run(*, port: int) -> None:
     """Run the demo until Ctrl-C; 0 is any free port. A port in use is one line on stderr and exit status 1."""
     try:
-        with tempfile.TemporaryDirectory() as folder, logs.logging_to(sys.stderr):
+        with _foreground(), tempfile.TemporaryDirectory() as folder, logs.logging_to(sys.stderr):
             uvloop.run(_demo(Path(folder), port or _free_port()))
     except ListenError as exc:
         click.echo(f"{exc}. Choose another port with --port.", err=True)
         raise SystemExit(1) from None
+
+
+@contextmanager
+def _foreground() -> Iterator[None]:
+    """Take the terminal while the block runs, so that Ctrl-C reaches the demo alone.
+
+    The `make` around it would get it too, and would end by it whatever the demo's own status is.
+    """
+    if not sys.stdin.isatty() or os.getpgrp() == os.getpid():
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    owner = os.tcgetpgrp(terminal)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or giving the terminal back would stop us
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z would stop us where no shell sees it
+    os.setpgid(0, 0)
+    os.tcsetpgrp(terminal, os.getpgrp())
+    try:
+        yield
+    finally:
+        os.tcsetpgrp(terminal, owner)
 
 
 async def _demo(folder: Path, port: int) -> None:

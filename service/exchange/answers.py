@@ -23,8 +23,8 @@ from service.exchange.errors import (
     ExchangeUnavailableError,
 )
 
-TRANSIENT = frozenset({408, 500, 502, 503, 504})
-"""Statuses after which a read may be tried again at once; never a 4xx beside 408, 418 and 429 least of all."""
+TRANSIENT = frozenset({500, 502, 503, 504})
+"""Statuses after which a read may be tried again at once, beside 408; no other 4xx, and 418 and 429 least of all."""
 
 MAX_ERROR_BODY = 64 * 1024
 """Bytes of an error to look at: the exchange's are below 1 KB, its CDN's pages a few."""

@@ -154,7 +154,8 @@ def hold_after(error: ExchangeError, now: int) -> Hold | None:
         case ExchangeRateLimitedError():
             until = max(error.retry_at or 0, next_minute(now))
         case ExchangeBannedError():
-            until = error.retry_at or now + UNDATED_BAN
+            dated = error.retry_at or 0
+            until = dated if dated > now else now + UNDATED_BAN
         case ExchangeBlockedError(answered=403):
             until = max(error.retry_at or 0, now + BLOCKED)
         case ExchangeRejectedCredentialsError():

@@ -68,10 +68,10 @@ class AccountStore:
         """One harmless operation of the real kind.
 
         Raises:
-            RedisError, OSError, TimeoutError: why it failed.
+            AwayError: why it failed.
         """
         keys = [self._keys.snapshot, self._keys.address_hold, self._keys.credential_hold]
-        await self._scripts.look(keys=keys, args=[FORMAT, 0])
+        await self._link.run(lambda: self._scripts.look(keys=keys, args=[FORMAT, 0]))
 
     async def look(self, known: int) -> Look | None:
         """What is shared now; the snapshot only if it is newer than `known` (its asked_at). `None`: away."""

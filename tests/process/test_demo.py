@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,20 @@ async def test_the_outage_it_suggests_shows_what_a_caller_sees_of_one(
     assert "HTTP/1.1 503" in refused
     assert "urn:coinm-gateway:problem:exchange-unavailable" in refused
     assert (await run(back, curl)).strip() == "[]"
+
+
+async def test_ctrl_c_on_the_terminal_of_make_ends_it_with_status_0(tmp_path: Path) -> None:
+    """Not only the demo's own: `make`, in whose terminal it is pressed, reports it too."""
+    makefile = tmp_path / "Makefile"
+    makefile.write_text(f"demo:\n\t@exec {sys.executable} -m simulator demo --port {free_port()}\n")
+    in_a_terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    command = [sys.executable, "-c", in_a_terminal, "make", "-f", str(makefile), "demo"]
+    terminal = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    async with asyncio.timeout(STARTUP):
+        await greeting(terminal)
+        await terminal.communicate(b"\x03")
+
+    assert terminal.returncode == 0
 
 
 async def greeting(demo: asyncio.subprocess.Process) -> list[str]:

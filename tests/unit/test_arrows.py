@@ -16,8 +16,8 @@ FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
 ORDER = "__main__ cli check server app web gateway cache store exchange access account".split()  # noqa: SIM905
 SHARED = {"telemetry", "settings", "settings_file", "clock"}
 
-# `app` joins the parts, and so names their libraries' types; `check` tells what Redis refused.
-OWNERS = {"litestar": {"web", "app"}, "httpx": {"exchange", "app"}, "redis": {"store", "app", "check"}}
+# `app` joins the parts, and so names their libraries' types.
+OWNERS = {"litestar": {"web", "app"}, "httpx": {"exchange", "app"}, "redis": {"store", "app"}}
 
 
 def room(file: str) -> str:

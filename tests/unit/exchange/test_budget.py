@@ -132,6 +132,8 @@ def test_a_spent_minute_bars_until_the_next() -> None:
         (ExchangeRateLimitedError("x", retry_at=NOW + 90_000), 90_000),
         (ExchangeBannedError("x", retry_at=NOW + 7_000), 7_000),
         (ExchangeBannedError("x"), 10 * MINUTE),
+        (ExchangeBannedError("x", retry_at=NOW), 10 * MINUTE),  # a date that has passed is none
+        (ExchangeBannedError("x", retry_at=NOW + 1), 1),
         (ExchangeBannedError("x", retry_at=NOW + 3 * DAY), 3 * DAY),
         (ExchangeBannedError("x", retry_at=NOW + 3 * DAY + 1), 3 * DAY),  # a misread time
         (ExchangeBannedError("x", retry_at=9_999_999_999_999), 3 * DAY),
