@@ -57,6 +57,7 @@ async def serve(app: App) -> None:
 
 async def _serve(app: App, stop: asyncio.Event) -> None:
     settings = app.gateway.settings.server
+    _require_free(settings)
     server = _server(app, settings)
     serving = asyncio.create_task(server.serve())
     stopping = asyncio.create_task(stop.wait())
@@ -110,6 +111,24 @@ def _granian(app: App, settings: ServerSettings) -> Server:
     )
 
 
+def _require_free(settings: ServerSettings) -> None:
+    """Refuse a port that somebody listens on.
+
+    granian shares its port with whoever shares theirs (SO_REUSEPORT), so that two gateways would take each other's
+    callers unnoticed, and panics where nobody does.
+    """
+    address = _address(settings.host)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that is only lingering is free
+        try:
+            probe.bind((address, settings.port))
+        except OSError as exc:
+            raise ListenError(
+                f"server.port: cannot listen on {settings.host}:{settings.port}: {exc.strerror}"
+            ) from None
+
+
 def _address(host: str) -> str:
     """The IP address of a host name: granian takes nothing else."""
     try:
@@ -128,7 +147,8 @@ def _metrics_server(settings: ServerSettings, registry: CollectorRegistry) -> It
     try:
         server, thread = start_http_server(settings.metrics_port, settings.host, registry)
     except OSError as exc:
-        raise ListenError(f"cannot listen on {settings.host}:{settings.metrics_port}: {exc.strerror}") from None
+        where = f"{settings.host}:{settings.metrics_port}"
+        raise ListenError(f"server.metrics_port: cannot listen on {where}: {exc.strerror}") from None
     try:
         yield
     finally:

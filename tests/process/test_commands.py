@@ -149,19 +149,24 @@ async def test_bad_settings_are_one_line_and_exit_status_2(
 
 
 async def test_a_port_in_use_is_one_line_and_exit_status_1(gateway: GatewayProcess, tmp_path: Path) -> None:
-    port = gateway.url.rpartition(":")[2]
+    """Also where the other is a gateway, whose server would share the port, and no metrics port collides."""
+    port = int(gateway.url.rpartition(":")[2])
+    other = tmp_path / "other"
+    other.mkdir()
+    config = write_settings(other, server={"port": port, "metrics_port": 0})
 
-    status, _, errors = await run_command("serve", "--config", str(gateway.config), "--port", port)
+    status, _, errors = await run_command("serve", "--config", str(config))
 
     assert status == 1
-    assert errors.startswith("coinm-gateway: cannot listen on 127.0.0.1:")
+    assert errors.startswith(f"coinm-gateway: server.port: cannot listen on 127.0.0.1:{port}:")
     assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("server", "status", "complaint"),
     [
-        ({"metrics_port": "TAKEN"}, 1, "cannot listen on 127.0.0.1:"),
+        ({"metrics_port": "TAKEN"}, 1, "server.metrics_port: cannot listen on 127.0.0.1:"),
+        ({"port": "TAKEN"}, 1, "server.port: cannot listen on 127.0.0.1:"),
         ({"host": "no-such-host.invalid"}, 1, "cannot listen on no-such-host.invalid"),
         ({"tls_certificate_file": "none", "tls_key_file": "none"}, 2, "none: expected a certificate, with its key in"),
     ],
