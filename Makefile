@@ -7,7 +7,7 @@ BIN := .venv/bin
 SOURCES := service simulator tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lock clean
+.PHONY: help install demo test check openapi format lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -30,11 +30,17 @@ test: install  ## every test, with branch coverage of service/
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-check: install  ## lint, format, types; edits nothing
+check: install  ## lint, format, types, contract drift; edits nothing
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(SOURCES)
 	$(BIN)/pyright
+	$(BIN)/coinm-gateway openapi | diff -u openapi/openapi.yaml - || { echo "openapi/openapi.yaml has drifted from the code: make openapi" >&2; exit 1; }
+	$(BIN)/openapi-spec-validator openapi/openapi.yaml
+
+openapi: install  ## write openapi/openapi.yaml from the code
+	@mkdir -p openapi
+	$(BIN)/coinm-gateway openapi --output openapi/openapi.yaml
 
 format: install  ## put the code into its form, mend what lint can mend
 	$(BIN)/ruff check --fix $(SOURCES)

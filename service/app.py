@@ -28,6 +28,7 @@ from service.store.connection import Link, connect
 from service.store.snapshots import AccountStore, Scripts, keys_of
 from service.telemetry.metrics import Metrics
 from service.web.accounts import Accounts
+from service.web.docs import Docs
 from service.web.edge import Edge
 from service.web.operations import Operations
 from service.web.problems import answer
@@ -74,7 +75,7 @@ def create_app(
             await close(gateway)
 
     litestar = Litestar(
-        route_handlers=[Accounts, Operations],
+        route_handlers=[Accounts, Operations, Docs],
         lifespan=[lifespan],
         exception_handlers={Exception: answer},
         openapi_config=None,

@@ -28,6 +28,7 @@ from service.settings import NAME_PATTERN, Secret, Settings
 from service.settings_file import SettingsError, load, read_secret
 from service.store.connection import AwayError
 from service.telemetry import logs
+from service.web import docs
 
 T = TypeVar("T")
 
@@ -116,6 +117,27 @@ def resume(config: Path, account: str | None) -> None:
         _fail(f"Redis: {exc}; nothing was cleared", 1)
     for text in cleared or ["nothing was remembered"]:
         click.echo(text)
+
+
+@main.command()
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file ending in .yaml, .yml or .json; else stdout.",
+)
+def openapi(output: Path | None) -> None:
+    """Write the OpenAPI document: JSON or YAML by the file's ending, YAML on stdout."""
+    form = output.suffix if output else ".yaml"
+    if form not in (".yaml", ".yml", ".json"):
+        _fail("--output: expected a name ending in .yaml, .yml or .json", 2)
+    content = docs.document_bytes(json=form == ".json")
+    if output is None:
+        click.echo(content, nl=False)
+        return
+    try:
+        output.write_bytes(content)
+    except OSError as exc:
+        _fail(f"--output: {output}: {exc.strerror}", 1)
 
 
 def _load(config: Path) -> Settings:

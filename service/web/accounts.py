@@ -26,9 +26,12 @@ class Accounts(Controller):
 
     path = "/v1/accounts"
 
-    @get("/")
+    @get("/", operation_id="list_accounts", tags=["accounts"])
     async def list_accounts(self, request: AnyRequest) -> Response[bytes]:
-        """The accounts the caller may see."""
+        """The accounts the caller may see, with the grant.
+
+        `null` stands for all. What isn't listed here answers 403, be it there or not.
+        """
         client, gateway = authenticate(request), gateway_of(request)
         parameters.no_filters(request.scope["query_string"])
         visible = [
@@ -37,38 +40,68 @@ class Accounts(Controller):
         ]
         return Response(msgspec.json.encode(visible), media_type=JSON, headers={"cache-control": "no-store"})
 
-    @get("/{account:str}")
+    @get("/{account:str}", operation_id="get_account", tags=["accounts"], opt={"reads": Shape.ACCOUNT})
     async def get_account(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
-        """The account object, both arrays cut by grant and filters: a consistent read of several in one."""
+        """One account, its assets and positions cut by grant and filters.
+
+        A consistent read of both in one call: all rows are of one snapshot. Filters combine with AND; `symbol`,
+        `positionSide` and `open` leave `assets` alone, `nonzero` leaves `positions` alone.
+        """
         return await read(request, account, lambda query: parameters.filtered(Shape.ACCOUNT, query))
 
-    @get("/{account:str}/assets")
+    @get("/{account:str}/assets", operation_id="list_assets", tags=["assets"], opt={"reads": Shape.ASSETS})
     async def list_assets(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
-        """Asset rows."""
+        """Balances and margins, a row a coin.
+
+        Rows outside the grant are left out. A coin that the account hasn't got filters to an empty list.
+        """
         return await read(request, account, lambda query: parameters.filtered(Shape.ASSETS, query))
 
-    @get("/{account:str}/assets/{asset:str}")
+    @get("/{account:str}/assets/{asset:str}", operation_id="get_asset", tags=["assets"], opt={"reads": Shape.ASSET})
     async def get_asset(self, request: AnyRequest, account: FromPath[str], asset: FromPath[str]) -> Response[bytes]:
-        """One asset row."""
+        """One coin's balances and margins.
+
+        404 where the account hasn't got the coin, 403 where it isn't granted.
+        """
         return await read(request, account, lambda query: _item(query, Shape.ASSET, asset=asset))
 
-    @get("/{account:str}/positions")
+    @get("/{account:str}/positions", operation_id="list_positions", tags=["positions"], opt={"reads": Shape.POSITIONS})
     async def list_positions(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
-        """Position rows."""
+        """Positions, a row a symbol and side.
+
+        `open=true` for what isn't flat, and `positionSide=LONG` for one side of a hedge-mode account. In one-way mode
+        there are only `BOTH` rows, long or short by the sign of `positionAmt`: an empty `LONG` list says nothing there.
+        """
         return await read(request, account, lambda query: parameters.filtered(Shape.POSITIONS, query))
 
-    @get("/{account:str}/positions/{symbol:str}")
+    @get(
+        "/{account:str}/positions/{symbol:str}",
+        operation_id="list_symbol_positions",
+        tags=["positions"],
+        opt={"reads": Shape.SYMBOL},
+    )
     async def list_symbol_positions(
         self, request: AnyRequest, account: FromPath[str], symbol: FromPath[str]
     ) -> Response[bytes]:
-        """One symbol's rows: one in one-way mode, three in hedge mode."""
+        """One symbol's positions: one row in one-way mode, three in hedge mode.
+
+        404 where the account hasn't got the symbol.
+        """
         return await read(request, account, lambda query: _item(query, Shape.SYMBOL, symbol=symbol))
 
-    @get("/{account:str}/positions/{symbol:str}/{position_side:str}")
+    @get(
+        "/{account:str}/positions/{symbol:str}/{position_side:str}",
+        operation_id="get_position",
+        tags=["positions"],
+        opt={"reads": Shape.POSITION},
+    )
     async def get_position(
         self, request: AnyRequest, account: FromPath[str], symbol: FromPath[str], position_side: FromPath[str]
     ) -> Response[bytes]:
-        """One position row."""
+        """One symbol's position on one side.
+
+        404 `no-such-position-side` where there is no such row; it says so when the account is in one-way mode.
+        """
         names = {"symbol": symbol, "positionSide": position_side}
         return await read(request, account, lambda query: _item(query, Shape.POSITION, **names))
 

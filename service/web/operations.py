@@ -61,19 +61,19 @@ class Operations(Controller):
 
     path = "/"
 
-    @get("/healthz")
+    @get("/healthz", operation_id="get_health", tags=["operations"])
     async def get_health(self) -> Response[bytes]:
         """The event loop answers."""
         return Response(b'{"status":"ok"}', media_type=JSON, headers=NO_STORE)
 
-    @get("/readyz")
+    @get("/readyz", operation_id="get_readiness", tags=["operations"])
     async def get_readiness(self, request: AnyRequest) -> Response[bytes]:
         """Settings and secrets are loaded, and it is not draining."""
         if gateway_of(request).draining:
             return Response(b'{"status":"draining"}', status_code=503, media_type=JSON, headers=NO_STORE)
         return Response(b'{"status":"ready"}', media_type=JSON, headers=NO_STORE)
 
-    @get("/v1/status")
+    @get("/v1/status", operation_id="get_status", tags=["operations"])
     async def get_status(self, request: AnyRequest) -> Response[bytes]:
         """How the gateway and the caller's accounts fare."""
         client, gateway = authenticate(request), gateway_of(request)

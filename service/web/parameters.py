@@ -17,14 +17,14 @@ _SIDE = re.compile("|".join(POSITION_SIDES))
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _TRUTH = {"true": True, "false": False}
 
-_LISTS = {
+LISTS = {
     "asset": (_ASSET, "upper-case letters and digits, such as BTC"),
     "symbol": (_SYMBOL, "upper-case letters, digits and _, such as BTCUSD_PERP"),
     "positionSide": (_SIDE, "BOTH, LONG or SHORT"),
 }
-_FLAGS = frozenset({"open", "nonzero"})
+FLAGS = frozenset({"open", "nonzero"})
 
-_FILTERS: Mapping[Shape, frozenset[str]] = {
+FILTERS: Mapping[Shape, frozenset[str]] = {
     Shape.ACCOUNT: frozenset({"asset", "symbol", "positionSide", "open", "nonzero"}),
     Shape.ASSETS: frozenset({"asset", "nonzero"}),
     Shape.POSITIONS: frozenset({"asset", "symbol", "positionSide", "open"}),
@@ -37,7 +37,7 @@ def filtered(shape: Shape, query: bytes) -> Selection:
     Raises:
         InvalidParameterError: names the parameter that is unknown, repeated, empty or malformed.
     """
-    values = _values(query, _FILTERS[shape])
+    values = _values(query, FILTERS[shape])
     return Selection(
         shape,
         assets=_names("asset", values),
@@ -72,9 +72,9 @@ def _values(query: bytes, known: frozenset[str]) -> dict[str, list[str]]:
     for name, value in _pairs(query):
         if name not in known:
             raise InvalidParameterError(_unknown(name, known))
-        if name in values and name in _FLAGS:
+        if name in values and name in FLAGS:
             raise InvalidParameterError(f"parameter {name}: given more than once")
-        values.setdefault(name, []).extend(value.split(",") if name in _LISTS else [value])
+        values.setdefault(name, []).extend(value.split(",") if name in LISTS else [value])
     return values
 
 
@@ -99,7 +99,7 @@ def _names(name: str, values: Mapping[str, list[str]]) -> frozenset[str] | None:
 
 
 def _well_formed(name: str, value: str) -> str:
-    pattern, expected = _LISTS[name]
+    pattern, expected = LISTS[name]
     if not pattern.fullmatch(value):
         raise InvalidParameterError(f"parameter {name}: expected {expected}")
     return value

@@ -1,0 +1,126 @@
+"""`/docs`: Swagger UI and the document. Everything comes from this process; the page may ask nobody else.
+
+The UI's files are those of the `swagger-ui-py` distribution (of which nothing is imported), read when first asked for.
+"""
+
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+
+from litestar import Controller, Litestar, Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+
+from service.web.accounts import Accounts
+from service.web.openapi.document import Json, as_json, as_yaml, document
+from service.web.operations import Operations
+from service.web.problems import NotFoundError
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy. `data:` images are the UI's own icons, inlined in its style sheet."""
+
+_HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>COIN-M account gateway</title>
+<link rel="icon" href="/docs/favicon-32x32.png">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+<div id="ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+
+# validatorUrl: the UI would show the document to a public validator wherever it isn't on localhost.
+# persistAuthorization: a token stays in the page's memory, never in the browser's storage.
+_START = """\
+SwaggerUIBundle({
+  url: "/docs/openapi.json",
+  dom_id: "#ui",
+  deepLinking: true,
+  displayRequestDuration: true,
+  persistAuthorization: false,
+  queryConfigEnabled: false,
+  tryItOutEnabled: true,
+  validatorUrl: null
+});
+"""
+
+_ASSETS = {
+    "favicon-32x32.png": "image/png",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+}
+
+
+class Docs(Controller):
+    """For people and generators; nothing here is secret, so nobody is asked who they are."""
+
+    path = "/docs"
+    include_in_schema = False
+
+    @get("/")
+    async def get_page(self) -> Response[bytes]:
+        return _answer(_PAGE.encode(), "text/html; charset=utf-8")
+
+    @get("/start.js")
+    async def get_start(self) -> Response[bytes]:
+        return _answer(_START.encode(), "text/javascript; charset=utf-8")
+
+    @get("/openapi.json")
+    async def get_json(self) -> Response[bytes]:
+        return _answer(document_bytes(json=True), "application/json")
+
+    @get("/openapi.yaml")
+    async def get_yaml(self) -> Response[bytes]:
+        return _answer(document_bytes(json=False), "application/yaml")
+
+    @get("/{name:str}")
+    async def get_asset(self, name: FromPath[str]) -> Response[bytes]:
+        if name == "callers.md":
+            return _answer(_guide(), "text/plain; charset=utf-8")
+        if name not in _ASSETS:
+            raise NotFoundError("there is no such path")
+        return _answer(_asset(name), _ASSETS[name])
+
+
+@cache
+def openapi() -> Json:
+    """The document of this version of the gateway: the same in every deployment."""
+    app = Litestar([Accounts, Operations], openapi_config=None, logging_config=None)
+    return document(
+        handler
+        for route in app.routes
+        for handler in getattr(route, "route_handlers", ())
+        if isinstance(handler, HTTPRouteHandler) and handler.operation_id
+    )
+
+
+@cache
+def document_bytes(*, json: bool) -> bytes:
+    """The document as JSON, or as YAML."""
+    return as_json(openapi()) if json else as_yaml(openapi())
+
+
+@cache
+def _asset(name: str) -> bytes:
+    return Path(str(distribution("swagger-ui-py").locate_file(f"swagger_ui/static/{name}"))).read_bytes()
+
+
+@cache
+def _guide() -> bytes:
+    return (Path(__file__).parent / "callers.md").read_bytes()
+
+
+def _answer(body: bytes, media_type: str) -> Response[bytes]:
+    return Response(body, media_type=media_type, headers=_HEADERS)

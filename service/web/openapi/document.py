@@ -1,0 +1,162 @@
+"""The routes of the gateway → the OpenAPI 3.1 document, and its two forms.
+
+A handler says what it is: operation id, tags and docstring (summary, then description). What it reads (`opt`) decides
+the parameters, the answers and the problems, so that the document can't name a filter that the edge doesn't take.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import yaml
+from litestar.handlers import HTTPRouteHandler
+
+import service
+from service.account.selection import Shape
+from service.web.openapi import answers, examples, inputs
+from service.web.openapi.schemas import Json, array_of, ref, schemas
+from service.web.problems import NoSuchPositionSideError, UnknownAssetError, UnknownSymbolError
+
+READS = "reads"
+"""The key of a handler's `opt` under which its shape stands."""
+
+_DESCRIPTION = """\
+One internal service holds the exchange credentials, keeps **one snapshot an account** and serves every team the slice it
+may see. Bodies are exactly what the exchange sent, cut to the rows asked for and granted; what the gateway has to say is
+in headers.
+
+**Amounts are strings.** Parse them as decimals, never as floats. `positionAmt` counts contracts, margins are in the
+settlement coin.
+
+**How old?** `Gateway-Snapshot-Time` says when the exchange was asked, `Gateway-Snapshot-Age` how many milliseconds ago
+that was, `Cache-Status` why it was answered so. Negative `ttl`: past `fresh_for`, with the reason in `detail`. Nothing
+older than `fresh_for` + the longer stale window is ever served. Ask for more with the request's `Cache-Control`.
+
+**Empty or flat?** Rows outside your grant are left out of lists; naming what isn't granted is a 403. An account in
+one-way mode has only `BOTH` rows, so `positionSide=LONG` is empty there, and `Gateway-Position-Mode` says so.
+`open=true` that answers `[]` means flat, as far as your grant reaches.
+
+**On 429, 502, 503 and 504** wait for `Retry-After`; where there is none, back off from 1 s, doubled up to 30 s, with
+jitter. Other 4xx: don't repeat, mend the request.
+
+Every path answers HEAD as well, any other method is a 405. The [caller's guide](/docs/callers.md) has it at length,
+with programs to copy.
+"""
+
+_TAGS = {
+    "accounts": "Which accounts there are, and one account whole.",
+    "assets": "Balances and margins, a row a coin.",
+    "positions": "Positions, a row a symbol and side.",
+    "operations": "How the gateway fares.",
+}
+
+_BODIES: dict[Shape, Json] = {
+    Shape.ACCOUNT: ref("Account"),
+    Shape.ASSETS: array_of("Asset"),
+    Shape.ASSET: ref("Asset"),
+    Shape.POSITIONS: array_of("Position"),
+    Shape.SYMBOL: array_of("Position"),
+    Shape.POSITION: ref("Position"),
+}
+_MISSING: dict[Shape, tuple[answers.Told, ...]] = {
+    Shape.ASSET: (UnknownAssetError,),
+    Shape.SYMBOL: (UnknownSymbolError,),
+    Shape.POSITION: (UnknownSymbolError, NoSuchPositionSideError),
+}
+
+
+def document(handlers: Iterable[HTTPRouteHandler]) -> Json:
+    """The document of these handlers, in their order."""
+    paths = {
+        _template(path): {"get": _operation(path, each)}
+        for each in handlers
+        for path in each.paths
+        if each.include_in_schema
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "COIN-M account gateway",
+            "version": service.__version__,
+            "summary": "Balances, margins and positions of Binance COIN-M accounts, each team its slice.",
+            "description": _DESCRIPTION,
+            "contact": {"name": "The gateway's operators"},
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/", "description": "The gateway that serves this document."}],
+        "externalDocs": {"description": "The caller's guide", "url": "/docs/callers.md"},
+        "tags": [{"name": name, "description": words} for name, words in _TAGS.items()],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "A token of your team (`cgw_…`)."}
+            },
+            "parameters": inputs.shared_parameters(),
+            "headers": answers.headers(),
+            "schemas": schemas(),
+        },
+    }
+
+
+def as_json(content: Json) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content)) + b"\n"
+
+
+def as_yaml(content: Json) -> bytes:
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return str(text).encode()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Long texts as blocks, and every value in full: anchors save bytes, not readers."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
+        return True
+
+
+def _block(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _block)
+
+
+def _template(path: str) -> str:
+    return path.replace(":str}", "}")
+
+
+def _operation(path: str, handler: HTTPRouteHandler) -> Json:
+    summary, _, rest = (handler.fn.__doc__ or "").partition("\n")
+    words = "\n".join(line.strip() for line in rest.strip().splitlines())
+    shape: Shape | None = handler.opt.get(READS)
+    said = {"operationId": handler.operation_id, "tags": list(handler.tags or ()), "summary": summary.rstrip(".")}
+    said["description"] = words or summary
+    parameters = inputs.path_parameters(_template(path))
+    if shape is not None:
+        parameters += [*inputs.filters(shape), *inputs.reading_headers()]
+    if parameters:
+        said["parameters"] = parameters
+    return said | (_reading(shape) if shape is not None else _plain(str(handler.operation_id)))
+
+
+def _reading(shape: Shape) -> Json:
+    told = answers.problems((*answers.READING, *_MISSING.get(shape, ())))
+    found = answers.success("The cut.", _BODIES[shape], examples.OF[shape], data=True)
+    return {"responses": {"200": found, "304": answers.not_modified(), **told}}
+
+
+def _plain(operation_id: str) -> Json:
+    words, schema = {
+        "list_accounts": ("The accounts the caller may see.", array_of("VisibleAccount")),
+        "get_status": ("This replica, as far as the caller's accounts go.", ref("Status")),
+        "get_health": ("Alive.", ref("Health")),
+        "get_readiness": ("Ready.", ref("Health")),
+    }[operation_id]
+    found = answers.success(words, schema, examples.OF_OURS[operation_id])
+    if operation_id == "get_health":
+        return {"security": [], "responses": {"200": found}}
+    if operation_id == "get_readiness":
+        draining = answers.success("Draining: send nothing new here.", schema, examples.DRAINING)
+        return {"security": [], "responses": {"200": found, "503": draining}}
+    return {"responses": {"200": found, **answers.problems(answers.CALLER)}}

@@ -1,0 +1,121 @@
+"""What a request may carry: names in the path, filters, and the headers of freshness and revalidation."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from service.account.selection import Shape
+from service.settings import NAME_PATTERN
+from service.web import parameters as edge
+
+Json = dict[str, Any]
+
+MAX_HEADER = 8192
+"""Characters of a header; more than any list of directives or tags needs."""
+
+_WORDS = {
+    "account": "The account's name, as `GET /v1/accounts` lists it.",
+    "asset": "Coins. Keeps asset rows of these coins, and position rows margined in them.",
+    "symbol": "Contracts. Keeps position rows of these symbols; doesn't touch asset rows.",
+    "positionSide": "Keeps position rows of these sides. In one-way mode there are only `BOTH` rows: `LONG` is then "
+    "legitimately empty, and the header `Gateway-Position-Mode: one-way` says why.",
+    "open": "`true`: position rows whose `positionAmt` isn't zero; `false`: those where it is. A row without the field "
+    "counts as open: unknown is not zero.",
+    "nonzero": "`true`: asset rows whose `walletBalance` or `marginBalance` isn't zero; `false`: those where both are. "
+    "A missing one counts as not zero.",
+}
+_ITEM_WORDS = {
+    "asset": "The coin.",
+    "symbol": "The contract.",
+    "positionSide": "The side; in one-way mode only `BOTH`.",
+}
+_EXAMPLES = {"account": "main", "asset": "BTC", "symbol": "BTCUSD_PERP", "positionSide": "LONG"}
+_LENGTHS = {"account": 63, "asset": 20, "symbol": 40}
+
+_CACHE_CONTROL: dict[str, tuple[str, str]] = {
+    "fresh": ("max-age=2", "Not older than 2 s: else refresh, and fail rather than answer older."),
+    "now": ("no-cache", "As of now: a refresh, shared with everyone who asks at the same time."),
+    "don't wait": ("max-stale=30", "Up to 30 s past `fresh_for` is welcome."),
+    "only what is there": ("only-if-cached", "Starts nothing; 504 where nothing fresh enough is there."),
+    "with time left": ("min-fresh=1", "At least 1 s of `fresh_for` must be left."),
+}
+
+
+def path_parameters(template: str) -> list[Json]:
+    """The names in a path such as `/v1/accounts/{account}`."""
+    names = re.findall(r"{(\w+)}", template)
+    return [_path_parameter(name) for name in names]
+
+
+def filters(shape: Shape) -> list[Json]:
+    """The filters a list path takes; none for the others."""
+    taken = edge.FILTERS.get(shape, frozenset())
+    return [_list_filter(name) for name in edge.LISTS if name in taken] + [
+        _flag(name) for name in sorted(edge.FLAGS & taken)
+    ]
+
+
+def reading_headers() -> Iterable[Json]:
+    """References to the two request headers of every read."""
+    return [{"$ref": "#/components/parameters/CacheControl"}, {"$ref": "#/components/parameters/IfNoneMatch"}]
+
+
+def shared_parameters() -> Json:
+    return {
+        "CacheControl": _header(
+            "Cache-Control",
+            "How fresh the answer must be (RFC 9111). Unknown directives are ignored, malformed values are a 400.",
+            {name: {"value": value, "summary": summary} for name, (value, summary) in _CACHE_CONTROL.items()},
+        ),
+        "IfNoneMatch": _header(
+            "If-None-Match",
+            "The `ETag` of the answer you have: 304 without a body while the data is the same.",
+            {"known": {"value": '"1f0e8d8a5a0c"', "summary": "An `ETag`, quotes included."}},
+        ),
+    }
+
+
+def _path_parameter(name: str) -> Json:
+    given = {"account": "account", "asset": "asset", "symbol": "symbol", "position_side": "positionSide"}[name]
+    words = _ITEM_WORDS.get(given, _WORDS[given])
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": words,
+        "schema": _value(given),
+        "example": _EXAMPLES[given],
+    }
+
+
+def _list_filter(name: str) -> Json:
+    return {
+        "name": name,
+        "in": "query",
+        "description": f"{_WORDS[name]} Comma-separated or repeated, {edge.MAX_VALUES} values at the most.",
+        "style": "form",
+        "explode": False,
+        "schema": {"type": "array", "items": _value(name), "minItems": 1, "maxItems": edge.MAX_VALUES},
+        "examples": {"one": {"value": [_EXAMPLES[name]]}},
+    }
+
+
+def _flag(name: str) -> Json:
+    return {"name": name, "in": "query", "description": _WORDS[name], "schema": {"type": "boolean"}, "example": True}
+
+
+def _value(name: str) -> Json:
+    if name == "positionSide":
+        return {"type": "string", "enum": list(edge.POSITION_SIDES)}
+    pattern = NAME_PATTERN if name == "account" else edge.LISTS[name][0].pattern
+    return {"type": "string", "pattern": f"^{pattern}$", "minLength": 1, "maxLength": _LENGTHS[name]}
+
+
+def _header(name: str, words: str, examples: Json) -> Json:
+    return {
+        "name": name,
+        "in": "header",
+        "description": words,
+        "schema": {"type": "string", "maxLength": MAX_HEADER},
+        "examples": examples,
+    }

@@ -1,0 +1,125 @@
+"""The bodies: the exchange's rows, which pass through byte for byte, and the gateway's own.
+
+Meanings and units of the rows: "COIN-M docs, Account Information (USER_DATA)". Only the fields that tell rows apart are
+required: an answer without them is refused whole. Fields that the exchange adds later are passed on.
+"""
+
+from typing import Any
+
+import msgspec
+
+from service.account.snapshot import POSITION_SIDES
+from service.web.accounts import VisibleAccount
+from service.web.operations import Status
+from service.web.problems import Problem
+
+Json = dict[str, Any]
+
+REF = "#/components/schemas/{name}"
+
+
+def ref(name: str) -> Json:
+    return {"$ref": REF.format(name=name)}
+
+
+def array_of(name: str) -> Json:
+    return {"type": "array", "items": ref(name)}
+
+
+def schemas() -> Json:
+    """Every named schema (JSON Schema 2020-12)."""
+    _, ours = msgspec.json.schema_components([VisibleAccount, Status, Problem], ref_template=REF)
+    return {"Account": ACCOUNT, "Asset": ASSET, "Position": POSITION, "Health": HEALTH} | {
+        name: ours[name] for name in sorted(ours)
+    }
+
+
+def _amount(meaning: str) -> Json:
+    """The OpenAPI format registry's `decimal`; no pattern, as the exchange promises none."""
+    return {"type": "string", "format": "decimal", "description": meaning}
+
+
+def _integer(meaning: str, form: str = "int64") -> Json:
+    return {"type": "integer", "format": form, "description": meaning}
+
+
+def _object(description: str, required: list[str], properties: Json) -> Json:
+    return {
+        "type": "object",
+        "description": description,
+        "required": required,
+        "properties": properties,
+        "additionalProperties": True,
+    }
+
+
+ASSET = _object(
+    "One coin's balances and margins. Every amount is a decimal string in that coin, exactly as the exchange printed "
+    "it: parse it as a decimal, never as a float.",
+    ["asset"],
+    {
+        "asset": {"type": "string", "description": "The coin.", "examples": ["BTC"]},
+        "walletBalance": _amount("Wallet balance, cross and isolated together."),
+        "unrealizedProfit": _amount("Unrealised profit or loss of all positions margined in the coin, at mark price."),
+        "marginBalance": _amount("`walletBalance` + `unrealizedProfit`."),
+        "maintMargin": _amount("Maintenance margin."),
+        "initialMargin": _amount("`positionInitialMargin` + `openOrderInitialMargin`, at mark price."),
+        "positionInitialMargin": _amount("Initial margin that the positions need, at mark price."),
+        "openOrderInitialMargin": _amount("Initial margin that the open orders need, at mark price."),
+        "maxWithdrawAmount": _amount("What may be transferred out."),
+        "crossWalletBalance": _amount("Wallet balance of cross margin."),
+        "crossUnPnl": _amount("Unrealised profit or loss of the cross positions."),
+        "availableBalance": _amount("Margin that is free for new positions."),
+        "updateTime": _integer("Last change of the balance, ms since the epoch; 0: never touched."),
+    },
+)
+
+POSITION = _object(
+    "One symbol's position on one side. A symbol has its rows also where nothing is open: `positionAmt` is then zero, "
+    'in whatever form (`"0"`, `"0.0"`). Amounts are decimal strings, exactly as the exchange printed them.',
+    ["symbol", "positionSide"],
+    {
+        "symbol": {"type": "string", "description": "The contract.", "examples": ["BTCUSD_PERP", "BTCUSD_261225"]},
+        "positionSide": {
+            "type": "string",
+            "enum": list(POSITION_SIDES),
+            "description": "`BOTH` is the only row of one-way mode. In hedge mode `LONG` and `SHORT` hold the "
+            "positions, and the `BOTH` row stays at zero.",
+        },
+        "positionAmt": _amount("Size in **contracts** (not coins), negative when short."),
+        "initialMargin": _amount("Initial margin, in the settlement coin."),
+        "maintMargin": _amount("Maintenance margin, in the settlement coin."),
+        "unrealizedProfit": _amount("Unrealised profit or loss at mark price, in the settlement coin."),
+        "positionInitialMargin": _amount("Initial margin of the position, in the settlement coin."),
+        "openOrderInitialMargin": _amount("Initial margin of the symbol's open orders, in the settlement coin."),
+        "leverage": _amount("Leverage: a number in a string."),
+        "isolated": {"type": "boolean", "description": "Isolated margin; else cross."},
+        "entryPrice": _amount("Average entry price, in USD."),
+        "breakEvenPrice": _amount("Break-even price, in USD."),
+        "maxQty": _amount("Largest position at this leverage, in contracts."),
+        "notionalValue": _amount("Notional value, in the settlement coin."),
+        "isolatedWallet": _amount("Wallet of an isolated position, in the settlement coin."),
+        "updateTime": _integer("Last change of the position, ms since the epoch; 0: never."),
+    },
+)
+
+ACCOUNT = _object(
+    "The account, both arrays cut by the caller's grant and filters. COIN-M knows no totals over coins.",
+    ["assets", "positions"],
+    {
+        "assets": array_of("Asset") | {"description": "A row a coin, in the exchange's order."},
+        "positions": array_of("Position") | {"description": "A row a symbol and side, in the exchange's order."},
+        "canDeposit": {"type": "boolean", "description": "Whether transfers into the account are allowed."},
+        "canTrade": {"type": "boolean", "description": "Whether the account may trade."},
+        "canWithdraw": {"type": "boolean", "description": "Whether transfers out of it are allowed."},
+        "feeTier": _integer("The account's fee tier.", "int32"),
+        "updateTime": _integer("Reserved, 0. It says nothing of freshness: the headers do."),
+    },
+)
+
+HEALTH = {
+    "type": "object",
+    "description": "What a probe reads.",
+    "required": ["status"],
+    "properties": {"status": {"type": "string", "enum": ["ok", "ready", "draining"], "description": "In one word."}},
+}
