@@ -1,10 +1,11 @@
 """`/v1/accounts…`: which accounts a caller may see, and the views of each."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Response, get
 from litestar.params import FromPath
+from msgspec import Meta
 
 from service.account.selection import Selection, Shape
 from service.web import parameters
@@ -15,10 +16,10 @@ from service.web.reading import JSON, authenticate, gateway_of, read
 class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):
     """An account that the caller may see, with its grant; `null` is all."""
 
-    account: str
-    environment: str
-    assets: list[str] | None
-    position_sides: list[str] | None
+    account: Annotated[str, Meta(description="The name to use in paths.")]
+    environment: Annotated[str, Meta(description="Which environment its data is of.")]
+    assets: Annotated[list[str] | None, Meta(description="Coins you see, and positions margined in them; null: all.")]
+    position_sides: Annotated[list[str] | None, Meta(description="Sides of positions you see; null: all.")]
 
 
 class Accounts(Controller):

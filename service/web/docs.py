@@ -8,11 +8,12 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from litestar import Controller, Litestar, Response, get
-from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
+from litestar.routes import HTTPRoute
 
 from service.web.accounts import Accounts
-from service.web.openapi.document import Json, as_json, as_yaml, document
+from service.web.openapi.document import as_json, as_yaml, document
+from service.web.openapi.schemas import Json
 from service.web.operations import Operations
 from service.web.problems import NotFoundError
 
@@ -99,10 +100,11 @@ def openapi() -> Json:
     """The document of this version of the gateway: the same in every deployment."""
     app = Litestar([Accounts, Operations], openapi_config=None, logging_config=None)
     return document(
-        handler
-        for route in app.routes
-        for handler in getattr(route, "route_handlers", ())
-        if isinstance(handler, HTTPRouteHandler) and handler.operation_id
+        (route.path, handler)
+        for route in sorted(app.routes, key=lambda route: (not route.path.startswith("/v1/accounts"), route.path))
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if handler.operation_id  # the framework's own OPTIONS have none
     )
 
 

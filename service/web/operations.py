@@ -1,7 +1,10 @@
 """What operators and their probes ask: `/healthz`, `/readyz`, `/v1/status`."""
 
+from typing import Annotated, Literal, TypeAlias
+
 import msgspec
 from litestar import Controller, Response, get
+from msgspec import Meta
 
 import service
 from service.access.grants import Grant
@@ -13,47 +16,56 @@ from service.web import parameters
 from service.web.problems import AnyRequest
 from service.web.reading import JSON, authenticate, gateway_of
 
+Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-01-02T03:04:05.678Z"])]
+"""RFC 3339, milliseconds, UTC."""
+
 NO_STORE = {"cache-control": "no-store"}
 
 
 class Weight(msgspec.Struct, rename="camel", frozen=True):
     """The address's request weight this minute, and ours."""
 
-    used: int
-    ceiling: int
-    resets_at: str
-    saved_total: int
+    used: Annotated[int, Meta(description="Used on the address this minute, by anybody.")]
+    ceiling: Annotated[int, Meta(description="What we let the address reach.")]
+    resets_at: Annotated[Time, Meta(description="When the exchange's next minute begins.")]
+    saved_total: Annotated[
+        int, Meta(description="What this replica's answers from the cache would have cost, since its start.")
+    ]
 
 
 class LastRefresh(msgspec.Struct, rename="camel", frozen=True):
-    """`outcome`: `ok`, or the type of the problem."""
+    """The last time this replica asked the exchange for the account."""
 
-    at: str
-    outcome: str
+    at: Annotated[Time, Meta(description="When it ended.")]
+    outcome: Annotated[str, Meta(description="`ok`, or the name of the problem.")]
 
 
 class AccountStatus(msgspec.Struct, rename="camel", frozen=True):
     """One account on this replica."""
 
-    account: str
-    snapshot_time: str | None
-    age_ms: int | None
-    position_mode: str | None
+    account: Annotated[str, Meta(description="The account's name.")]
+    snapshot_time: Annotated[
+        Time | None, Meta(description="When the exchange was asked for what is in memory; null: nothing is.")
+    ]
+    age_ms: Annotated[int | None, Meta(description="How old that is, in milliseconds.")]
+    position_mode: Annotated[str | None, Meta(description="`one-way`, `hedge`, or null where it isn't known.")]
     last_refresh: LastRefresh | None
-    credential: str
-    not_before: str | None
+    credential: Annotated[str, Meta(description="First 8 hex digits of the SHA-256 of the API key.")]
+    not_before: Annotated[Time | None, Meta(description="Until when this credential must not be used; null: now.")]
 
 
 class Status(msgspec.Struct, rename="camel", frozen=True):
     """This replica, as far as the caller's accounts go."""
 
-    environment: str
-    version: str
-    redis: str
-    clock_offset_ms: int | None
+    environment: Annotated[str, Meta(description="Which environment the data is of.")]
+    version: Annotated[str, Meta(description="The gateway's version.")]
+    redis: Annotated[Literal["ok", "degraded"], Meta(description="Whether the last use of Redis worked.")]
+    clock_offset_ms: Annotated[
+        int | None, Meta(description="How far the exchange's clock is ahead of ours; null: not measured yet.")
+    ]
     weight: Weight
-    not_before: str | None
-    accounts: list[AccountStatus]
+    not_before: Annotated[Time | None, Meta(description="Until when our address must not ask the exchange; null: now.")]
+    accounts: Annotated[list[AccountStatus], Meta(description="Those your client may see.")]
 
 
 class Operations(Controller):
@@ -63,19 +75,25 @@ class Operations(Controller):
 
     @get("/healthz", operation_id="get_health", tags=["operations"])
     async def get_health(self) -> Response[bytes]:
-        """The event loop answers."""
+        """Liveness: the event loop answers."""
         return Response(b'{"status":"ok"}', media_type=JSON, headers=NO_STORE)
 
     @get("/readyz", operation_id="get_readiness", tags=["operations"])
     async def get_readiness(self, request: AnyRequest) -> Response[bytes]:
-        """Settings and secrets are loaded, and it is not draining."""
+        """Readiness: settings and secrets are loaded, and it is not draining.
+
+        Redis away, a ban, no snapshot yet: still ready.
+        """
         if gateway_of(request).draining:
             return Response(b'{"status":"draining"}', status_code=503, media_type=JSON, headers=NO_STORE)
         return Response(b'{"status":"ready"}', media_type=JSON, headers=NO_STORE)
 
     @get("/v1/status", operation_id="get_status", tags=["operations"])
     async def get_status(self, request: AnyRequest) -> Response[bytes]:
-        """How the gateway and the caller's accounts fare."""
+        """How this replica and your accounts fare.
+
+        For people and dashboards: request weight, clock, bans, and how old each snapshot is. Asks nobody anything.
+        """
         client, gateway = authenticate(request), gateway_of(request)
         parameters.no_filters(request.scope["query_string"])
         status = status_of(gateway, gateway.clients.visible(client))

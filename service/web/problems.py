@@ -1,12 +1,13 @@
 """Any error → RFC 9457 `application/problem+json`, with nothing in it that the caller must not see."""
 
 import math
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from msgspec import Meta
 
 from service.cache.policy import FreshnessUnmetError
 from service.exchange.errors import ExchangeError
@@ -78,13 +79,13 @@ Told: TypeAlias = ProblemError | ExchangeError | FreshnessUnmetError
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """The body of every error."""
+    """The body of every error (RFC 9457). `type` is what a program decides by; the words are for people."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
+    type: Annotated[str, Meta(description="`urn:coinm-gateway:problem:` and the problem's name; stable.")]
+    title: Annotated[str, Meta(description="The problem's name in words.")]
+    status: Annotated[int, Meta(description="The HTTP status.", ge=400, le=599)]
+    detail: Annotated[str, Meta(description="What happened this time; a 400 names the parameter.")]
+    instance: Annotated[str, Meta(description="`urn:request:` and the `X-Request-Id`, which finds it in the log.")]
 
 
 def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:

@@ -13,17 +13,16 @@ from litestar.handlers import HTTPRouteHandler
 
 import service
 from service.account.selection import Shape
-from service.web.openapi import answers, examples, inputs
+from service.web.openapi import answers, examples, headers, inputs
 from service.web.openapi.schemas import Json, array_of, ref, schemas
-from service.web.problems import NoSuchPositionSideError, UnknownAssetError, UnknownSymbolError
 
 READS = "reads"
 """The key of a handler's `opt` under which its shape stands."""
 
 _DESCRIPTION = """\
-One internal service holds the exchange credentials, keeps **one snapshot an account** and serves every team the slice it
-may see. Bodies are exactly what the exchange sent, cut to the rows asked for and granted; what the gateway has to say is
-in headers.
+One internal service holds the exchange credentials, keeps **one snapshot an account** and serves every team the slice
+it may see. Bodies are exactly what the exchange sent, cut to the rows asked for and granted; what the gateway has to
+say is in headers.
 
 **Amounts are strings.** Parse them as decimals, never as floats. `positionAmt` counts contracts, margins are in the
 settlement coin.
@@ -50,29 +49,30 @@ _TAGS = {
     "operations": "How the gateway fares.",
 }
 
-_BODIES: dict[Shape, Json] = {
-    Shape.ACCOUNT: ref("Account"),
-    Shape.ASSETS: array_of("Asset"),
-    Shape.ASSET: ref("Asset"),
-    Shape.POSITIONS: array_of("Position"),
-    Shape.SYMBOL: array_of("Position"),
-    Shape.POSITION: ref("Position"),
-}
-_MISSING: dict[Shape, tuple[answers.Told, ...]] = {
-    Shape.ASSET: (UnknownAssetError,),
-    Shape.SYMBOL: (UnknownSymbolError,),
-    Shape.POSITION: (UnknownSymbolError, NoSuchPositionSideError),
+_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "cgw_…",
+    "description": "Your team's token, `cgw_…`, sent as `Authorization: Bearer TOKEN` (RFC 6750). Operators issue it.",
 }
 
+_SHAPES: dict[Shape, tuple[Json, str, str]] = {
+    Shape.ACCOUNT: (ref("Account"), "The account, cut by grant and filters.", "NotFound"),
+    Shape.ASSETS: (array_of("Asset"), "A row a coin, in the exchange's order.", "NotFound"),
+    Shape.ASSET: (ref("Asset"), "The coin's row.", "UnknownAsset"),
+    Shape.POSITIONS: (array_of("Position"), "A row a symbol and side, in the exchange's order.", "NotFound"),
+    Shape.SYMBOL: (
+        array_of("Position"),
+        "The symbol's rows; those of sides that aren't granted are left out.",
+        "UnknownSymbol",
+    ),
+    Shape.POSITION: (ref("Position"), "The row.", "NoSuchPosition"),
+}
+"""Of a shape: its schema, what a 200 is, and the response that is its 404."""
 
-def document(handlers: Iterable[HTTPRouteHandler]) -> Json:
-    """The document of these handlers, in their order."""
-    paths = {
-        _template(path): {"get": _operation(path, each)}
-        for each in handlers
-        for path in each.paths
-        if each.include_in_schema
-    }
+
+def document(routes: Iterable[tuple[str, HTTPRouteHandler]]) -> Json:
+    """The document of these paths (as the framework writes them) and their handlers, in their order."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -80,20 +80,19 @@ def document(handlers: Iterable[HTTPRouteHandler]) -> Json:
             "version": service.__version__,
             "summary": "Balances, margins and positions of Binance COIN-M accounts, each team its slice.",
             "description": _DESCRIPTION,
-            "contact": {"name": "The gateway's operators"},
+            "contact": {"name": "The gateway's operators", "url": "/docs/callers.md"},
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        "externalDocs": {"description": "The caller's guide, with programs to copy", "url": "/docs/callers.md"},
         "servers": [{"url": "/", "description": "The gateway that serves this document."}],
-        "externalDocs": {"description": "The caller's guide", "url": "/docs/callers.md"},
         "tags": [{"name": name, "description": words} for name, words in _TAGS.items()],
         "security": [{"token": []}],
-        "paths": paths,
+        "paths": {_template(path): {"get": _operation(_template(path), handler)} for path, handler in routes},
         "components": {
-            "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "A token of your team (`cgw_…`)."}
-            },
+            "securitySchemes": {"token": _TOKEN},
             "parameters": inputs.shared_parameters(),
-            "headers": answers.headers(),
+            "headers": headers.headers(),
+            "responses": answers.refusals(),
             "schemas": schemas(),
         },
     }
@@ -123,33 +122,37 @@ _Dumper.add_representer(str, _block)
 
 
 def _template(path: str) -> str:
-    return path.replace(":str}", "}")
+    return path.replace(":str}", "}").replace("position_side", "positionSide")
 
 
 def _operation(path: str, handler: HTTPRouteHandler) -> Json:
     summary, _, rest = (handler.fn.__doc__ or "").partition("\n")
     words = "\n".join(line.strip() for line in rest.strip().splitlines())
+    said: Json = {
+        "operationId": handler.operation_id,
+        "tags": list(handler.tags or ()),
+        "summary": summary.rstrip("."),
+        "description": words or summary,
+    }
     shape: Shape | None = handler.opt.get(READS)
-    said = {"operationId": handler.operation_id, "tags": list(handler.tags or ()), "summary": summary.rstrip(".")}
-    said["description"] = words or summary
-    parameters = inputs.path_parameters(_template(path))
-    if shape is not None:
-        parameters += [*inputs.filters(shape), *inputs.reading_headers()]
-    if parameters:
-        said["parameters"] = parameters
-    return said | (_reading(shape) if shape is not None else _plain(str(handler.operation_id)))
+    return said | (_plain(str(handler.operation_id)) if shape is None else _reading(path, shape))
 
 
-def _reading(shape: Shape) -> Json:
-    told = answers.problems((*answers.READING, *_MISSING.get(shape, ())))
-    found = answers.success("The cut.", _BODIES[shape], examples.OF[shape], data=True)
-    return {"responses": {"200": found, "304": answers.not_modified(), **told}}
+def _reading(path: str, shape: Shape) -> Json:
+    schema, words, missing = _SHAPES[shape]
+    names = headers.data_headers(positions=shape not in (Shape.ASSETS, Shape.ASSET))
+    found = answers.success(words, schema, examples.OF[shape], names)
+    refused = answers.by_status((*answers.READING, missing))
+    return {
+        "parameters": [*inputs.path_parameters(path), *inputs.filters(shape), *inputs.reading_headers()],
+        "responses": {"200": found, "304": answers.not_modified(names), **refused},
+    }
 
 
 def _plain(operation_id: str) -> Json:
     words, schema = {
-        "list_accounts": ("The accounts the caller may see.", array_of("VisibleAccount")),
-        "get_status": ("This replica, as far as the caller's accounts go.", ref("Status")),
+        "list_accounts": ("An account a row.", array_of("VisibleAccount")),
+        "get_status": ("This replica, as far as your accounts go.", ref("Status")),
         "get_health": ("Alive.", ref("Health")),
         "get_readiness": ("Ready.", ref("Health")),
     }[operation_id]
@@ -159,4 +162,4 @@ def _plain(operation_id: str) -> Json:
     if operation_id == "get_readiness":
         draining = answers.success("Draining: send nothing new here.", schema, examples.DRAINING)
         return {"security": [], "responses": {"200": found, "503": draining}}
-    return {"responses": {"200": found, **answers.problems(answers.CALLER)}}
+    return {"responses": {"200": found, **answers.by_status(answers.CALLER)}}

@@ -1,10 +1,7 @@
 """Answers as they are seen: one-way and hedge mode, filtered, empty."""
 
-from typing import Any
-
 from service.account.selection import Shape
-
-Json = dict[str, Any]
+from service.web.openapi.schemas import Json
 
 _ASSET: Json = {
     "asset": "BTC",
@@ -51,14 +48,21 @@ def _said(summary: str, value: object) -> Json:
     return {"summary": summary, "value": value}
 
 
-_EMPTY = _said("Nothing of what was asked for; in one-way mode LONG and SHORT always are", [])
+_EMPTY = _said("`?positionSide=LONG` in one-way mode: empty, and says nothing of what is open", [])
 
 OF: dict[Shape, Json] = {
     Shape.ACCOUNT: {
         "one-way": _said("One-way mode", {"assets": [_ASSET], "positions": _ONE_WAY} | _FLAGS),
-        "filtered": _said("`?asset=ETH`, where there is none", {"assets": [], "positions": []} | _FLAGS),
+        "hedge": _said("Hedge mode: three rows a symbol", {"assets": [_ASSET], "positions": _HEDGE} | _FLAGS),
+        "filtered": _said(
+            "`?asset=BTC&open=true` in hedge mode", {"assets": [_ASSET], "positions": _HEDGE[1:2]} | _FLAGS
+        ),
+        "empty": _said("`?asset=XYZ`, which the account doesn't have", {"assets": [], "positions": []} | _FLAGS),
     },
-    Shape.ASSETS: {"granted": _said("What the grant and the filters keep", [_ASSET]), "empty": _EMPTY},
+    Shape.ASSETS: {
+        "granted": _said("What the grant and the filters keep", [_ASSET]),
+        "empty": _said("`?asset=XYZ`, which the account doesn't have", []),
+    },
     Shape.ASSET: {"asset": _said("One row, no array around it", _ASSET)},
     Shape.POSITIONS: {
         "one-way": _said("One-way mode: short 10 contracts", _ONE_WAY),

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from service.account.selection import Shape
+from service.account.snapshot import POSITION_SIDES
 from service.settings import NAME_PATTERN
 from service.web import parameters as edge
-
-Json = dict[str, Any]
+from service.web.openapi.schemas import Json
 
 MAX_HEADER = 8192
 """Characters of a header; more than any list of directives or tags needs."""
@@ -30,6 +29,7 @@ _ITEM_WORDS = {
     "positionSide": "The side; in one-way mode only `BOTH`.",
 }
 _EXAMPLES = {"account": "main", "asset": "BTC", "symbol": "BTCUSD_PERP", "positionSide": "LONG"}
+_TWO = {"asset": ["BTC", "ETH"], "symbol": ["BTCUSD_PERP", "ETHUSD_PERP"], "positionSide": ["LONG", "SHORT"]}
 _LENGTHS = {"account": 63, "asset": 20, "symbol": 40}
 
 _CACHE_CONTROL: dict[str, tuple[str, str]] = {
@@ -76,15 +76,13 @@ def shared_parameters() -> Json:
 
 
 def _path_parameter(name: str) -> Json:
-    given = {"account": "account", "asset": "asset", "symbol": "symbol", "position_side": "positionSide"}[name]
-    words = _ITEM_WORDS.get(given, _WORDS[given])
     return {
         "name": name,
         "in": "path",
         "required": True,
-        "description": words,
-        "schema": _value(given),
-        "example": _EXAMPLES[given],
+        "description": _ITEM_WORDS.get(name, _WORDS[name]),
+        "schema": _value(name),
+        "example": _EXAMPLES[name],
     }
 
 
@@ -96,7 +94,10 @@ def _list_filter(name: str) -> Json:
         "style": "form",
         "explode": False,
         "schema": {"type": "array", "items": _value(name), "minItems": 1, "maxItems": edge.MAX_VALUES},
-        "examples": {"one": {"value": [_EXAMPLES[name]]}},
+        "examples": {
+            "one": {"summary": "One value", "value": [_EXAMPLES[name]]},
+            "two": {"summary": "Either of two", "value": _TWO[name]},
+        },
     }
 
 
@@ -106,7 +107,7 @@ def _flag(name: str) -> Json:
 
 def _value(name: str) -> Json:
     if name == "positionSide":
-        return {"type": "string", "enum": list(edge.POSITION_SIDES)}
+        return {"type": "string", "enum": list(POSITION_SIDES)}
     pattern = NAME_PATTERN if name == "account" else edge.LISTS[name][0].pattern
     return {"type": "string", "pattern": f"^{pattern}$", "minLength": 1, "maxLength": _LENGTHS[name]}
 

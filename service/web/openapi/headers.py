@@ -1,0 +1,98 @@
+"""Response headers: what the gateway has to say of a body, in the document's words."""
+
+from collections.abc import Iterable, Mapping
+
+from service.web.openapi.schemas import Json
+
+_CACHE_STATUS = """\
+How the answer came about (RFC 9211). `hit`: nobody had to ask the exchange. `fwd=…`: it was asked now. `ttl`: seconds
+left of the account's `fresh_for`; negative: past it, and `detail` says why it is served nevertheless (`swr`: a refresh
+is under way behind your back; `stale-if-error`, `backoff`, `not-before`: the exchange can't be asked)."""
+
+_HEADERS: Mapping[str, tuple[str, Json, object]] = {
+    "Age": (
+        "Whole seconds since the exchange was asked (RFC 9111).",
+        {"type": "integer", "format": "int32", "minimum": 0, "maximum": 2**31 - 1},
+        1,
+    ),
+    "Gateway-Snapshot-Age": (
+        "Milliseconds since the exchange was asked.",
+        {"type": "integer", "format": "int64", "minimum": 0, "maximum": 2**53 - 1},
+        1240,
+    ),
+    "Gateway-Snapshot-Time": (
+        "When the exchange was asked (RFC 3339, UTC).",
+        {"type": "string", "format": "date-time"},
+        "2026-01-02T03:04:05.678Z",
+    ),
+    "Gateway-Environment": (
+        "Which environment the data is of: never take testnet for live.",
+        {"type": "string"},
+        "production",
+    ),
+    "Gateway-Position-Mode": (
+        "The account's position mode; left out where the account has no positions.",
+        {"type": "string", "enum": ["one-way", "hedge"]},
+        "hedge",
+    ),
+    "Cache-Status": (
+        _CACHE_STATUS,
+        {"type": "string", "pattern": "^coinm-gateway; "},
+        "coinm-gateway; hit; ttl=1",
+    ),
+    "Cache-Control": (
+        "Data: store it, but ask again (`private, no-cache`). Else `no-store`.",
+        {"type": "string", "enum": ["private, no-cache", "no-store"]},
+        "private, no-cache",
+    ),
+    "ETag": (
+        "Names this body: the same on every replica, unchanged as long as the data is. Send it as `If-None-Match`.",
+        {"type": "string", "pattern": '^"[0-9a-f]+"$'},
+        '"9f86d081884c7d65"',
+    ),
+    "Vary": ("Answers differ by caller.", {"type": "string", "const": "Authorization"}, "Authorization"),
+    "X-Request-Id": (
+        "Yours, if it is harmless, or a new one. Finds the request in the gateway's log.",
+        {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+        "3f1c0b7e9d2a4c55",
+    ),
+    "Retry-After": (
+        "Whole seconds to wait; sent where there is a time to name.",
+        {"type": "integer", "format": "int32", "minimum": 1, "maximum": 2**31 - 1},
+        7,
+    ),
+    "WWW-Authenticate": (
+        "How to say who is calling.",
+        {"type": "string", "pattern": "^Bearer "},
+        'Bearer realm="coinm-gateway"',
+    ),
+}
+EVERYWHERE = ("Cache-Control", "X-Request-Id")
+_OF_DATA = (
+    *EVERYWHERE,
+    "Age",
+    "Gateway-Snapshot-Age",
+    "Gateway-Snapshot-Time",
+    "Gateway-Environment",
+    "Cache-Status",
+    "ETag",
+    "Vary",
+)
+_NOT_ALWAYS = frozenset({"Gateway-Position-Mode", "Retry-After"})
+
+
+def headers() -> Json:
+    """Every response header, by name."""
+    return {
+        name: {"description": words, "required": name not in _NOT_ALWAYS, "schema": schema, "example": example}
+        for name, (words, schema, example) in _HEADERS.items()
+    }
+
+
+def data_headers(*, positions: bool) -> tuple[str, ...]:
+    """Of every answer cut from a snapshot; the position mode where the answer's shape has positions."""
+    return (*_OF_DATA, "Gateway-Position-Mode") if positions else _OF_DATA
+
+
+def references(names: Iterable[str]) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
