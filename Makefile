@@ -37,6 +37,18 @@ check: install  ## lint, format, types, contract drift; edits nothing
 	$(BIN)/pyright
 	$(BIN)/coinm-gateway openapi | diff -u openapi/openapi.yaml - || { echo "openapi/openapi.yaml has drifted from the code: make openapi" >&2; exit 1; }
 	$(BIN)/openapi-spec-validator openapi/openapi.yaml
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory lint-openapi; \
+	else echo "not run: Spectral (needs npm)" >&2; test -z "$$CI"; fi
+
+# Spectral comes from npm, into a folder of its own that nothing else uses.
+.PHONY: lint-openapi
+lint-openapi: openapi/node_modules/.installed
+	npm --prefix openapi run --silent lint
+
+openapi/node_modules/.installed: openapi/package-lock.json
+	@echo "Setting up Spectral (once; some seconds)"
+	npm --prefix openapi ci --ignore-scripts --no-fund --no-audit --loglevel error
+	@touch $@
 
 openapi: install  ## write openapi/openapi.yaml from the code
 	@mkdir -p openapi
@@ -53,4 +65,4 @@ lock: install  ## resolve the requirements anew
 	$(LOCK) --group dev --output-file requirements/dev.txt
 
 clean:  ## remove what the targets made
-	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv openapi/node_modules .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

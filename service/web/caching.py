@@ -6,6 +6,8 @@ RFC 9111 (directives, Age), RFC 9211 (Cache-Status), RFC 9110 §13 (If-None-Matc
 import re
 from collections.abc import Mapping
 
+from litestar.datastructures import Headers
+
 from service.account.selection import View
 from service.cache.policy import ANY, Demand, RefreshReason
 from service.cache.ports import Served
@@ -15,6 +17,9 @@ from service.web.problems import InvalidParameterError
 CACHE_NAME = "coinm-gateway"
 RESPONSE_CACHE_CONTROL = "private, no-cache"
 """Store it, but ask again: with the entity tag that is cheap, and no cache in between mixes callers."""
+
+MAX_FIELD = 8192
+"""Characters of a header that is read; more than any list of directives or entity tags needs."""
 
 UNBOUNDED = 2**31 * 1000
 """Ms. RFC 9111 §1.2.2: a number too large counts as 2^31 seconds; so does `max-stale` without one."""
@@ -30,6 +35,18 @@ _FORWARDED: Mapping[RefreshReason, str] = {
     "too-old": "request",
     "revalidate": "request",
 }
+
+
+def fields(headers: Headers, name: str) -> list[str]:
+    """The lines of a request header.
+
+    Raises:
+        InvalidParameterError: together they are longer than `MAX_FIELD`.
+    """
+    lines = headers.getall(name.lower(), [])
+    if len(",".join(lines)) > MAX_FIELD:
+        raise InvalidParameterError(f"header {name}: at most {MAX_FIELD} characters")
+    return lines
 
 
 def demand(cache_control: list[str], pragma: str | None) -> Demand:

@@ -19,17 +19,19 @@ from service.web.reading import JSON, authenticate, gateway_of
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-01-02T03:04:05.678Z"])]
 """RFC 3339, milliseconds, UTC."""
 
+Count: TypeAlias = Annotated[int, Meta(extra_json_schema={"format": "int64"})]
+
 NO_STORE = {"cache-control": "no-store"}
 
 
 class Weight(msgspec.Struct, rename="camel", frozen=True):
     """The address's request weight this minute, and ours."""
 
-    used: Annotated[int, Meta(description="Used on the address this minute, by anybody.")]
-    ceiling: Annotated[int, Meta(description="What we let the address reach.")]
+    used: Annotated[Count, Meta(description="Used on the address this minute, by anybody.")]
+    ceiling: Annotated[Count, Meta(description="What we let the address reach.")]
     resets_at: Annotated[Time, Meta(description="When the exchange's next minute begins.")]
     saved_total: Annotated[
-        int, Meta(description="What this replica's answers from the cache would have cost, since its start.")
+        Count, Meta(description="What this replica's answers from the cache would have cost, since its start.")
     ]
 
 
@@ -47,7 +49,7 @@ class AccountStatus(msgspec.Struct, rename="camel", frozen=True):
     snapshot_time: Annotated[
         Time | None, Meta(description="When the exchange was asked for what is in memory; null: nothing is.")
     ]
-    age_ms: Annotated[int | None, Meta(description="How old that is, in milliseconds.")]
+    age_ms: Annotated[Count | None, Meta(description="How old that is, in milliseconds.")]
     position_mode: Annotated[str | None, Meta(description="`one-way`, `hedge`, or null where it isn't known.")]
     last_refresh: LastRefresh | None
     credential: Annotated[str, Meta(description="First 8 hex digits of the SHA-256 of the API key.")]
@@ -61,7 +63,7 @@ class Status(msgspec.Struct, rename="camel", frozen=True):
     version: Annotated[str, Meta(description="The gateway's version.")]
     redis: Annotated[Literal["ok", "degraded"], Meta(description="Whether the last use of Redis worked.")]
     clock_offset_ms: Annotated[
-        int | None, Meta(description="How far the exchange's clock is ahead of ours; null: not measured yet.")
+        Count | None, Meta(description="How far the exchange's clock is ahead of ours; null: not measured yet.")
     ]
     weight: Weight
     not_before: Annotated[Time | None, Meta(description="Until when our address must not ask the exchange; null: now.")]

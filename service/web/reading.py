@@ -68,7 +68,8 @@ async def read(request: AnyRequest, account: str, select: Callable[[bytes], Sele
     record = record_of(request.scope)
     record.account = account
     selection = select(request.scope["query_string"])
-    demand = caching.demand(request.headers.getall("cache-control", []), request.headers.get("pragma"))
+    demand = caching.demand(caching.fields(request.headers, "Cache-Control"), request.headers.get("pragma"))
+    tags = caching.fields(request.headers, "If-None-Match")
     keeper = gateway.keepers[account]
     known = keeper.margin_assets
     _require_grant(grant, selection, known)
@@ -77,7 +78,10 @@ async def read(request: AnyRequest, account: str, select: Callable[[bytes], Sele
         _require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
     _count(gateway, account, served)
-    return _answer(request, served, selection, grant)
+    answer = _answer(served, selection, grant, gateway.settings.environment)
+    if caching.not_modified(tags, answer.headers["etag"]):
+        return Response(b"", status_code=304, headers=answer.headers)
+    return answer
 
 
 def _bearer_token(request: AnyRequest) -> bytes:
@@ -100,18 +104,16 @@ def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[st
         raise ForbiddenError(refusal)
 
 
-def _answer(request: AnyRequest, served: Served, selection: Selection, grant: Grant) -> Response[bytes]:
-    """The cut, or that there is nothing to cut; 304 where the caller has it already."""
+def _answer(served: Served, selection: Selection, grant: Grant, environment: str) -> Response[bytes]:
+    """The cut, or that there is nothing to cut."""
     snapshot = served.held.snapshot
     _require_symbol(snapshot, selection)
     view = served.held.views.view(grant.narrow(selection))
     if view is None:
         raise _missing(snapshot, selection)
-    headers = caching.headers(served, view, gateway_of(request).settings.environment)
+    headers = caching.headers(served, view, environment)
     if snapshot.mode is not None and selection.shape in _WITH_POSITIONS:
         headers["gateway-position-mode"] = snapshot.mode
-    if caching.not_modified(request.headers.getall("if-none-match", []), view.etag):
-        return Response(b"", status_code=304, headers=headers)
     return Response(view.body, media_type=JSON, headers=headers)
 
 

@@ -49,6 +49,12 @@ _TAGS = {
     "operations": "How the gateway fares.",
 }
 
+_SERVER = {
+    "url": "/",
+    "description": "The gateway that serves this document; `Gateway-Environment` says if local, staging or production.",
+    "x-internal": True,
+}
+
 _TOKEN = {
     "type": "http",
     "scheme": "bearer",
@@ -80,11 +86,10 @@ def document(routes: Iterable[tuple[str, HTTPRouteHandler]]) -> Json:
             "version": service.__version__,
             "summary": "Balances, margins and positions of Binance COIN-M accounts, each team its slice.",
             "description": _DESCRIPTION,
-            "contact": {"name": "The gateway's operators", "url": "/docs/callers.md"},
+            "contact": {"name": "The gateway's operators"},
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "externalDocs": {"description": "The caller's guide, with programs to copy", "url": "/docs/callers.md"},
-        "servers": [{"url": "/", "description": "The gateway that serves this document."}],
+        "servers": [_SERVER],
         "tags": [{"name": name, "description": words} for name, words in _TAGS.items()],
         "security": [{"token": []}],
         "paths": {_template(path): {"get": _operation(_template(path), handler)} for path, handler in routes},

@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from service.account.selection import Shape
 from service.account.snapshot import POSITION_SIDES
 from service.settings import NAME_PATTERN
+from service.web import caching
 from service.web import parameters as edge
 from service.web.openapi.schemas import Json
-
-MAX_HEADER = 8192
-"""Characters of a header; more than any list of directives or tags needs."""
 
 _WORDS = {
     "account": "The account's name, as `GET /v1/accounts` lists it.",
@@ -37,7 +35,6 @@ _CACHE_CONTROL: dict[str, tuple[str, str]] = {
     "now": ("no-cache", "As of now: a refresh, shared with everyone who asks at the same time."),
     "don't wait": ("max-stale=30", "Up to 30 s past `fresh_for` is welcome."),
     "only what is there": ("only-if-cached", "Starts nothing; 504 where nothing fresh enough is there."),
-    "with time left": ("min-fresh=1", "At least 1 s of `fresh_for` must be left."),
 }
 
 
@@ -64,7 +61,8 @@ def shared_parameters() -> Json:
     return {
         "CacheControl": _header(
             "Cache-Control",
-            "How fresh the answer must be (RFC 9111). Unknown directives are ignored, malformed values are a 400.",
+            "How fresh the answer must be (RFC 9111): `max-age=N`, `no-cache`, `min-fresh=N` (at least N seconds of "
+            "`fresh_for` are left), `max-stale[=N]`, `only-if-cached`. Unknown ones are ignored, malformed ones a 400.",
             {name: {"value": value, "summary": summary} for name, (value, summary) in _CACHE_CONTROL.items()},
         ),
         "IfNoneMatch": _header(
@@ -113,10 +111,14 @@ def _value(name: str) -> Json:
 
 
 def _header(name: str, words: str, examples: Json) -> Json:
+    """A request header; its format is the field's own grammar.
+
+    No pattern: an exact one needs look-arounds, which tools written in Go or Rust refuse.
+    """
     return {
         "name": name,
         "in": "header",
         "description": words,
-        "schema": {"type": "string", "maxLength": MAX_HEADER},
+        "schema": {"type": "string", "format": name.lower(), "maxLength": caching.MAX_FIELD},
         "examples": examples,
     }
