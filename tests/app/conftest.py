@@ -1,4 +1,4 @@
-"""A stage for every test, and the canary after it."""
+"""A stage for every test; after it the canary, and the document held against every answer."""
 
 import io
 import logging
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.canary import leaks
+from tests.app.contract import deviations
 from tests.app.harness import Replica, Stage
 
 MakeStage = Callable[..., Stage]
@@ -51,6 +52,7 @@ async def make_stage(tmp_path: Path, log_text: io.StringIO, unredacted: list[str
         found += leaks("the log", log_text.getvalue(), secrets)
         found += leaks("the log before it is masked", "\n".join(unredacted), secrets)
         assert not found
+        assert [deviation for answer in stage.answers for deviation in deviations(answer)] == []
 
 
 @pytest.fixture

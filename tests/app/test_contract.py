@@ -1,0 +1,63 @@
+"""Proof that the judge, which holds the document against every answer of this folder, bites."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.app.contract import deviations
+from tests.app.harness import ASSETS, BTC, POSITIONS, Replica
+
+
+def changed(
+    answer: httpx.Response, *, status: int | None = None, body: str | None = None, **headers: str | None
+) -> httpx.Response:
+    """The answer as it would be with another status, body or headers (`None` drops one)."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    merged = {**answer.headers, "content-length": None, **given}
+    return httpx.Response(
+        status or answer.status_code,
+        headers={name: value for name, value in merged.items() if value is not None},
+        content=answer.content if body is None else body.encode(),
+        request=answer.request,
+    )
+
+
+async def test_good_answers_have_no_deviation(gateway: Replica) -> None:
+    for path in (BTC, POSITIONS, "/v1/accounts", "/v1/status", "/healthz", f"{ASSETS}?asset=btc", "/v1/nothing"):
+        assert deviations(await gateway.get(path)) == [], path
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ({"status": 206}, "a status that isn't documented"),
+        ({"etag": None}, "header etag is missing"),
+        ({"etag": "W/x"}, "header etag"),
+        ({"age": "-1"}, "header age"),
+        ({"gateway_snapshot_time": "yesterday"}, "header gateway-snapshot-time"),
+        ({"x_mbx_used_weight_1m": "5"}, "header x-mbx-used-weight-1m isn't documented"),
+        ({"content_type": "text/plain"}, "media type text/plain"),
+        ({"content_type": None}, "media type None"),
+        ({"body": '{"walletBalance":"1"}'}, '"asset" is a required property'),
+        ({"body": '{"asset":"BTC","walletBalance":1.5}'}, "1.5 is not of type"),
+        ({"body": "[]"}, "[] is not of type"),
+    ],
+)
+async def test_a_deviation_of_a_row_is_found(gateway: Replica, parts: dict[str, Any], found: str) -> None:
+    (told,) = deviations(changed(await gateway.get(BTC), **parts))
+    assert found in told
+
+
+async def test_a_problem_that_the_operation_does_not_document_is_found(gateway: Replica) -> None:
+    refused = await gateway.get(f"{ASSETS}?asset=btc")
+    other = changed(refused, body=refused.text.replace("invalid-parameter", "exchange-banned"))
+    assert deviations(other) == [f"GET {ASSETS} 400: problem exchange-banned isn't documented"]
+
+
+async def test_a_body_where_none_may_be_is_found(gateway: Replica) -> None:
+    row = await gateway.get(BTC)
+    same = await gateway.get(BTC, if_none_match=row.headers["etag"])
+    assert deviations(changed(same, body="{}")) == [f"GET {BTC} 304: a body"]
+    head = await gateway.ask("HEAD", BTC)
+    assert deviations(changed(head, body="{}")) == [f"HEAD {BTC} 200: a body"]
