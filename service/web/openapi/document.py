@@ -51,7 +51,7 @@ _TAGS = {
 
 _SERVER = {
     "url": "/",
-    "description": "The gateway that serves this document; `Gateway-Environment` says if local, staging or production.",
+    "description": "This gateway: local, staging or production, as the header Gateway-Environment says.",
     "x-internal": True,
 }
 

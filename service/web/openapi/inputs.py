@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from service.account.selection import Shape
 from service.account.snapshot import POSITION_SIDES
@@ -12,8 +13,8 @@ from service.web.openapi.schemas import Json
 
 _WORDS = {
     "account": "The account's name, as `GET /v1/accounts` lists it.",
-    "asset": "Coins. Keeps asset rows of these coins, and position rows margined in them.",
-    "symbol": "Contracts. Keeps position rows of these symbols; doesn't touch asset rows.",
+    "asset": "Coins, such as `BTC`. Keeps asset rows of these coins, and position rows margined in them.",
+    "symbol": "Contracts, such as `BTCUSD_PERP`. Keeps position rows of these symbols; doesn't touch asset rows.",
     "positionSide": "Keeps position rows of these sides. In one-way mode there are only `BOTH` rows: `LONG` is then "
     "legitimately empty, and the header `Gateway-Position-Mode: one-way` says why.",
     "open": "`true`: position rows whose `positionAmt` isn't zero; `false`: those where it is. A row without the field "
@@ -27,10 +28,15 @@ _ITEM_WORDS = {
     "positionSide": "The side; in one-way mode only `BOTH`.",
 }
 _EXAMPLES = {"account": "main", "asset": "BTC", "symbol": "BTCUSD_PERP", "positionSide": "LONG"}
-_TWO = {"asset": ["BTC", "ETH"], "symbol": ["BTCUSD_PERP", "ETHUSD_PERP"], "positionSide": ["LONG", "SHORT"]}
+_SEVERAL = {
+    "asset": [["BTC"], ["BTC", "ETH"]],
+    "symbol": [["BTCUSD_PERP"], ["BTCUSD_PERP", "ETHUSD_PERP"]],
+    "positionSide": [["LONG"], ["LONG", "SHORT"]],
+}
 _LENGTHS = {"account": 63, "asset": 20, "symbol": 40}
 
 _CACHE_CONTROL: dict[str, tuple[str, str]] = {
+    "as usual": ("", "Nothing said: the gateway's own windows."),
     "fresh": ("max-age=2", "Not older than 2 s: else refresh, and fail rather than answer older."),
     "now": ("no-cache", "As of now: a refresh, shared with everyone who asks at the same time."),
     "don't wait": ("max-stale=30", "Up to 30 s past `fresh_for` is welcome."),
@@ -68,7 +74,10 @@ def shared_parameters() -> Json:
         "IfNoneMatch": _header(
             "If-None-Match",
             "The `ETag` of the answer you have: 304 without a body while the data is the same.",
-            {"known": {"value": '"1f0e8d8a5a0c"', "summary": "An `ETag`, quotes included."}},
+            {
+                "nothing yet": {"value": "", "summary": "Nothing yet: the answer in full."},
+                "known": {"value": '"9f86d081884c7d65"', "summary": "An ETag, quotes included."},
+            },
         ),
     }
 
@@ -85,22 +94,18 @@ def _path_parameter(name: str) -> Json:
 
 
 def _list_filter(name: str) -> Json:
-    return {
-        "name": name,
-        "in": "query",
-        "description": f"{_WORDS[name]} Comma-separated or repeated, {edge.MAX_VALUES} values at the most.",
-        "style": "form",
-        "explode": False,
-        "schema": {"type": "array", "items": _value(name), "minItems": 1, "maxItems": edge.MAX_VALUES},
-        "examples": {
-            "one": {"summary": "One value", "value": [_EXAMPLES[name]]},
-            "two": {"summary": "Either of two", "value": _TWO[name]},
-        },
-    }
+    words = f"{_WORDS[name]} Comma-separated or repeated, {edge.MAX_VALUES} values at the most."
+    several = {"type": "array", "items": _value(name), "minItems": 1, "maxItems": edge.MAX_VALUES}
+    return _filter(name, words, several, _SEVERAL[name]) | {"style": "form", "explode": False}
 
 
 def _flag(name: str) -> Json:
-    return {"name": name, "in": "query", "description": _WORDS[name], "schema": {"type": "boolean"}, "example": True}
+    return _filter(name, _WORDS[name], {"type": "boolean"}, [True])
+
+
+def _filter(name: str, words: str, schema: Json, examples: list[Any]) -> Json:
+    """Its examples stand in the schema: Swagger UI would fill in one that stands beside it, and so filter unasked."""
+    return {"name": name, "in": "query", "description": words, "schema": schema | {"examples": examples}}
 
 
 def _value(name: str) -> Json:
@@ -113,7 +118,8 @@ def _value(name: str) -> Json:
 def _header(name: str, words: str, examples: Json) -> Json:
     """A request header; its format is the field's own grammar.
 
-    No pattern: an exact one needs look-arounds, which tools written in Go or Rust refuse.
+    No pattern: an exact one needs look-arounds, which tools written in Go or Rust refuse. The first example is empty:
+    it is what Swagger UI fills in.
     """
     return {
         "name": name,
