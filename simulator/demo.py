@@ -61,7 +61,7 @@ position_sides = ["LONG"]
 CURL = r"curl -s -w '\n'"
 
 GREETING = """
-  The gateway            {gateway}
+  The gateway            {gateway}   (to browse: {gateway}/docs)
   its metrics            {metrics}/metrics
   the simulated exchange {exchange}   (what can be turned: curl -s {exchange}/_sim/)
 
@@ -76,6 +76,10 @@ GREETING = """
 {as_longs} '{gateway}/v1/accounts/hedged?open=true'
 {as_longs} -i {gateway}/v1/accounts/hedged/assets/ETH
 {as_treasury} {gateway}/v1/status
+
+  For what the caller's guide, docs/callers.md, tells to run (ACCOUNT=hedged is one in hedge mode):
+
+export GATEWAY={gateway} TOKEN={treasury} ACCOUNT=main
 
   Then take the exchange down, see what a caller sees of it, and bring it back:
 

@@ -48,6 +48,27 @@ async def exchange_url(exchange: Exchange) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture
+def curl() -> str:
+    return require("curl")
+
+
+@pytest.fixture
+async def demo() -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *["-m", "simulator", "demo", "--port", str(free_port())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
 class GatewayProcess:
     """`coinm-gateway serve`, as an operator starts it."""
 
@@ -131,6 +152,17 @@ async def run_command(*arguments: str, **environment: str) -> tuple[int | None, 
     async with asyncio.timeout(STARTUP):
         output, errors = await process.communicate()
     return process.returncode, output.decode(), errors.decode()
+
+
+async def greeting(demo: asyncio.subprocess.Process) -> list[str]:
+    """The lines up to the last."""
+    assert demo.stdout is not None
+    lines: list[str] = []
+    while "Ctrl-C" not in "".join(lines[-1:]):
+        line = await demo.stdout.readline()
+        assert line, "the demo ended"
+        lines.append(line.decode().strip())
+    return lines
 
 
 async def _answers(port: int) -> None:

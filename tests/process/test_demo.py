@@ -5,35 +5,10 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-
-from tests.process.conftest import STARTUP
-from tests.programs import require
+from tests.process.conftest import STARTUP, greeting
 from tests.support import free_port
-
-
-@pytest.fixture
-def curl() -> str:
-    return require("curl")
-
-
-@pytest.fixture
-async def demo() -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *["-m", "simulator", "demo", "--port", str(free_port())],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 async def test_the_printed_lines_work_as_printed_and_ctrl_c_exits_with_0(
@@ -86,17 +61,6 @@ async def test_ctrl_c_on_the_terminal_of_make_ends_it_with_status_0(tmp_path: Pa
         await terminal.communicate(b"\x03")
 
     assert terminal.returncode == 0
-
-
-async def greeting(demo: asyncio.subprocess.Process) -> list[str]:
-    """The lines up to the last."""
-    assert demo.stdout is not None
-    lines: list[str] = []
-    while "Ctrl-C" not in "".join(lines[-1:]):
-        line = await demo.stdout.readline()
-        assert line, "the demo ended"
-        lines.append(line.decode().strip())
-    return lines
 
 
 async def run(line: str, curl: str) -> str:

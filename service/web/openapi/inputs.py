@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from service.account.selection import Shape
-from service.account.snapshot import POSITION_SIDES
 from service.settings import NAME_PATTERN
 from service.web import caching
 from service.web import parameters as edge
-from service.web.openapi.schemas import Json
+from service.web.openapi.schemas import Json, ref
 
 _WORDS = {
     "account": "The account's name, as `GET /v1/accounts` lists it.",
@@ -110,7 +109,7 @@ def _filter(name: str, words: str, schema: Json, examples: list[Any]) -> Json:
 
 def _value(name: str) -> Json:
     if name == "positionSide":
-        return {"type": "string", "enum": list(POSITION_SIDES)}
+        return ref("PositionSide")
     pattern = NAME_PATTERN if name == "account" else edge.LISTS[name][0].pattern
     return {"type": "string", "pattern": f"^{pattern}$", "minLength": 1, "maxLength": _LENGTHS[name]}
 

@@ -29,9 +29,8 @@ def array_of(name: str) -> Json:
 def schemas() -> Json:
     """Every named schema (JSON Schema 2020-12)."""
     _, ours = msgspec.json.schema_components([VisibleAccount, Status, Problem], ref_template=REF)
-    return {"Account": ACCOUNT, "Asset": ASSET, "Position": POSITION, "Health": HEALTH} | {
-        name: ours[name] for name in sorted(ours)
-    }
+    theirs = {"Account": ACCOUNT, "Asset": ASSET, "Position": POSITION, "PositionSide": POSITION_SIDE}
+    return theirs | {"Health": HEALTH} | {name: ours[name] for name in sorted(ours)}
 
 
 def _amount(meaning: str) -> Json:
@@ -80,12 +79,7 @@ POSITION = _object(
     ["symbol", "positionSide"],
     {
         "symbol": {"type": "string", "description": "The contract.", "examples": ["BTCUSD_PERP", "BTCUSD_261225"]},
-        "positionSide": {
-            "type": "string",
-            "enum": list(POSITION_SIDES),
-            "description": "`BOTH` is the only row of one-way mode. In hedge mode `LONG` and `SHORT` hold the "
-            "positions, and the `BOTH` row stays at zero.",
-        },
+        "positionSide": ref("PositionSide"),
         "positionAmt": _amount("Size in **contracts** (not coins), negative when short."),
         "initialMargin": _amount("Initial margin, in the settlement coin."),
         "maintMargin": _amount("Maintenance margin, in the settlement coin."),
@@ -102,6 +96,13 @@ POSITION = _object(
         "updateTime": _integer("Last change of the position, ms since the epoch; 0: never."),
     },
 )
+
+POSITION_SIDE = {
+    "type": "string",
+    "enum": list(POSITION_SIDES),
+    "description": "`BOTH` is the only row of one-way mode. In hedge mode `LONG` and `SHORT` hold the positions, and "
+    "the `BOTH` row stays at zero.",
+}
 
 ACCOUNT = _object(
     "The account, both arrays cut by the caller's grant and filters. COIN-M knows no totals over coins.",

@@ -1,0 +1,134 @@
+"""The caller's guide, done as it says before the demo: its commands, its program, its generated client."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.process.conftest import STARTUP, greeting
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "callers.md").read_text()
+
+Environment = Mapping[str, str]
+
+
+@pytest.fixture
+async def told(demo: asyncio.subprocess.Process) -> str:
+    """What the demo prints."""
+    async with asyncio.timeout(STARTUP):
+        return "\n".join(await greeting(demo))
+
+
+@pytest.fixture
+def environment(told: str) -> Environment:
+    """The variables that the guide wants set, from the line that the demo prints for it; tools beside them."""
+    (line,) = re.findall(r"^export (.+)$", told, re.MULTILINE)
+    variables = dict(assignment.split("=") for assignment in line.split())
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, **variables, "PATH": tools}
+
+
+def blocks(language: str, containing: str) -> list[str]:
+    found = [block for block in re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL) if containing in block]
+    assert found
+    return found
+
+
+async def run(folder: Path, environment: Environment, *command: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    async with asyncio.timeout(STARTUP):
+        output, errors = await process.communicate()
+    return process.returncode, output.decode(), errors.decode()
+
+
+@asynccontextmanager
+async def running(folder: Path, environment: Environment, program: str) -> AsyncIterator[asyncio.StreamReader]:
+    """A program of the guide's that runs until it is killed, and its output."""
+    (folder / "program.py").write_text(program)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "program.py", cwd=folder, env=environment, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(STARTUP):
+            yield process.stdout
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("account", ["main", "hedged"])
+async def test_the_curl_commands_answer_as_it_says(
+    tmp_path: Path, environment: Environment, curl: str, account: str
+) -> None:
+    assert curl
+    answers = []
+    for block in blocks("sh", "curl "):
+        status, output, errors = await run(tmp_path, {**environment, "ACCOUNT": account}, "bash", "-euc", block)
+        assert (status, errors) == (0, ""), block
+        answers.append(output)
+
+    granted, coin, positions, fresh, same, refused = answers
+    longs, opened = positions.split("HTTP/1.1 200 OK")[1:]
+    mode = {"main": "one-way", "hedged": "hedge"}[account]
+    assert f'{{"account":"{account}","environment":"demo","assets":null,"positionSides":null}}' in granted
+    assert '{"asset":"BTC","walletBalance":"' in coin
+    assert longs.count(f"gateway-position-mode: {mode}") == opened.count(f"gateway-position-mode: {mode}") == 1
+    assert ('"positionSide":"LONG"' in longs) == (mode == "hedge") == (not longs.endswith("[]"))
+    assert '"positionAmt"' in opened
+    assert "cache-status: coinm-gateway; " in fresh
+    assert re.match(r"HTTP/1.1 (304 Not Modified|200 OK)", same), "200 if the market has moved in between"
+    assert '"urn:coinm-gateway:problem:invalid-parameter"' in refused
+
+
+async def test_the_program_prints_positions_after_waiting_out_an_outage(
+    tmp_path: Path, told: str, environment: Environment
+) -> None:
+    (faults,) = set(re.findall(r"http://\S+/_sim/faults", told))
+    (program,) = blocks("python", "watch.py")
+    async with httpx.AsyncClient() as operator:
+        await operator.post(faults, json={"name": "503-unavailable"})
+        async with running(tmp_path, {**environment, "ACCOUNT": "hedged"}, program) as output:
+            refused = await output.readline()
+            await operator.delete(faults)
+            lines = [await output.readline() for _ in range(3)]
+            while lines[0].startswith(b"no numbers"):
+                lines = [*lines[1:], await output.readline()]
+
+    assert re.fullmatch(rb"no numbers \(503\); again in \d+ s\n", refused)
+    assert re.fullmatch(rb"as of \d{4}-\d\d-\d\dT\S+Z, hedge mode:\n", lines[0])
+    assert re.fullmatch(rb"  [A-Z0-9]+USD_\w+ (LONG|SHORT|BOTH) -?\d+ contracts\n", lines[1])
+
+
+async def test_the_program_ends_where_repeating_does_not_help(tmp_path: Path, environment: Environment) -> None:
+    (program,) = blocks("python", "watch.py")
+    (tmp_path / "watch.py").write_text(program)
+
+    status, output, errors = await run(tmp_path, {**environment, "ACCOUNT": "other"}, sys.executable, "watch.py")
+
+    assert (status, output) == (1, "")
+    assert "403 Forbidden" in errors
+    assert environment["TOKEN"] not in errors
+
+
+async def test_the_generated_client_reads_the_long_side(tmp_path: Path, environment: Environment) -> None:
+    (generate,), (program,) = blocks("sh", "openapi-python-client"), blocks("python", "longs.py")
+    assert (await run(tmp_path, environment, "bash", "-euc", generate))[0] == 0
+    (tmp_path / "longs.py").write_text(program)
+
+    hedged = await run(tmp_path, {**environment, "ACCOUNT": "hedged"}, sys.executable, "longs.py")
+    one_way = await run(tmp_path, {**environment, "ACCOUNT": "main"}, sys.executable, "longs.py")
+    denied = await run(tmp_path, {**environment, "ACCOUNT": "other"}, sys.executable, "longs.py")
+
+    assert re.fullmatch(r"\d+ ms old, hedge mode\n(BTCUSD_\w+ \d+ [\d.]+\n)+", hedged[1])
+    assert re.fullmatch(r"\d+ ms old, one-way mode\n", one_way[1])
+    assert denied == (1, "", "urn:coinm-gateway:problem:forbidden: this account is not granted to the client\n")
