@@ -11,6 +11,7 @@ from service.exchange.budget import BarrierReason
 from service.exchange.errors import ERRORS
 from service.settings import Freshness
 from service.web import problems
+from service.web.openapi.answers import Told
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "callers.md").read_text()
 
@@ -22,7 +23,7 @@ def section(title: str) -> str:
 def test_its_table_of_errors_is_the_closed_list() -> None:
     told = {name: int(status) for name, status in re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", GUIDE, re.MULTILINE)}
 
-    known = [*problems.ProblemError.__subclasses__(), *ERRORS.values(), FreshnessUnmetError]
+    known: list[Told] = [*problems.ProblemError.__subclasses__(), *ERRORS.values(), FreshnessUnmetError]
     assert told == {error.problem: error.status for error in known}
 
 
