@@ -57,11 +57,13 @@ SwaggerUIBundle({
 });
 """
 
-_ASSETS = {
+_FILES = {
+    "callers.md": "text/plain",  # which browsers show; they would save text/markdown
     "favicon-32x32.png": "image/png",
-    "swagger-ui.css": "text/css; charset=utf-8",
-    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
 }
+"""What is served as it lies on the disk."""
 
 
 class Docs(Controller):
@@ -72,11 +74,11 @@ class Docs(Controller):
 
     @get("/")
     async def get_page(self) -> Response[bytes]:
-        return _answer(_PAGE.encode(), "text/html; charset=utf-8")
+        return _answer(_PAGE.encode(), "text/html")
 
     @get("/start.js")
     async def get_start(self) -> Response[bytes]:
-        return _answer(_START.encode(), "text/javascript; charset=utf-8")
+        return _answer(_START.encode(), "text/javascript")
 
     @get("/openapi.json")
     async def get_json(self) -> Response[bytes]:
@@ -87,12 +89,10 @@ class Docs(Controller):
         return _answer(document_bytes(json=False), "application/yaml")
 
     @get("/{name:str}")
-    async def get_asset(self, name: FromPath[str]) -> Response[bytes]:
-        if name == "callers.md":
-            return _answer(_guide(), "text/plain; charset=utf-8")
-        if name not in _ASSETS:
+    async def get_file(self, name: FromPath[str]) -> Response[bytes]:
+        if name not in _FILES:
             raise NotFoundError("there is no such path")
-        return _answer(_asset(name), _ASSETS[name])
+        return _answer(_file(name), _FILES[name])
 
 
 @cache
@@ -115,13 +115,11 @@ def document_bytes(*, json: bool) -> bytes:
 
 
 @cache
-def _asset(name: str) -> bytes:
+def _file(name: str) -> bytes:
+    """The caller's guide is ours, the rest the UI's."""
+    if name == "callers.md":
+        return (Path(__file__).parent / name).read_bytes()
     return Path(str(distribution("swagger-ui-py").locate_file(f"swagger_ui/static/{name}"))).read_bytes()
-
-
-@cache
-def _guide() -> bytes:
-    return (Path(__file__).parent / "callers.md").read_bytes()
 
 
 def _answer(body: bytes, media_type: str) -> Response[bytes]:

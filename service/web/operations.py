@@ -51,7 +51,7 @@ class AccountStatus(msgspec.Struct, rename="camel", frozen=True):
     ]
     age_ms: Annotated[Count | None, Meta(description="How old that is, in milliseconds.")]
     position_mode: Annotated[str | None, Meta(description="`one-way`, `hedge`, or null where it isn't known.")]
-    last_refresh: LastRefresh | None
+    last_refresh: Annotated[LastRefresh | None, Meta(description="This replica's last call; null: none yet.")]
     credential: Annotated[str, Meta(description="First 8 hex digits of the SHA-256 of the API key.")]
     not_before: Annotated[Time | None, Meta(description="Until when this credential must not be used; null: now.")]
 

@@ -1,0 +1,166 @@
+"""The document is complete and holds together; that it is true is proven on every answer of the app tests."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from service.account.selection import Shape
+from service.cache.policy import FreshnessUnmetError
+from service.exchange.errors import ERRORS
+from service.web import caching, parameters, problems
+from service.web.docs import document_bytes
+from simulator.exchange import MAIN, Exchange
+from simulator.statement import statement
+from tests.app.contract import DOCUMENT, FILE, resolved, violations
+
+Json = Any
+
+OPERATIONS = {each["get"]["operationId"]: each["get"] for each in DOCUMENT["paths"].values()}
+SHAPES = {"get_account": Shape.ACCOUNT, "list_assets": Shape.ASSETS, "list_positions": Shape.POSITIONS}
+READS = ["get_account", "list_assets", "get_asset", "list_positions", "list_symbol_positions", "get_position"]
+SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+def taken(operation: str, place: str) -> dict[str, Json]:
+    """An operation's parameters of one place, by name."""
+    given = [resolved(each) for each in OPERATIONS[operation].get("parameters", [])]
+    return {each["name"]: each for each in given if each["in"] == place}
+
+
+def answers(operation: str) -> dict[str, Json]:
+    return {status: resolved(told) for status, told in OPERATIONS[operation]["responses"].items()}
+
+
+def described(schema: Json, place: str) -> Iterator[tuple[str, str]]:
+    """Every schema and field below, with its description."""
+    target = resolved(schema)
+    yield place, schema.get("description", target.get("description", ""))
+    for name, field in target.get("properties", {}).items():
+        yield from described(field, f"{place}.{name}")
+
+
+def test_both_forms_are_the_committed_document() -> None:
+    assert document_bytes(json=False) == FILE.read_bytes()
+    assert json.loads(document_bytes(json=True)) == DOCUMENT
+
+
+def test_the_yaml_has_neither_anchors_nor_aliases() -> None:
+    events = yaml.parse(FILE.read_text())
+    assert not any(getattr(event, "anchor", None) for event in events)
+
+
+def test_the_operations_have_names_that_make_good_methods() -> None:
+    assert list(OPERATIONS) == ["list_accounts", *READS, "get_health", "get_readiness", "get_status"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_says_what_it_is(operation: str) -> None:
+    said = OPERATIONS[operation]
+    assert 10 < len(said["summary"]) < 80
+    assert said["description"]
+    assert said["tags"][0] in [tag["name"] for tag in DOCUMENT["tags"]]
+    assert all(answer["description"] for answer in answers(operation).values())
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_example_is_what_its_schema_says(operation: str) -> None:
+    given = [*taken(operation, "path").values(), *taken(operation, "query").values()]
+    contents = [
+        *given,
+        *(each for answer in answers(operation).values() for each in answer.get("content", {}).values()),
+    ]
+    for content in contents:
+        schema = content["schema"]
+        named = [each["value"] for each in content.get("examples", {}).values()]
+        values = [*named, *schema.get("examples", []), *([content["example"]] if "example" in content else [])]
+        assert values, content
+        assert [violations(schema, value) for value in values] == [[]] * len(values)
+
+
+def test_every_header_has_an_example_of_its_schema() -> None:
+    for name, header in DOCUMENT["components"]["headers"].items():
+        assert violations(header["schema"], header["example"]) == [], name
+
+
+def test_reads_show_both_modes_a_filter_and_emptiness() -> None:
+    for operation in ("get_account", "list_positions"):
+        examples = answers(operation)["200"]["content"]["application/json"]["examples"]
+        assert list(examples) == ["one-way", "hedge", "filtered", "empty"]
+        sides = {
+            name: {
+                row["positionSide"] for row in each["value"]["positions" if operation == "get_account" else slice(None)]
+            }
+            for name, each in examples.items()
+        }
+        assert sides == {"one-way": {"BOTH"}, "hedge": {"BOTH", "LONG", "SHORT"}, "filtered": {"LONG"}, "empty": set()}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_field_is_described(name: str) -> None:
+    assert [place for place, words in described(SCHEMAS[name], name) if not words] == []
+
+
+def test_every_field_that_the_exchange_sends_is_described() -> None:
+    exchange = Exchange()
+    exchange.add_demo_book("hedged", hedge=True)
+    account = msgspec.json.decode(statement(exchange.book(MAIN), exchange.market, exchange.now_ms()))
+    assert set(account) == set(SCHEMAS["Account"]["properties"])
+    assert {key for row in account["assets"] for key in row} == set(SCHEMAS["Asset"]["properties"])
+    assert {key for row in account["positions"] for key in row} <= set(SCHEMAS["Position"]["properties"])
+    assert all(SCHEMAS[name]["additionalProperties"] is True for name in ("Account", "Asset", "Position"))
+
+
+@pytest.mark.parametrize("operation", READS)
+def test_the_filters_are_those_that_the_edge_takes_with_its_bounds(operation: str) -> None:
+    query = taken(operation, "query")
+    assert set(query) == parameters.FILTERS.get(SHAPES.get(operation, Shape.ASSET), set())
+    for name, each in query.items():
+        if name in parameters.FLAGS:
+            assert each["schema"]["type"] == "boolean"
+            continue
+        assert each["schema"]["maxItems"] == parameters.MAX_VALUES
+        item = resolved(each["schema"]["items"])
+        if "pattern" in item:
+            assert item["pattern"] == f"^{parameters.LISTS[name][0].pattern}$"
+            assert str(item["maxLength"]) in re.findall(r"\d+", item["pattern"])
+        else:
+            assert "|".join(item["enum"]) == parameters.LISTS[name][0].pattern
+
+
+@pytest.mark.parametrize("operation", READS)
+def test_every_read_takes_the_headers_of_freshness(operation: str) -> None:
+    given = taken(operation, "header")
+    assert list(given) == ["Cache-Control", "If-None-Match"]
+    assert {each["schema"]["maxLength"] for each in given.values()} == {caching.MAX_FIELD}
+    for each in given["Cache-Control"]["examples"].values():
+        caching.demand([each["value"]], None)  # none is refused
+
+
+def test_every_problem_is_told_by_some_operation_but_the_one_that_no_operation_has() -> None:
+    told = {
+        (name, int(status))
+        for operation in OPERATIONS
+        for status, answer in answers(operation).items()
+        for name in answer.get("content", {}).get(problems.MEDIA_TYPE, {}).get("examples", {})
+    }
+    known = [*problems.ProblemError.__subclasses__(), *ERRORS.values(), FreshnessUnmetError]
+    assert told == {(each.problem, each.status) for each in known} - {("method-not-allowed", 405)}
+    assert "any other method is a 405" in DOCUMENT["info"]["description"]
+
+
+@pytest.mark.parametrize("operation", READS)
+def test_a_read_can_end_in_everything_but_success_only(operation: str) -> None:
+    statuses = ["200", "304", "400", "401", "403", "404", "429", "500", "502", "503", "504"]
+    assert list(answers(operation)) == statuses
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_who_is_calling_is_asked_everywhere_but_of_probes(operation: str) -> None:
+    security = OPERATIONS[operation].get("security", DOCUMENT["security"])
+    assert security == ([] if operation in ("get_health", "get_readiness") else [{"token": []}])
+    assert ("401" in OPERATIONS[operation]["responses"]) is bool(security)
