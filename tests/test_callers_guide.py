@@ -6,12 +6,10 @@ from typing import get_args
 
 import pytest
 
-from service.cache.policy import FreshnessUnmetError, StaleReason
+from service.cache.policy import StaleReason
 from service.exchange.budget import BarrierReason
-from service.exchange.errors import ERRORS
 from service.settings import Freshness
-from service.web import problems
-from service.web.openapi.answers import Told
+from tests.app.contract import PROBLEMS
 
 GUIDE = (Path(__file__).parent.parent / "docs" / "callers.md").read_text()
 
@@ -23,8 +21,7 @@ def section(title: str) -> str:
 def test_its_table_of_errors_is_the_closed_list() -> None:
     told = {name: int(status) for name, status in re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", GUIDE, re.MULTILINE)}
 
-    known: list[Told] = [*problems.ProblemError.__subclasses__(), *ERRORS.values(), FreshnessUnmetError]
-    assert told == {error.problem: error.status for error in known}
+    assert told == PROBLEMS
 
 
 def test_its_cache_statuses_name_every_reason_to_serve_something_old() -> None:

@@ -11,11 +11,20 @@ import httpx
 import jsonschema_rs
 import yaml
 
+from service.cache.policy import FreshnessUnmetError
+from service.exchange.errors import ERRORS
+from service.web.openapi.answers import Told
+from service.web.problems import ProblemError
+
 Json = Any
 
 FILE = Path(__file__).parents[2] / "openapi" / "openapi.yaml"
 DOCUMENT: Mapping[str, Json] = yaml.safe_load(FILE.read_text())
 PROBLEM = "application/problem+json"
+
+_ERRORS: list[Told] = [*ProblemError.__subclasses__(), *ERRORS.values(), FreshnessUnmetError]
+PROBLEMS = {error.problem: error.status for error in _ERRORS}
+"""Every problem that the gateway can tell of, and its status."""
 
 _OF_HTTP = frozenset({"allow", "connection", "content-length", "content-type", "x-content-type-options"})
 """Headers that OpenAPI leaves to HTTP."""

@@ -44,7 +44,7 @@ async def test_everything_is_served_without_a_token_under_a_strict_policy(
 
 
 def test_the_policy_lets_a_page_ask_nobody_but_us_and_run_nothing_inline() -> None:
-    policy = dict(each.split(" ", 1) for each in docs.POLICY.split("; "))
+    policy = {name: value for name, _, value in (each.partition(" ") for each in docs.POLICY.split("; "))}
     assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
     assert policy["script-src"] == policy["connect-src"] == "'self'"
     assert "unsafe" not in docs.POLICY

@@ -10,13 +10,11 @@ import pytest
 import yaml
 
 from service.account.selection import Shape
-from service.cache.policy import FreshnessUnmetError
-from service.exchange.errors import ERRORS
-from service.web import caching, parameters, problems
+from service.web import caching, parameters
 from service.web.docs import document_bytes
 from simulator.exchange import MAIN, Exchange
 from simulator.statement import statement
-from tests.app.contract import DOCUMENT, FILE, resolved, violations
+from tests.app.contract import DOCUMENT, FILE, PROBLEM, PROBLEMS, resolved, violations
 
 Json = Any
 
@@ -146,10 +144,9 @@ def test_every_problem_is_told_by_some_operation_but_the_one_that_no_operation_h
         (name, int(status))
         for operation in OPERATIONS
         for status, answer in answers(operation).items()
-        for name in answer.get("content", {}).get(problems.MEDIA_TYPE, {}).get("examples", {})
+        for name in answer.get("content", {}).get(PROBLEM, {}).get("examples", {})
     }
-    known = [*problems.ProblemError.__subclasses__(), *ERRORS.values(), FreshnessUnmetError]
-    assert told == {(each.problem, each.status) for each in known} - {("method-not-allowed", 405)}
+    assert told == set(PROBLEMS.items()) - {("method-not-allowed", 405)}
     assert "any other method is a 405" in DOCUMENT["info"]["description"]
 
 
