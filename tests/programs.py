@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-PROGRAMS = {"redis_port": "redis-server", "curl": "curl"}
+PROGRAMS = {"redis_port": "redis-server", "curl": "curl", "chromium": "chromium"}
 """By the fixture that starts it."""
 
 _NOT_RUN = pytest.StashKey[list[str]]()
