@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Locator, Page, async_playwright, expect
 
-from tests.process.conftest import GatewayProcess
+from tests.process.conftest import STARTUP, GatewayProcess
 from tests.programs import require
 from tests.support import TOKENS
 
@@ -31,6 +31,8 @@ FLAGS = (
 )
 
 POSITIONS = "#operations-positions-list_positions"
+
+expect.set_options(timeout=STARTUP * 1000)  # busy cores: its 5 s are for a page that is there already
 
 
 @pytest.fixture
