@@ -38,7 +38,7 @@ one-way mode has only `BOTH` rows, so `positionSide=LONG` is empty there, and `G
 **On 429, 502, 503 and 504** wait for `Retry-After`; where there is none, back off from 1 s, doubled up to 30 s, with
 jitter. Other 4xx: don't repeat, mend the request.
 
-Every path answers HEAD as well, any other method is a 405. The [caller's guide](/docs/callers.md) has it at length,
+Every path answers HEAD as well; whatever would write is a 405. The [caller's guide](/docs/callers.md) has it at length,
 with programs to copy.
 """
 
