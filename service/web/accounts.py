@@ -70,8 +70,9 @@ class Accounts(Controller):
     async def list_positions(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """Positions, a row a symbol and side.
 
-        `open=true` for what isn't flat, and `positionSide=LONG` for one side of a hedge-mode account. In one-way mode
-        there are only `BOTH` rows, long or short by the sign of `positionAmt`: an empty `LONG` list says nothing there.
+        What is open on the long side of BTC? In hedge mode `?asset=BTC&positionSide=LONG&open=true`. In one-way mode
+        there are only `BOTH` rows, long or short by the sign of `positionAmt`: `?asset=BTC&open=true`, and the positive
+        ones. An empty `LONG` list says nothing there. The header `Gateway-Position-Mode` says which mode it is.
         """
         return await read(request, account, lambda query: parameters.filtered(Shape.POSITIONS, query))
 
