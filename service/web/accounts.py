@@ -10,7 +10,7 @@ from msgspec import Meta
 from service.account.selection import Selection, Shape
 from service.web import parameters
 from service.web.problems import AnyRequest
-from service.web.reading import JSON, authenticate, gateway_of, read
+from service.web.reading import JSON, READS, authenticate, gateway_of, read
 
 
 class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):
@@ -41,7 +41,7 @@ class Accounts(Controller):
         ]
         return Response(msgspec.json.encode(visible), media_type=JSON, headers={"cache-control": "no-store"})
 
-    @get("/{account:str}", operation_id="get_account", tags=["accounts"], opt={"reads": Shape.ACCOUNT})
+    @get("/{account:str}", operation_id="get_account", tags=["accounts"], opt={READS: Shape.ACCOUNT})
     async def get_account(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """One account, its assets and positions cut by grant and filters.
 
@@ -50,7 +50,7 @@ class Accounts(Controller):
         """
         return await read(request, account, lambda query: parameters.filtered(Shape.ACCOUNT, query))
 
-    @get("/{account:str}/assets", operation_id="list_assets", tags=["assets"], opt={"reads": Shape.ASSETS})
+    @get("/{account:str}/assets", operation_id="list_assets", tags=["assets"], opt={READS: Shape.ASSETS})
     async def list_assets(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """Balances and margins, a row a coin.
 
@@ -58,7 +58,7 @@ class Accounts(Controller):
         """
         return await read(request, account, lambda query: parameters.filtered(Shape.ASSETS, query))
 
-    @get("/{account:str}/assets/{asset:str}", operation_id="get_asset", tags=["assets"], opt={"reads": Shape.ASSET})
+    @get("/{account:str}/assets/{asset:str}", operation_id="get_asset", tags=["assets"], opt={READS: Shape.ASSET})
     async def get_asset(self, request: AnyRequest, account: FromPath[str], asset: FromPath[str]) -> Response[bytes]:
         """One coin's balances and margins.
 
@@ -66,7 +66,7 @@ class Accounts(Controller):
         """
         return await read(request, account, lambda query: _item(query, Shape.ASSET, asset=asset))
 
-    @get("/{account:str}/positions", operation_id="list_positions", tags=["positions"], opt={"reads": Shape.POSITIONS})
+    @get("/{account:str}/positions", operation_id="list_positions", tags=["positions"], opt={READS: Shape.POSITIONS})
     async def list_positions(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """Positions, a row a symbol and side.
 
@@ -80,7 +80,7 @@ class Accounts(Controller):
         "/{account:str}/positions/{symbol:str}",
         operation_id="list_symbol_positions",
         tags=["positions"],
-        opt={"reads": Shape.SYMBOL},
+        opt={READS: Shape.SYMBOL},
     )
     async def list_symbol_positions(
         self, request: AnyRequest, account: FromPath[str], symbol: FromPath[str]
@@ -95,7 +95,7 @@ class Accounts(Controller):
         "/{account:str}/positions/{symbol:str}/{position_side:str}",
         operation_id="get_position",
         tags=["positions"],
-        opt={"reads": Shape.POSITION},
+        opt={READS: Shape.POSITION},
     )
     async def get_position(
         self, request: AnyRequest, account: FromPath[str], symbol: FromPath[str], position_side: FromPath[str]

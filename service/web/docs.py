@@ -3,6 +3,7 @@
 The UI's files are those of the `swagger-ui-py` distribution (of which nothing is imported), read when first asked for.
 """
 
+import hashlib
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
@@ -11,11 +12,12 @@ from litestar import Controller, Litestar, Response, get
 from litestar.params import FromPath
 from litestar.routes import HTTPRoute
 
+from service.web import caching
 from service.web.accounts import Accounts
 from service.web.openapi.document import as_json, as_yaml, document
 from service.web.openapi.schemas import Json
 from service.web.operations import Operations
-from service.web.problems import NotFoundError
+from service.web.problems import AnyRequest, NotFoundError
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -24,6 +26,7 @@ POLICY = (
 """Content-Security-Policy. `data:` images are the UI's own icons, inlined in its style sheet."""
 
 _HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+"""`no-cache`: a browser keeps the 1.5 MB, and asks by entity tag whether they are still right."""
 
 _PAGE = """\
 <!doctype html>
@@ -60,10 +63,12 @@ SwaggerUIBundle({
 _FILES = {
     "callers.md": "text/plain",  # which browsers show; they would save text/markdown
     "favicon-32x32.png": "image/png",
-    "swagger-ui.css": "text/css",
+    "openapi.json": "application/json",
+    "openapi.yaml": "application/yaml",
+    "start.js": "text/javascript",
     "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
 }
-"""What is served as it lies on the disk."""
 
 
 class Docs(Controller):
@@ -73,26 +78,14 @@ class Docs(Controller):
     include_in_schema = False
 
     @get("/")
-    async def get_page(self) -> Response[bytes]:
-        return _answer(_PAGE.encode(), "text/html")
-
-    @get("/start.js")
-    async def get_start(self) -> Response[bytes]:
-        return _answer(_START.encode(), "text/javascript")
-
-    @get("/openapi.json")
-    async def get_json(self) -> Response[bytes]:
-        return _answer(document_bytes(json=True), "application/json")
-
-    @get("/openapi.yaml")
-    async def get_yaml(self) -> Response[bytes]:
-        return _answer(document_bytes(json=False), "application/yaml")
+    async def get_page(self, request: AnyRequest) -> Response[bytes]:
+        return _answer(request, "", "text/html")
 
     @get("/{name:str}")
-    async def get_file(self, name: FromPath[str]) -> Response[bytes]:
+    async def get_file(self, request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
         if name not in _FILES:
             raise NotFoundError("there is no such path")
-        return _answer(_file(name), _FILES[name])
+        return _answer(request, name, _FILES[name])
 
 
 @cache
@@ -115,12 +108,25 @@ def document_bytes(*, json: bool) -> bytes:
 
 
 @cache
-def _file(name: str) -> bytes:
-    """The caller's guide is ours, the rest the UI's."""
-    if name == "callers.md":
-        return (Path(__file__).parent / name).read_bytes()
-    return Path(str(distribution("swagger-ui-py").locate_file(f"swagger_ui/static/{name}"))).read_bytes()
+def _content(name: str) -> tuple[bytes, str]:
+    """A file's bytes and entity tag; the page is the one without a name."""
+    match name:
+        case "":
+            body = _PAGE.encode()
+        case "start.js":
+            body = _START.encode()
+        case "openapi.json" | "openapi.yaml":
+            body = document_bytes(json=name.endswith(".json"))
+        case "callers.md":
+            body = (Path(__file__).parent / name).read_bytes()
+        case _:
+            body = Path(str(distribution("swagger-ui-py").locate_file(f"swagger_ui/static/{name}"))).read_bytes()
+    return body, f'"{hashlib.sha256(body).hexdigest()}"'
 
 
-def _answer(body: bytes, media_type: str) -> Response[bytes]:
-    return Response(body, media_type=media_type, headers=_HEADERS)
+def _answer(request: AnyRequest, name: str, media_type: str) -> Response[bytes]:
+    body, etag = _content(name)
+    headers = {**_HEADERS, "etag": etag}
+    if caching.not_modified(caching.fields(request.headers, "If-None-Match"), etag):
+        return Response(b"", status_code=304, headers=headers)
+    return Response(body, media_type=media_type, headers=headers)

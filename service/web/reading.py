@@ -30,6 +30,9 @@ from service.web.problems import (
 from service.web.record import record_of
 
 JSON = "application/json"
+READS = "reads"
+"""The key of a handler's `opt` under which stands what it reads, for the OpenAPI document."""
+
 _CHALLENGE = 'Bearer realm="coinm-gateway"'
 _WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
 _OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})

@@ -39,6 +39,8 @@ async def test_everything_is_served_without_a_token_under_a_strict_policy(
     assert answer.content
     assert answer.headers["content-security-policy"] == docs.POLICY
     assert answer.headers["x-content-type-options"] == "nosniff"
+    again = await kept.get(path, client=None, if_none_match=answer.headers["etag"])
+    assert (again.status_code, again.content) == (304, b"")
     head = await kept.ask("HEAD", path, client=None)
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(answer.content)))
 

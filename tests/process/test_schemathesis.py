@@ -9,13 +9,16 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from simulator.exchange import Exchange
@@ -84,6 +87,16 @@ async def run(folder: Path, gateway: GatewayProcess, examples: int, seed: int) -
     return int(found["test_cases"]["generated"])
 
 
+async def answered(gateway: GatewayProcess) -> Counter[int]:
+    """How many answers of each status the gateway counts."""
+    async with httpx.AsyncClient() as scraper:
+        metrics = (await scraper.get(gateway.metrics_url)).text
+    counted: Counter[int] = Counter()
+    for status, number in re.findall(r'^coinm_requests_total{.*status="(\d+)"} ([\d.]+)$', metrics, re.MULTILINE):
+        counted[int(status)] += int(float(number))
+    return counted
+
+
 def _unmeasured() -> dict[str, str]:
     """The environment, without what has every Python measure its coverage: that of the generator is nobody's."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
@@ -96,6 +109,9 @@ async def test_five_thousand_requests_to_a_gateway_whose_exchange_is_well(
     cases = await asyncio.gather(*(run(tmp_path, gateway, 400, seed) for seed in SEEDS))
 
     assert sum(cases) >= 5_000
+    told = await answered(gateway)
+    assert {status for status in told if status >= 500} <= {504}, "freshness-unmet, by the demand; nothing else"
+    assert told[200] > 1_000
 
 
 @pytest.mark.timeout(900)
@@ -119,4 +135,5 @@ async def test_requests_to_a_gateway_that_is_banned(
     cases = await run(tmp_path, gateway, 20, SEEDS[0])
 
     assert cases >= 400
+    assert (await answered(gateway))[503] > 100
     assert exchange.calls.count(ACCOUNT_PATH) == 1

@@ -44,7 +44,7 @@ def _exchange(status: int) -> tuple[Told, ...]:
 REFUSALS: Mapping[str, Refusal] = {
     "InvalidParameter": Refusal(
         400,
-        "A parameter or directive is malformed or unknown; `detail` names it. Nothing else is answered instead.",
+        "A parameter is malformed or unknown, or a directive malformed; `detail` names it.",
         (InvalidParameterError,),
     ),
     "Unauthenticated": Refusal(
@@ -88,7 +88,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "NotInTime": Refusal(
         504,
         "The exchange didn't answer in time, or the freshness that the request demands can't be met "
-        "(`freshness-unmet`: demand less, or ask again).",
+        "(`freshness-unmet`: don't repeat it unchanged, demand less).",
         (*_exchange(504), FreshnessUnmetError),
         "Retry-After",
     ),

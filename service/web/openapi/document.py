@@ -15,9 +15,7 @@ import service
 from service.account.selection import Shape
 from service.web.openapi import answers, examples, headers, inputs
 from service.web.openapi.schemas import Json, array_of, ref, schemas
-
-READS = "reads"
-"""The key of a handler's `opt` under which its shape stands."""
+from service.web.reading import READS
 
 _DESCRIPTION = """\
 One internal service holds the exchange credentials, keeps **one snapshot an account** and serves every team the slice
@@ -28,15 +26,16 @@ say is in headers.
 settlement coin.
 
 **How old?** `Gateway-Snapshot-Time` says when the exchange was asked, `Gateway-Snapshot-Age` how many milliseconds ago
-that was, `Cache-Status` why it was answered so. Negative `ttl`: past `fresh_for`, with the reason in `detail`. Nothing
-older than `fresh_for` + the longer stale window is ever served. Ask for more with the request's `Cache-Control`.
+that was, `Cache-Status` why it was answered so. Negative `ttl`: past `fresh_for`; `detail` says why, if it is older
+than you asked for. Nothing older than `fresh_for` + the longer stale window is ever served. Ask for more with the
+request's `Cache-Control`.
 
 **Empty or flat?** Rows outside your grant are left out of lists; naming what isn't granted is a 403. An account in
 one-way mode has only `BOTH` rows, so `positionSide=LONG` is empty there, and `Gateway-Position-Mode` says so.
 `open=true` that answers `[]` means flat, as far as your grant reaches.
 
-**On 429, 502, 503 and 504** wait for `Retry-After`; where there is none, back off from 1 s, doubled up to 30 s, with
-jitter. Other 4xx: don't repeat, mend the request.
+**On 429, 500, 502, 503 and 504** wait for `Retry-After`, which can be minutes; where there is none, back off from 1 s,
+doubled up to 30 s, with jitter. Other 4xx, and 504 `freshness-unmet`: don't repeat, mend the request.
 
 Every path answers HEAD as well; whatever would write is a 405. The [caller's guide](/docs/callers.md) has it at length,
 with programs to copy.
