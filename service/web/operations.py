@@ -53,7 +53,7 @@ class AccountStatus(msgspec.Struct, rename="camel", frozen=True):
     position_mode: Annotated[str | None, Meta(description="`one-way`, `hedge`, or null where it isn't known.")]
     last_refresh: Annotated[LastRefresh | None, Meta(description="This replica's last call; null: none yet.")]
     credential: Annotated[str, Meta(description="First 8 hex digits of the SHA-256 of the API key.")]
-    not_before: Annotated[Time | None, Meta(description="Until when this credential must not be used; null: now.")]
+    not_before: Annotated[Time | None, Meta(description="Until when this credential must not be used; null: it may.")]
 
 
 class Status(msgspec.Struct, rename="camel", frozen=True):
@@ -66,7 +66,9 @@ class Status(msgspec.Struct, rename="camel", frozen=True):
         Count | None, Meta(description="How far the exchange's clock is ahead of ours; null: not measured yet.")
     ]
     weight: Weight
-    not_before: Annotated[Time | None, Meta(description="Until when our address must not ask the exchange; null: now.")]
+    not_before: Annotated[
+        Time | None, Meta(description="Until when our address must not ask the exchange; null: it may.")
+    ]
     accounts: Annotated[list[AccountStatus], Meta(description="Those your client may see.")]
 
 

@@ -22,13 +22,13 @@ One internal service holds the exchange credentials, keeps **one snapshot an acc
 it may see. Bodies are exactly what the exchange sent, cut to the rows asked for and granted; what the gateway has to
 say is in headers.
 
-**Amounts are strings.** Parse them as decimals, never as floats. `positionAmt` counts contracts, margins are in the
-settlement coin.
+**Amounts are strings.** Parse them as decimals, never as floats. `positionAmt` counts contracts (100 USD each for BTC,
+10 USD for other coins); margins and profits are in the settlement coin, which a symbol names before `USD_`.
 
 **How old?** `Gateway-Snapshot-Time` says when the exchange was asked, `Gateway-Snapshot-Age` how many milliseconds ago
 that was, `Cache-Status` why it was answered so. Negative `ttl`: past `fresh_for`; `detail` says why, if it is older
-than you asked for. Nothing older than `fresh_for` + the longer stale window is ever served. Ask for more with the
-request's `Cache-Control`.
+than you asked for. `fresh_for` is 1 s unless the operators chose otherwise; nothing older than it and the longer stale
+window (60 s) together is ever served. Ask for more with the request's `Cache-Control`.
 
 **Empty or flat?** Rows outside your grant are left out of lists; naming what isn't granted is a 403. An account in
 one-way mode has only `BOTH` rows, so `positionSide=LONG` is empty there, and `Gateway-Position-Mode` says so.

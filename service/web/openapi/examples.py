@@ -5,43 +5,70 @@ from service.web.openapi.schemas import Json
 
 _ASSET: Json = {
     "asset": "BTC",
-    "walletBalance": "0.00241969",
-    "unrealizedProfit": "0.00000000",
-    "marginBalance": "0.00241969",
-    "maintMargin": "0.00000000",
-    "initialMargin": "0.00000000",
-    "positionInitialMargin": "0.00000000",
+    "walletBalance": "1.25417362",
+    "unrealizedProfit": "0.00158395",
+    "marginBalance": "1.25575757",
+    "maintMargin": "0.00074890",
+    "initialMargin": "0.01147333",
+    "positionInitialMargin": "0.01147333",
     "openOrderInitialMargin": "0.00000000",
-    "maxWithdrawAmount": "0.00241969",
-    "crossWalletBalance": "0.00241969",
-    "crossUnPnl": "0.00000000",
-    "availableBalance": "0.00241969",
-    "updateTime": 1625474304765,
+    "maxWithdrawAmount": "1.24428424",
+    "crossWalletBalance": "1.25417362",
+    "crossUnPnl": "0.00158395",
+    "availableBalance": "1.24428424",
+    "updateTime": 1790000000000,
+}
+
+_OPEN: Json = {
+    "positionAmt": "120",
+    "initialMargin": "0.00724931",
+    "maintMargin": "0.00057994",
+    "unrealizedProfit": "0.00133494",
+    "positionInitialMargin": "0.00724931",
+    "entryPrice": "82011.3",
+    "breakEvenPrice": "82044.10452000",
+    "notionalValue": "0.14498634",
+    "updateTime": 1790000000000,
+}
+_SHORT: Json = {
+    "symbol": "BTCUSD_261225",
+    "positionAmt": "-35",
+    "initialMargin": "0.00422402",
+    "maintMargin": "0.00016896",
+    "unrealizedProfit": "0.00024901",
+    "positionInitialMargin": "0.00422402",
+    "leverage": "10",
+    "entryPrice": "83350.7",
+    "breakEvenPrice": "83317.35972000",
+    "maxQty": "625",
+    "notionalValue": "-0.04224026",
+    "updateTime": 1790000000000,
 }
 
 
-def _position(side: str, amount: str = "0") -> Json:
+def _position(side: str, held: Json | None = None) -> Json:
+    """A row: flat, but for what is held."""
     return {
         "symbol": "BTCUSD_PERP",
-        "positionAmt": amount,
+        "positionAmt": "0",
         "initialMargin": "0",
         "maintMargin": "0",
         "unrealizedProfit": "0.00000000",
         "positionInitialMargin": "0",
         "openOrderInitialMargin": "0",
-        "leverage": "125",
+        "leverage": "20",
         "isolated": False,
         "positionSide": side,
         "entryPrice": "0.0",
         "breakEvenPrice": "0.0",
-        "maxQty": "50",
+        "maxQty": "312",
         "updateTime": 0,
-    }
+    } | (held or {})
 
 
 _FLAGS = {"canDeposit": True, "canTrade": True, "canWithdraw": True, "feeTier": 2, "updateTime": 0}
-_ONE_WAY = [_position("BOTH", "-10")]
-_HEDGE = [_position("BOTH"), _position("LONG", "12"), _position("SHORT")]
+_ONE_WAY = [_position("BOTH", _OPEN), _position("BOTH", _SHORT)]
+_HEDGE = [_position("BOTH"), _position("LONG", _OPEN), _position("SHORT")]
 
 
 def _said(summary: str, value: object) -> Json:
@@ -65,12 +92,15 @@ OF: dict[Shape, Json] = {
     },
     Shape.ASSET: {"asset": _said("One row, no array around it", _ASSET)},
     Shape.POSITIONS: {
-        "one-way": _said("One-way mode: short 10 contracts", _ONE_WAY),
+        "one-way": _said("One-way mode: long 120 contracts of one symbol, short 35 of another", _ONE_WAY),
         "hedge": _said("Hedge mode: three rows a symbol", _HEDGE),
         "filtered": _said("`?positionSide=LONG&open=true` in hedge mode", _HEDGE[1:2]),
         "empty": _EMPTY,
     },
-    Shape.SYMBOL: {"one-way": _said("One-way mode: one row", _ONE_WAY), "hedge": _said("Hedge mode: three", _HEDGE)},
+    Shape.SYMBOL: {
+        "one-way": _said("One-way mode: one row", _ONE_WAY[:1]),
+        "hedge": _said("Hedge mode: three rows", _HEDGE),
+    },
     Shape.POSITION: {"long": _said("One row, no array around it", _HEDGE[1])},
 }
 

@@ -37,9 +37,9 @@ _LENGTHS = {"account": 63, "asset": 20, "symbol": 40}
 _CACHE_CONTROL: dict[str, tuple[str, str]] = {
     "as usual": ("", "Nothing said: the gateway's own windows."),
     "fresh": ("max-age=2", "Not older than 2 s: else refresh, and fail rather than answer older."),
-    "now": ("no-cache", "As of now: a refresh, shared with everyone who asks at the same time."),
-    "don't wait": ("max-stale=30", "Up to 30 s past `fresh_for` is welcome."),
-    "only what is there": ("only-if-cached", "Starts nothing; 504 where nothing fresh enough is there."),
+    "now": ("no-cache", "As of now (at most `min_refresh_interval` before): a refresh, shared with all who ask."),
+    "don't wait": ("max-stale=30", "Up to 30 s past `fresh_for` is welcome. No limit: for that, max-age."),
+    "only what is there": ("only-if-cached", "Starts nothing; 504 if nothing fresh enough is there."),
 }
 
 
@@ -68,7 +68,7 @@ def shared_parameters() -> Json:
             "Cache-Control",
             "How fresh the answer must be (RFC 9111): `max-age=N`, `no-cache`, `min-fresh=N` (at least N seconds of "
             "`fresh_for` are left), `max-stale[=N]`, `only-if-cached`. Unknown ones are ignored, malformed ones a 400.",
-            {name: {"value": value, "summary": summary} for name, (value, summary) in _CACHE_CONTROL.items()},
+            {name: _directive(*each) for name, each in _CACHE_CONTROL.items()},
         ),
         "IfNoneMatch": _header(
             "If-None-Match",
@@ -112,6 +112,10 @@ def _value(name: str) -> Json:
         return ref("PositionSide")
     pattern = NAME_PATTERN if name == "account" else edge.LISTS[name][0].pattern
     return {"type": "string", "pattern": f"^{pattern}$", "minLength": 1, "maxLength": _LENGTHS[name]}
+
+
+def _directive(value: str, summary: str) -> Json:
+    return {"value": value, "summary": f"{value}: {summary}" if value else summary}
 
 
 def _header(name: str, words: str, examples: Json) -> Json:

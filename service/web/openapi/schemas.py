@@ -78,9 +78,15 @@ POSITION = _object(
     'in whatever form (`"0"`, `"0.0"`). Amounts are decimal strings, exactly as the exchange printed them.',
     ["symbol", "positionSide"],
     {
-        "symbol": {"type": "string", "description": "The contract.", "examples": ["BTCUSD_PERP", "BTCUSD_261225"]},
+        "symbol": {
+            "type": "string",
+            "description": "The contract; the settlement coin comes before `USD_`.",
+            "examples": ["BTCUSD_PERP", "BTCUSD_261225"],
+        },
         "positionSide": ref("PositionSide"),
-        "positionAmt": _amount("Size in **contracts** (not coins), negative when short."),
+        "positionAmt": _amount(
+            "Size in **contracts** (not coins), negative when short. One is 100 USD for BTC, 10 USD for other coins."
+        ),
         "initialMargin": _amount("Initial margin, in the settlement coin."),
         "maintMargin": _amount("Maintenance margin, in the settlement coin."),
         "unrealizedProfit": _amount("Unrealised profit or loss at mark price, in the settlement coin."),
@@ -90,8 +96,8 @@ POSITION = _object(
         "isolated": {"type": "boolean", "description": "Isolated margin; else cross."},
         "entryPrice": _amount("Average entry price, in USD."),
         "breakEvenPrice": _amount("Break-even price, in USD."),
-        "maxQty": _amount("Largest position at this leverage, in contracts."),
-        "notionalValue": _amount("Notional value, in the settlement coin."),
+        "maxQty": _amount("Largest position at this leverage; the exchange calls it a quantity of the base asset."),
+        "notionalValue": _amount("Notional value, in the settlement coin; may carry the position's sign."),
         "isolatedWallet": _amount("Wallet of an isolated position, in the settlement coin."),
         "updateTime": _integer("Last change of the position, ms since the epoch; 0: never."),
     },
