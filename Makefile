@@ -65,4 +65,4 @@ lock: install  ## resolve the requirements anew
 	$(LOCK) --group dev --output-file requirements/dev.txt
 
 clean:  ## remove what the targets made
-	rm -rf .venv openapi/node_modules .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv openapi/node_modules .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis build dist

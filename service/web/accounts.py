@@ -19,7 +19,10 @@ class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):
     account: Annotated[str, Meta(description="The name to use in paths.")]
     environment: Annotated[str, Meta(description="Which environment its data is of.")]
     assets: Annotated[list[str] | None, Meta(description="Coins you see, and positions margined in them; null: all.")]
-    position_sides: Annotated[list[str] | None, Meta(description="Sides of positions you see; null: all.")]
+    position_sides: Annotated[
+        list[str] | None,
+        Meta(description="Sides of positions you see; null: all. Without `BOTH`, one-way accounts show none."),
+    ]
 
 
 class Accounts(Controller):
@@ -87,7 +90,8 @@ class Accounts(Controller):
     ) -> Response[bytes]:
         """One symbol's positions: one row in one-way mode, three in hedge mode.
 
-        404 where the account hasn't got the symbol.
+        Rows of sides outside the grant are left out, be it all of them: with a grant on `LONG` alone, an account in
+        one-way mode shows none. 404 where the account hasn't got the symbol.
         """
         return await read(request, account, lambda query: _item(query, Shape.SYMBOL, symbol=symbol))
 

@@ -23,25 +23,18 @@ TYPES = {
 }
 
 
-@pytest.fixture
-def kept(gateway: Replica) -> Replica:
-    """A gateway whose answers aren't held against the document, which doesn't describe its own pages."""
-    gateway.caller.event_hooks = {}
-    return gateway
-
-
 @pytest.mark.parametrize(("path", "media_type"), TYPES.items())
 async def test_everything_is_served_without_a_token_under_a_strict_policy(
-    kept: Replica, path: str, media_type: str
+    gateway: Replica, path: str, media_type: str
 ) -> None:
-    answer = await kept.get(f"{path}?ignored=1", client=None)
+    answer = await gateway.get(f"{path}?ignored=1", client=None)
     assert (answer.status_code, answer.headers["content-type"]) == (200, media_type)
     assert answer.content
     assert answer.headers["content-security-policy"] == docs.POLICY
     assert answer.headers["x-content-type-options"] == "nosniff"
-    again = await kept.get(path, client=None, if_none_match=answer.headers["etag"])
+    again = await gateway.get(path, client=None, if_none_match=answer.headers["etag"])
     assert (again.status_code, again.content) == (304, b"")
-    head = await kept.ask("HEAD", path, client=None)
+    head = await gateway.ask("HEAD", path, client=None)
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(answer.content)))
 
 
@@ -53,31 +46,31 @@ def test_the_policy_lets_a_page_ask_nobody_but_us_and_run_nothing_inline() -> No
     assert "http" not in docs.POLICY
 
 
-async def test_the_document_is_the_committed_one_in_both_forms(kept: Replica) -> None:
-    assert (await kept.get("/docs/openapi.yaml")).content == FILE.read_bytes()
-    assert (await kept.get("/docs/openapi.json")).json() == DOCUMENT == yaml.safe_load(FILE.read_bytes())
+async def test_the_document_is_the_committed_one_in_both_forms(gateway: Replica) -> None:
+    assert (await gateway.get("/docs/openapi.yaml")).content == FILE.read_bytes()
+    assert (await gateway.get("/docs/openapi.json")).json() == DOCUMENT == yaml.safe_load(FILE.read_bytes())
 
 
-async def test_the_guide_is_the_committed_one_and_the_document_links_to_it(kept: Replica) -> None:
-    assert (await kept.get("/docs/callers.md")).content == GUIDE.read_bytes()
+async def test_the_guide_is_the_committed_one_and_the_document_links_to_it(gateway: Replica) -> None:
+    assert (await gateway.get("/docs/callers.md")).content == GUIDE.read_bytes()
     assert "(/docs/callers.md)" in DOCUMENT["info"]["description"]
 
 
-async def test_the_page_asks_for_nothing_that_is_not_here(kept: Replica) -> None:
-    page = (await kept.get("/docs")).text
-    start = (await kept.get("/docs/start.js")).text
+async def test_the_page_asks_for_nothing_that_is_not_here(gateway: Replica) -> None:
+    page = (await gateway.get("/docs")).text
+    start = (await gateway.get("/docs/start.js")).text
     asked = re.findall(r'(?:href|src)="([^"]*)"', page) + re.findall(r'url: "([^"]*)"', start)
     assert len(asked) == 5
     assert set(asked) < set(TYPES)
 
 
-async def test_the_ui_is_one_that_reads_openapi_3_1(kept: Replica) -> None:
-    bundle = (await kept.get("/docs/swagger-ui-bundle.js")).text
+async def test_the_ui_is_one_that_reads_openapi_3_1(gateway: Replica) -> None:
+    bundle = (await gateway.get("/docs/swagger-ui-bundle.js")).text
     versions = re.findall(r'PACKAGE_VERSION:"(\d+)\.(\d+)\.\d+"', bundle)
     assert [(int(major), int(minor)) >= (5, 24) for major, minor in versions] == [True]
 
 
 @pytest.mark.parametrize("name", ["swagger-ui-bundle.js.map", "index.html", "..%2f__init__.py", "%00", "callers.md%00"])
-async def test_no_other_file_of_the_package_is_served(kept: Replica, name: str) -> None:
-    answer = await kept.get(f"/docs/{name}")
+async def test_no_other_file_of_the_package_is_served(gateway: Replica, name: str) -> None:
+    answer = await gateway.get(f"/docs/{name}")
     assert (answer.status_code, problem(answer)) == (404, "not-found")

@@ -88,7 +88,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "NotInTime": Refusal(
         504,
         "The exchange didn't answer in time, or the freshness that the request demands can't be met "
-        "(`freshness-unmet`: don't repeat it unchanged, demand less).",
+        "(`freshness-unmet`: back off, or demand less; a `min-fresh` of `fresh_for` or more never succeeds).",
         (*_exchange(504), FreshnessUnmetError),
         "Retry-After",
     ),

@@ -32,10 +32,11 @@ window (60 s) together is ever served. Ask for more with the request's `Cache-Co
 
 **Empty or flat?** Rows outside your grant are left out of lists; naming what isn't granted is a 403. An account in
 one-way mode has only `BOTH` rows, so `positionSide=LONG` is empty there, and `Gateway-Position-Mode` says so.
-`open=true` that answers `[]` means flat, as far as your grant reaches.
+`open=true` that answers `[]` means flat, as far as your grant reaches: one that lacks the side `BOTH` sees nothing of
+an account in one-way mode.
 
 **On 429, 500, 502, 503 and 504** wait for `Retry-After`, which can be minutes; where there is none, back off from 1 s,
-doubled up to 30 s, with jitter. Other 4xx, and 504 `freshness-unmet`: don't repeat, mend the request.
+doubled up to 30 s, with jitter. Other 4xx: don't repeat, mend the request.
 
 Every path answers HEAD as well; whatever would write is a 405. The [caller's guide](/docs/callers.md) has it at length,
 with programs to copy.

@@ -1,5 +1,6 @@
 """Answers as they are seen: one-way and hedge mode, filtered, empty."""
 
+import service
 from service.account.selection import Shape
 from service.web.openapi.schemas import Json
 
@@ -116,7 +117,7 @@ OF_OURS: dict[str, Json] = {
             "All is well",
             {
                 "environment": "production",
-                "version": "0.1.0",
+                "version": service.__version__,
                 "redis": "ok",
                 "clockOffsetMs": 12,
                 "weight": {"used": 35, "ceiling": 1920, "resetsAt": "2026-01-02T03:05:00.000Z", "savedTotal": 4210},
