@@ -45,6 +45,7 @@ class Browsing:
 
     def __init__(self, page: Page, folder: Path) -> None:
         self.page = page
+        self.block = page.locator(POSITIONS)
         self.folder = folder
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -58,24 +59,22 @@ class Browsing:
         await self.page.click(".modal-ux button.authorize")
         await self.page.click(".modal-ux .btn-done")
 
-    async def open(self, operation: str) -> Locator:
-        """Unfold an operation; "Try it out" is on already."""
-        block = self.page.locator(operation)
-        await block.locator(".opblock-summary-control").click()
-        await expect(block.locator("button.execute")).to_be_visible()
-        return block
+    async def unfold(self) -> None:
+        """Open the operation; "Try it out" is on already."""
+        await self.block.locator(".opblock-summary-control").click()
+        await expect(self.block.locator("button.execute")).to_be_visible()
 
-    async def fill(self, block: Locator, parameter: str, value: str) -> Locator:
+    async def fill(self, parameter: str, value: str) -> Locator:
         """Add a value to a list filter; its field."""
-        row = block.locator(f'tr[data-param-name="{parameter}"]')
+        row = self.block.locator(f'tr[data-param-name="{parameter}"]')
         await row.get_by_role("button", name="Add string item").click()
         await row.locator("input").fill(value)
         return row.locator("input")
 
-    async def execute(self, block: Locator) -> Locator:
+    async def execute(self) -> Locator:
         """Send the request; the part of the page with the answer."""
-        await block.locator("button.execute").click()
-        answer = block.locator(".live-responses-table .response").first
+        await self.block.locator("button.execute").click()
+        answer = self.block.locator(".live-responses-table .response").first
         await expect(answer).to_be_visible()
         return answer
 
@@ -85,7 +84,8 @@ class Browsing:
 
 
 @asynccontextmanager
-async def browsing(gateway: GatewayProcess, chromium: str, folder: Path) -> AsyncIterator[Browsing]:
+async def browsing(gateway: GatewayProcess, chromium: str, folder: Path, client: str) -> AsyncIterator[Browsing]:
+    """The page, with a client's token, where the operation that lists positions is about to be tried."""
     port = urlsplit(gateway.url).port
     flags = [*FLAGS, f"--log-net-log={folder / 'net.json'}"]
     async with async_playwright() as playwright:
@@ -93,7 +93,8 @@ async def browsing(gateway: GatewayProcess, chromium: str, folder: Path) -> Asyn
         page = await browser.new_page(viewport={"width": 1200, "height": 1400})
         seen = Browsing(page, folder)
         await page.goto(f"http://{HOST}:{port}/docs")
-        await expect(page.locator(POSITIONS)).to_be_visible()
+        await seen.authorize(TOKENS[client])
+        await seen.unfold()
         yield seen
         await browser.close()
 
@@ -113,12 +114,10 @@ def asked(log: Path) -> Iterator[str]:
 async def test_a_filtered_list_is_tried_out_and_no_other_host_is_asked(
     tmp_path: Path, gateway: GatewayProcess, chromium: str
 ) -> None:
-    async with browsing(gateway, chromium, tmp_path) as seen:
-        await seen.authorize(TOKENS["risk"])
-        block = await seen.open(POSITIONS)
-        await seen.fill(block, "asset", "BTC")
-        await block.locator('tr[data-param-name="open"] select').select_option("true")
-        answer = await seen.execute(block)
+    async with browsing(gateway, chromium, tmp_path, "risk") as seen:
+        await seen.fill("asset", "BTC")
+        await seen.block.locator('tr[data-param-name="open"] select').select_option("true")
+        answer = await seen.execute()
         await seen.show("filtered")
 
         await expect(answer.locator(".response-col_status")).to_have_text("200")
@@ -143,11 +142,9 @@ async def test_a_filtered_list_is_tried_out_and_no_other_host_is_asked(
 async def test_a_filter_that_is_not_granted_shows_the_problem(
     tmp_path: Path, gateway: GatewayProcess, chromium: str
 ) -> None:
-    async with browsing(gateway, chromium, tmp_path) as seen:
-        await seen.authorize(TOKENS["treasury"])
-        block = await seen.open(POSITIONS)
-        await seen.fill(block, "asset", "DOGE")
-        answer = await seen.execute(block)
+    async with browsing(gateway, chromium, tmp_path, "treasury") as seen:
+        await seen.fill("asset", "DOGE")
+        answer = await seen.execute()
         await seen.show("refused")
 
         await expect(answer.locator(".response-col_status")).to_contain_text("403")
@@ -156,11 +153,9 @@ async def test_a_filter_that_is_not_granted_shows_the_problem(
 
 
 async def test_a_malformed_directive_shows_the_problem(tmp_path: Path, gateway: GatewayProcess, chromium: str) -> None:
-    async with browsing(gateway, chromium, tmp_path) as seen:
-        await seen.authorize(TOKENS["risk"])
-        block = await seen.open(POSITIONS)
-        await block.locator('tr[data-param-name="Cache-Control"] input').fill("max-age=soon")
-        answer = await seen.execute(block)
+    async with browsing(gateway, chromium, tmp_path, "risk") as seen:
+        await seen.block.locator('tr[data-param-name="Cache-Control"] input').fill("max-age=soon")
+        answer = await seen.execute()
 
         await expect(answer.locator(".response-col_status")).to_contain_text("400")
         await expect(answer).to_contain_text("header Cache-Control: max-age expects whole seconds")
@@ -169,11 +164,9 @@ async def test_a_malformed_directive_shows_the_problem(tmp_path: Path, gateway: 
 async def test_a_misspelt_filter_is_not_sent_and_the_field_says_why(
     tmp_path: Path, gateway: GatewayProcess, chromium: str
 ) -> None:
-    async with browsing(gateway, chromium, tmp_path) as seen:
-        await seen.authorize(TOKENS["risk"])
-        block = await seen.open(POSITIONS)
-        field = await seen.fill(block, "asset", "btc")
-        await block.locator("button.execute").click()
+    async with browsing(gateway, chromium, tmp_path, "risk") as seen:
+        field = await seen.fill("asset", "btc")
+        await seen.block.locator("button.execute").click()
 
         await expect(field).to_have_class("invalid")
         await expect(field).to_have_attribute("title", "Value must follow pattern ^[A-Z0-9]{1,20}$")
