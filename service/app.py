@@ -1,6 +1,7 @@
 """The composition root: every part is built and joined here, and closed again when the app ends."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -12,11 +13,13 @@ from redis.asyncio import Redis
 from service.access.clients import Client, Clients
 from service.access.grants import Grant
 from service.access.limits import RequestLimits
+from service.cache.flight import end
 from service.cache.keeper import SnapshotKeeper
 from service.cache.policy import Windows
 from service.cache.ports import KeeperSettings
 from service.clock import Clock, SystemClock
-from service.exchange.client import ExchangeClient
+from service.exchange.client import ExchangeClient, Way
+from service.exchange.clock import ExchangeClock
 from service.exchange.egress import ADDRESS
 from service.exchange.signing import read_credential
 from service.exchange.source import AccountSource
@@ -24,8 +27,11 @@ from service.exchange.transport import open_client
 from service.gateway import Gateway
 from service.settings import Client as ClientSettings
 from service.settings import ClientGrant, Settings
+from service.store.accounts import AccountStore
+from service.store.announcements import Announcements
 from service.store.connection import Link, connect
-from service.store.snapshots import AccountStore, Scripts, keys_of
+from service.store.ledger import EgressLedger
+from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
 from service.telemetry.metrics import Metrics
 from service.web.accounts import Accounts
 from service.web.docs import Docs
@@ -70,7 +76,8 @@ def create_app(
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         app.state.gateway = gateway
         try:
-            yield
+            async with in_touch(gateway):
+                yield
         finally:
             await close(gateway)
 
@@ -93,16 +100,15 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
     Raises:
         SettingsError: a secret file is not what is expected.
     """
-    metrics = Metrics()
+    metrics, exchange_clock = Metrics(), ExchangeClock(clock)
     credentials = {name: read_credential(account) for name, account in settings.accounts.items()}
     link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
-    stores = {
-        name: AccountStore(link, scripts, keys_of(settings, name, each.identity), each.identity)
-        for name, each in credentials.items()
-    }
-    exchange = ExchangeClient(settings.exchange, http, clock, metrics)
-    sources = {name: AccountSource(exchange, credential) for name, credential in credentials.items()}
+    keys = {name: account_keys(settings, name, each.identity) for name, each in credentials.items()}
+    stores = {name: AccountStore(link, scripts, keys[name], each.identity) for name, each in credentials.items()}
+    ledger = EgressLedger(link, scripts, egress_keys(settings, keys), exchange_clock)
+    exchange = ExchangeClient(settings.exchange, exchange_clock, Way(http, ledger), metrics)
+    sources = {name: AccountSource(exchange, name, credential) for name, credential in credentials.items()}
     limits = {name: each.requests_per_second for name, each in settings.clients.items() if each.requests_per_second}
     gateway = Gateway(
         settings=settings,
@@ -112,6 +118,7 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
         limits=RequestLimits(limits, settings.exchange.expected_replicas),
         exchange=exchange,
         redis=link,
+        ledger=ledger,
         stores=stores,
         keepers={
             name: SnapshotKeeper(_keeping(settings, name), source, stores[name], metrics)
@@ -120,6 +127,30 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
     )
     _observe(gateway)
     return gateway
+
+
+@asynccontextmanager
+async def in_touch(gateway: Gateway) -> AsyncGenerator[None, None]:
+    """While it lasts, what other replicas announce is heard, and whether Redis answers is noticed."""
+    keepers = {gateway.stores[name].keys.snapshot: keeper for name, keeper in gateway.keepers.items()}
+    channel = next(iter(gateway.stores.values())).keys.channel
+    announcements = Announcements(gateway.redis.redis, channel, partial(_hear, keepers))
+    tasks = [
+        asyncio.create_task(announcements.listen()),
+        asyncio.create_task(gateway.redis.beat(heartbeat_key(gateway.settings))),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            await end(task)
+
+
+def _hear(keepers: Mapping[str, SnapshotKeeper], message: str | None) -> None:
+    """An account's state has changed; without a message, any may have."""
+    for name, keeper in keepers.items():
+        if message in (None, name):
+            keeper.hear()
 
 
 async def close(gateway: Gateway) -> None:
@@ -160,9 +191,9 @@ def _observe(gateway: Gateway) -> None:
     metrics.gauge(
         "exchange_used_weight",
         "Request weight used on our address this minute.",
-        lambda: exchange.egress.window.used,
+        lambda: exchange.egress.used,
     )
-    metrics.gauge("exchange_weight_ceiling", "What may be used of it.", lambda: exchange.egress.ceiling.address)
+    metrics.gauge("exchange_weight_ceiling", "What may be used of it.", lambda: exchange.egress.ceiling)
     metrics.gauge(
         "exchange_not_before_seconds",
         "Seconds until the exchange may be asked again; 0: now.",
@@ -183,4 +214,5 @@ def _observe(gateway: Gateway) -> None:
 
 
 def _age(keeper: SnapshotKeeper) -> float:
-    return NOT_A_NUMBER if keeper.age is None else keeper.age / 1000
+    age = keeper.memory.age
+    return NOT_A_NUMBER if age is None else age / 1000

@@ -8,7 +8,7 @@ import msgspec
 from service.app import close
 from service.cache.keeper import SnapshotKeeper
 from service.clock import timestamp
-from service.exchange.budget import MINUTE, NO_HOLD
+from service.exchange.budget import MINUTE
 from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
@@ -45,7 +45,6 @@ async def run(gateway: Gateway, show: Show) -> None:
         show(await _clock(gateway))
         for keeper in gateway.keepers.values():
             show(await _account(gateway, keeper))
-            await keeper.share_holds(NO_HOLD, NO_HOLD)  # a refusal met here binds the replicas too
     finally:
         await close(gateway)
 
@@ -66,7 +65,7 @@ def _weight(gateway: Gateway) -> Finding:
     """What the accounts would spend if somebody always asked, against our share of the address."""
     settings = gateway.settings
     refreshes = [MINUTE / account.freshness.fresh_for for account in settings.accounts.values()]
-    wanted, ceiling = sum(refreshes) * ACCOUNT.weight, gateway.exchange.egress.ceiling.address
+    wanted, ceiling = sum(refreshes) * ACCOUNT.weight, gateway.exchange.egress.ceiling
     text = f"all accounts refreshed every fresh_for: {wanted:.0f} of {ceiling:.0f} a minute"
     if wanted > ceiling:
         return Finding("weight", "warn", f"{text}; answers will grow older than fresh_for")
@@ -76,7 +75,7 @@ def _weight(gateway: Gateway) -> Finding:
 async def _redis(gateway: Gateway) -> Sequence[Finding]:
     try:
         await next(iter(gateway.stores.values())).try_out()
-        info = await gateway.redis.run(gateway.redis.redis.info)
+        info = await gateway.redis.run(gateway.redis.info)
     except AwayError as exc:
         return [Finding("redis", "fail", str(exc))]
     return redis_findings(info)
@@ -98,6 +97,7 @@ def redis_findings(info: Mapping[str, Any]) -> list[Finding]:
 async def _clock(gateway: Gateway) -> Finding:
     exchange = gateway.exchange
     try:
+        await exchange.reopen()
         await exchange.synchronise()
         await exchange.load_listing()
     except ExchangeError as exc:
@@ -115,7 +115,7 @@ async def _account(gateway: Gateway, keeper: SnapshotKeeper) -> Finding:
     except ExchangeError as exc:
         return Finding(subject, "fail", _explain(exc))
     rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
-    used = gateway.exchange.egress.window.used
+    used = gateway.exchange.egress.used
     return Finding(subject, "ok", f"credential {keeper.source.fingerprint}, {rows}, used weight {used}")
 
 
@@ -124,7 +124,7 @@ async def _learn(gateway: Gateway) -> None:
     for account, keeper in gateway.keepers.items():
         look = await gateway.stores[account].look(0)
         if look is not None:
-            keeper.source.learn(look.address, look.credential)
+            await keeper.source.reconcile(look.holds)
 
 
 def _explain(error: ExchangeError) -> str:
@@ -133,7 +133,7 @@ def _explain(error: ExchangeError) -> str:
 
 
 async def _forget(gateway: Gateway, account: str) -> list[str]:
-    forgotten = await gateway.stores[account].resume()
+    forgotten = await gateway.ledger.resume(account)
     return [
         f"{account}: {scope} not-before {timestamp(hold.until)} ({hold.problem}) cleared"
         for scope, hold in forgotten.items()

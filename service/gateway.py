@@ -10,8 +10,9 @@ from service.cache.keeper import SnapshotKeeper
 from service.clock import Clock
 from service.exchange.client import ExchangeClient
 from service.settings import Settings
+from service.store.accounts import AccountStore
 from service.store.connection import Link
-from service.store.snapshots import AccountStore
+from service.store.ledger import EgressLedger
 from service.telemetry.metrics import Metrics
 
 
@@ -25,6 +26,7 @@ class Gateway(msgspec.Struct):
     limits: RequestLimits
     exchange: ExchangeClient
     redis: Link
+    ledger: EgressLedger
     stores: Mapping[str, AccountStore]
     """By account, like the keepers."""
     keepers: Mapping[str, SnapshotKeeper]

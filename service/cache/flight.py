@@ -4,11 +4,23 @@ The load is a task of its own, so that the caller who started it may hang up wit
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+ENDING = 0.1
+"""Seconds after which a task that was cancelled is cancelled again."""
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end.
+
+    More than once if need be: before Python 3.12, `asyncio.wait_for` loses a cancellation that comes with its result.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=ENDING)
 
 
 class SingleFlight(Generic[T]):
@@ -37,10 +49,7 @@ class SingleFlight(Generic[T]):
     async def close(self) -> None:
         """Cancel what is under way and wait for its end."""
         if self._flight is not None:
-            flight = self._flight
-            flight.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await flight
+            await end(self._flight)
 
     def _take_off(self, load: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         if self._flight is None:

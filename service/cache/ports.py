@@ -12,13 +12,15 @@ from service.exchange.budget import Barrier, Hold
 from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeError
-from service.store.entries import Entry, Look
+from service.exchange.ports import Holds
+from service.store.entries import Entry, Failed, Kept, Look, Try
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
 
-Outcome: TypeAlias = Literal["fetched", "adopted", "barred"]
-"""How a refresh ended that did not fail; `barred`: it turned out that the exchange can't be asked now."""
+Outcome: TypeAlias = Literal["fetched", "joined", "adopted", "barred"]
+"""How a refresh ended that did not fail: `joined` another replica's call, `adopted` what was there already;
+`barred`: it turned out that the exchange can't be asked now."""
 
 
 class Source(Protocol):
@@ -32,7 +34,7 @@ class Source(Protocol):
 
     def barrier(self, *, forced: bool) -> Barrier | None: ...
 
-    def learn(self, address: Hold, credential: Hold) -> None: ...
+    async def reconcile(self, holds: Holds) -> None: ...
 
     def degrade(self, *, degraded: bool) -> None: ...
 
@@ -40,24 +42,25 @@ class Source(Protocol):
     def margin_assets(self) -> Mapping[str, str] | None: ...
 
     @property
-    def address_hold(self) -> Hold: ...
-
-    @property
     def credential_hold(self) -> Hold: ...
 
 
 class SharedStore(Protocol):
-    """What the replicas share about the account; nothing raises while it is away."""
+    """What the replicas share about the account; nothing raises while it is away, `None` says so."""
 
     async def look(self, known: int) -> Look | None: ...
 
-    async def keep(self, entry: Entry, remaining: int) -> bool | None: ...
+    async def take(self, known: int, wanted: Try) -> Look | None: ...
+
+    async def renew(self, token: str) -> bool | None: ...
+
+    async def release(self, token: str) -> None: ...
+
+    async def keep(self, entry: Entry, remaining: int, token: str) -> Kept | None: ...
+
+    async def fail(self, failed: Failed, token: str) -> None: ...
 
     async def prove(self) -> int | None: ...
-
-    async def hold_address(self, hold: Hold) -> None: ...
-
-    async def hold_credential(self, hold: Hold) -> None: ...
 
 
 class KeeperSettings(msgspec.Struct, frozen=True):
@@ -109,3 +112,5 @@ class LastRefresh(msgspec.Struct, frozen=True):
 
     at: int
     outcome: str
+    detail: str | None = None
+    """What the problem was."""

@@ -31,6 +31,7 @@ MAX_ERROR_BODY = 64 * 1024
 
 _REJECTED = frozenset({-2014, -2015, -1022, -1002})
 _MAINTENANCE_KEY = "239999"
+_USED_WEIGHT = re.compile(r"x-mbx-used-weight(?:-(\d{1,4})([sm]))?")
 _BANNED_UNTIL = re.compile(rb"banned until (\d{13})(?!\d)")
 
 
@@ -47,8 +48,22 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def used_weight(answer: Answer) -> int | None:
-    """The address's weight this minute by `X-MBX-USED-WEIGHT-1M`; `None` without a figure (`-1` is none)."""
-    value = answer.headers.get("x-mbx-used-weight-1m", "")
+    """The address's weight this minute; `None` without a figure (`-1` is none).
+
+    `X-MBX-USED-WEIGHT-1M` today; other spellings of the minute have been seen. What has been used in a shorter
+    interval has been used in the minute too.
+    """
+    found = ((_USED_WEIGHT.fullmatch(name), value) for name, value in answer.headers.items())
+    figures = [_count(value) for match, value in found if match is not None and _within_a_minute(match)]
+    return max((figure for figure in figures if figure is not None), default=None)
+
+
+def _within_a_minute(interval: re.Match[str]) -> bool:
+    number, unit = int(interval[1] or 1), (interval[2] or "m")
+    return number * {"s": 1, "m": 60}[unit] <= 60
+
+
+def _count(value: str) -> int | None:
     return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
@@ -126,5 +141,5 @@ def _members(answer: Answer) -> Mapping[str, object]:
 
 def _retry_after(answer: Answer, now: int) -> int | None:
     """`Retry-After` in seconds (the form Binance's spot API uses); undocumented here, honoured where present."""
-    value = answer.headers.get("retry-after", "")
-    return now + int(value) * 1000 if value.isascii() and value.isdigit() and len(value) < 10 else None
+    seconds = _count(answer.headers.get("retry-after", ""))
+    return None if seconds is None else now + seconds * 1000

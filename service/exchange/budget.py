@@ -4,6 +4,8 @@ Times are epoch ms on the exchange's clock, because its minutes and bans are wha
 monotonic ms, because they are only ours.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -34,6 +36,10 @@ FIRST_BACKOFF = 1_000
 MAX_BACKOFF = 30_000
 FORCED_SHARE = 0.25
 """Of our ceiling, for refreshes that callers force on a snapshot that is still fresh."""
+EASE = 0.5
+"""Of our ceiling, that may be spent at any pace; beyond it, who has had its equal slice waits for the others."""
+PROBE_PAUSE = 1_000
+"""Ms after which to ask again how a probe went that another replica has under way."""
 
 BarrierReason: TypeAlias = Literal["not-before", "backoff", "weight-budget", "stale-if-error"]
 """`stale-if-error`: a call was made just now, and failed."""
@@ -54,6 +60,10 @@ class Hold(msgspec.Struct, frozen=True, order=True):
     problem: str = ""
     """The problem type of the refusal that it comes from."""
 
+    def opens(self, now: int) -> bool:
+        """Whether its time has passed, but no probe has told yet that the exchange agrees."""
+        return 0 < self.until <= now
+
 
 NO_HOLD = Hold()
 
@@ -66,8 +76,22 @@ class Failures(msgspec.Struct, frozen=True):
     until: int
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """What a call wants of the address's weight, and for whom."""
+
+    weight: int
+    account: str = ""
+    """Empty for what serves all accounts: time, exchangeInfo, a probe."""
+    credential: str = ""
+    """The identity of the credential it is signed with; empty: unsigned."""
+    forced: bool = False
+
+
+NOBODY: Mapping[str, int] = MappingProxyType({})
+
+
 class Window(msgspec.Struct, frozen=True):
-    """The weight of one minute at one public address.
+    """The weight of one minute at one public address, spent by one replica or by the fleet.
 
     `reported` is the exchange's own count, neighbours included; `spent` is ours where an answer came back,
     `pending` is in flight, `unanswered` got no answer: it may have been counted, so it stays for its minute.
@@ -79,6 +103,10 @@ class Window(msgspec.Struct, frozen=True):
     pending: int = 0
     unanswered: int = 0
     forced: int = 0
+    accounts: Mapping[str, int] = NOBODY
+    """What each account's calls have cost."""
+    before: frozenset[str] = frozenset()
+    """The accounts that were asked for in the minute before."""
 
     @property
     def used(self) -> int:
@@ -93,14 +121,18 @@ def window_at(window: Window, now: int) -> Window:
     """The window in force: a new minute starts at zero but for what is still under way."""
     minute = now // MINUTE
     if minute > window.minute:
-        return Window(minute, pending=window.pending)
+        before = frozenset(window.accounts) if minute == window.minute + 1 else frozenset[str]()
+        return Window(minute, pending=window.pending, before=before)
     # The clock has been put right: what was counted under a minute that is yet to come counts for this one.
     return window if minute == window.minute else replace(window, minute=minute)
 
 
-def reserve(window: Window, weight: int, *, forced: bool) -> Window:
-    forced_weight = window.forced + (weight if forced else 0)
-    return replace(window, pending=window.pending + weight, forced=forced_weight)
+def reserve(window: Window, claim: Claim) -> Window:
+    accounts = dict(window.accounts)
+    if claim.account:
+        accounts[claim.account] = accounts.get(claim.account, 0) + claim.weight
+    forced = window.forced + (claim.weight if claim.forced else 0)
+    return replace(window, pending=window.pending + claim.weight, forced=forced, accounts=accounts)
 
 
 def settle(window: Window, weight: int, reported: int | None) -> Window:
@@ -115,26 +147,48 @@ def abandon(window: Window, weight: int) -> Window:
 
 
 class Ceiling(msgspec.Struct, frozen=True):
-    """What may be spent a minute: by everyone on the address, and by this replica."""
+    """What may be spent a minute: by everyone on the address, and by who counts in the window at hand."""
 
     address: float
-    replica: float
-    """The same while Redis tells the replicas of each other; an equal part of it while it doesn't."""
+    own: float
+    """The same for the fleet's window; an equal part of it for a replica's while Redis is away."""
 
 
-def overspent(window: Window, weight: int, ceiling: Ceiling, *, forced: bool) -> bool:
-    """Whether one more call would pass our share of the address's weight."""
-    if forced and window.forced + weight > ceiling.replica * FORCED_SHARE:
-        return True
-    return window.used + weight > ceiling.address or window.own + weight > ceiling.replica
+def weight_barrier(window: Window, claim: Claim, ceiling: Ceiling, now: int) -> Barrier | None:
+    """Why one more call would pass our share of the address's weight, or `None`."""
+    turn = (window.minute + 1) * MINUTE
+    if window.used + claim.weight > ceiling.address:
+        return _spent("our share of the address's request weight is spent until the exchange's next minute", turn)
+    if window.own + claim.weight > ceiling.own:
+        return _spent("this replica's part of the request weight is spent until the exchange's next minute", turn)
+    if claim.forced and window.forced + claim.weight > ceiling.own * FORCED_SHARE:
+        return _spent("the weight for refreshes on demand is spent until the exchange's next minute", turn)
+    wait = _wait_for_the_others(window, claim, ceiling, now)
+    if wait > 0:
+        detail = f"account {claim.account} has had its equal slice of the request weight for now"
+        return _spent(detail, min(turn, now + wait))
+    return None
 
 
-def weight_barrier(window: Window) -> Barrier:
-    until = (window.minute + 1) * MINUTE
-    error = WeightBudgetSpentError(
-        "our share of the address's request weight is spent until the exchange's next minute", retry_at=until
-    )
-    return Barrier("weight-budget", error)
+def _wait_for_the_others(window: Window, claim: Claim, ceiling: Ceiling, now: int) -> int:
+    """Ms that an account has to wait: the minute's weight is going fast, and it has had an equal slice by now.
+
+    Going fast: more than `EASE` of it is spent, and more than evenly over the minute. So nobody waits for an
+    account that doesn't ask, and nobody's asking starves another account.
+    """
+    asking = (set(window.accounts) | window.before | {claim.account}) - {""}
+    if not claim.account or len(asking) == 1:
+        return 0
+    elapsed = now % MINUTE / MINUTE
+    filled = max((window.used + claim.weight) / ceiling.address, (window.own + claim.weight) / ceiling.own)
+    had = window.accounts.get(claim.account, 0) + claim.weight
+    if filled <= max(EASE, elapsed) or had <= ceiling.own * max(EASE, elapsed) / len(asking):
+        return 0
+    return int((filled - elapsed) * MINUTE) + 1
+
+
+def _spent(detail: str, until: int) -> Barrier:
+    return Barrier("weight-budget", WeightBudgetSpentError(detail, retry_at=until))
 
 
 def hold_barrier(hold: Hold) -> Barrier:
@@ -142,6 +196,11 @@ def hold_barrier(hold: Hold) -> Barrier:
     error = ERRORS.get(hold.problem, ExchangeBannedError)
     detail = f"{error.title.lower()}; it is not asked until then"
     return Barrier("not-before", error(detail, retry_at=hold.until))
+
+
+def probe_barrier(hold: Hold, now: int) -> Barrier:
+    """A refusal whose time has passed, while no probe has told how the exchange sees it."""
+    return hold_barrier(replace(hold, until=now + PROBE_PAUSE))
 
 
 def next_minute(now: int) -> int:

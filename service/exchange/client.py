@@ -11,19 +11,20 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from service.account import snapshot
 from service.account.snapshot import Snapshot
-from service.clock import Clock
 from service.exchange import listing
 from service.exchange.answers import Answer, MalformedAnswerError
+from service.exchange.budget import Claim
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, ExchangeClock, Sample, estimate
-from service.exchange.egress import Egress
+from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeClockSkewError,
     ExchangeError,
     ExchangeTimeoutError,
     WeightBudgetSpentError,
 )
-from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, TIME, Call, Gate
+from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, PING, TIME, Call, Gate
 from service.exchange.listing import Listing
+from service.exchange.ports import Holds, Ledger
 from service.exchange.signing import Credential
 from service.settings import Exchange
 from service.telemetry.metrics import Metrics
@@ -40,7 +41,7 @@ SIDE_PAUSE = 30_000
 """Ms between tries of either after a failure."""
 LISTING_MAX_AGE = 60 * 60 * 1000
 """Ms. Contracts are listed and delivered by the quarter."""
-REFRESH_WEIGHT = ACCOUNT.weight + SAMPLES * TIME.weight + EXCHANGE_INFO.weight
+REFRESH_WEIGHT = ACCOUNT.weight + SAMPLES * TIME.weight + EXCHANGE_INFO.weight + PING.weight
 """What the first refresh of all costs."""
 
 
@@ -55,10 +56,18 @@ class Fetched(msgspec.Struct, frozen=True):
     asked: int
 
 
+class Way(msgspec.Struct, frozen=True):
+    """What leads out of the process: to the exchange, and to the ledger of what is spent there."""
+
+    http: httpx.AsyncClient
+    ledger: Ledger
+
+
 class _Refresh:
     """One refresh under way: what it is for, and what has happened to it."""
 
-    def __init__(self, credential: Credential, *, forced: bool) -> None:
+    def __init__(self, account: str, credential: Credential, *, forced: bool) -> None:
+        self.account = account
         self.credential = credential
         self.forced = forced
         self.resynchronised = False
@@ -68,17 +77,17 @@ class _Refresh:
 class ExchangeClient:
     """The exchange, asked through one public address."""
 
-    def __init__(self, settings: Exchange, http: httpx.AsyncClient, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, settings: Exchange, clock: ExchangeClock, way: Way, metrics: Metrics) -> None:
         self._settings = settings
         self._monotonic = clock.monotonic
-        self.clock = ExchangeClock(clock)
-        self.egress = Egress(settings, self.clock)
-        self._gate = Gate(http, self.egress, metrics)
+        self.clock = clock
+        self.egress = Egress(settings, clock)
+        self._gate = Gate(way.http, self.egress, way.ledger, metrics)
         self.listing: Listing | None = None
         self._listing_due = self._clock_due = self._monotonic()
         self._measuring = asyncio.Lock()
 
-    async def account(self, credential: Credential, *, forced: bool = False) -> Fetched:
+    async def account(self, account: str, credential: Credential, *, forced: bool) -> Fetched:
         """One refresh: the account as the exchange has it now, within the configured time.
 
         Raises:
@@ -87,7 +96,7 @@ class ExchangeClient:
         try:
             async with asyncio.timeout(self._settings.timeout.seconds):
                 await self._prepare()
-                return await _retrying()(self._account, _Refresh(credential, forced=forced))
+                return await _retrying()(self._account, _Refresh(account, credential, forced=forced))
         except TimeoutError:
             raise ExchangeTimeoutError("the exchange did not answer in time") from None
 
@@ -109,6 +118,19 @@ class ExchangeClient:
         self._heed(self.listing.weight_limit)
         self._listing_due = self._monotonic() + LISTING_MAX_AGE
 
+    async def reopen(self) -> None:
+        """If a refusal of the address has passed, see whether the exchange agrees, before anything else is sent.
+
+        Raises:
+            ExchangeError: it refuses still, or can't be asked.
+        """
+        if self.egress.hold(ADDRESS).opens(self.clock.now()):
+            await self._gate.probe(self._settings.timeout)
+
+    async def reconcile(self, claim: Claim, holds: Holds) -> None:
+        """Take over the not-befores that replicas share, and share those that they don't know of."""
+        await self._gate.reconcile(claim, holds)
+
     async def close(self) -> None:
         await self._gate.close()
 
@@ -122,6 +144,7 @@ class ExchangeClient:
     async def _prepare(self) -> None:
         """What a signed call wants to know first; one account at a time, the others find it done."""
         async with self._measuring:
+            await self.reopen()
             now = self._monotonic()
             if self.clock.due and now >= self._clock_due and not await self._on_the_side(self.synchronise):
                 self._clock_due = now + SIDE_PAUSE
@@ -168,7 +191,7 @@ class ExchangeClient:
         asked, asked_at = self._monotonic(), self.clock.now()
         query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
         margin_assets = self.listing.margin_assets if self.listing else {}
-        call = Call(ACCOUNT, query, refresh.credential, refresh.forced)
+        call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced)
         found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
         return Fetched(found, asked)
 

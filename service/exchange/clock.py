@@ -94,6 +94,14 @@ class ExchangeClock:
         if self.offset is None:
             self.offset = glimpse(date, self.monotonic())
 
+    def hear(self, server: int) -> None:
+        """Take the exchange's epoch ms as other replicas know it, until this one has an offset of its own.
+
+        So a replica with a wrong clock that starts during a ban doesn't take the ban for over.
+        """
+        if self.offset is None and EARLIEST <= server <= LATEST:
+            self.offset = Offset(server - self.monotonic(), DATE_ERROR, None)
+
     @property
     def measured(self) -> bool:
         """Whether the offset is good to half a round trip."""

@@ -6,7 +6,7 @@ State only; every rule is `service.exchange.budget`'s.
 from msgspec.structs import replace
 
 from service.exchange import budget
-from service.exchange.budget import NO_HOLD, Barrier, Ceiling, Hold
+from service.exchange.budget import NO_HOLD, Barrier, Ceiling, Claim, Hold, Window
 from service.exchange.clock import ExchangeClock
 from service.settings import Exchange
 
@@ -20,47 +20,62 @@ class Egress:
     def __init__(self, settings: Exchange, clock: ExchangeClock) -> None:
         self._settings = settings
         self.clock = clock
-        self._window = budget.Window(0)
+        self._window = Window(0)
+        self._fleet = Window(0)
         self._holds: dict[str, Hold] = {}
+        self._probed_until = 0
         self.live_limit: int | None = None
         """The exchange's own weight limit, from exchangeInfo; lowers ours, never raises it."""
         self.degraded = False
         """Whether the replicas can't tell each other what they spend."""
 
     @property
-    def ceiling(self) -> Ceiling:
+    def ceiling(self) -> float:
+        """What everyone on the address together may spend a minute, as far as it is up to us."""
         limit = min(self._settings.weight_limit, self.live_limit or self._settings.weight_limit)
-        address = limit * self._settings.weight_share
-        return Ceiling(address, address / self._settings.expected_replicas if self.degraded else address)
+        return limit * self._settings.weight_share
 
     @property
-    def window(self) -> budget.Window:
-        """The current minute's. Stores nothing: metrics read it from a thread of their own."""
+    def window(self) -> Window:
+        """The current minute's, of this replica. Stores nothing: metrics read it from a thread of their own."""
         return budget.window_at(self._window, self.clock.now())
 
-    def barrier(self, credential: str, weight: int, *, forced: bool = False) -> Barrier | None:
-        """Why a call of this weight may not be sent now, or `None`."""
+    @property
+    def used(self) -> int:
+        """The address's weight this minute, by all that is known."""
+        own, fleet = self.window, self._fleet
+        return max(own.used, fleet.used if fleet.minute == own.minute else 0)
+
+    def barrier(self, claim: Claim) -> Barrier | None:
+        """Why a call may not be sent now, or `None`."""
         now = self.clock.now()
-        hold = max(self.hold(ADDRESS), self.hold(credential), key=lambda each: each.until)
+        hold = max(self.hold(ADDRESS), self.hold(claim.credential), key=lambda each: each.until)
         if hold.until > now:
             return budget.hold_barrier(hold)
-        if budget.overspent(self.window, weight, self.ceiling, forced=forced):
-            return budget.weight_barrier(self.window)
-        return None
+        if self._probed_until > now and self.hold(ADDRESS).opens(now):
+            return budget.probe_barrier(self.hold(ADDRESS), now)
+        return self._weight_barrier(claim, now)
 
-    def reserve(self, weight: int, *, forced: bool) -> int:
+    def reserve(self, claim: Claim) -> int:
         """Count a call before it is sent; `settle` or `abandon` follows. Gives the minute it is sent in."""
-        self._window = budget.reserve(self.window, weight, forced=forced)
+        self._window = budget.reserve(self.window, claim)
+        self._fleet = budget.reserve(self._fleet, claim)
         return self._window.minute
 
     def settle(self, weight: int, reported: int | None, minute: int) -> None:
         """A call sent in `minute` was answered; `reported` is the exchange's count for the address then, if any."""
         window = self.window
-        self._window = budget.settle(window, weight, reported if window.minute == minute else None)
+        figure = reported if window.minute == minute else None
+        self._window = budget.settle(window, weight, figure)
+        self._fleet = budget.settle(self._fleet, weight, figure)
 
     def abandon(self, weight: int) -> None:
         """No answer came."""
         self._window = budget.abandon(self.window, weight)
+
+    def learn_window(self, fleet: Window) -> None:
+        """Take over what the replicas together have spent."""
+        self._fleet = fleet
 
     def hold(self, scope: str) -> Hold:
         """The not-before of a scope; it may have passed."""
@@ -74,3 +89,20 @@ class Egress:
     def impose(self, scope: str, hold: Hold) -> None:
         """Remember a refusal of just now."""
         self.learn(scope, replace(hold, epoch=self.hold(scope).epoch))
+
+    def reopen(self, hold: Hold) -> None:
+        """The probe after this refusal of the address was answered."""
+        if self.hold(ADDRESS) == hold:
+            self._holds[ADDRESS] = Hold(hold.epoch + 1)
+
+    def leave_to_another(self) -> None:
+        """Another replica sends the probe; nothing is sent from here for as long as that may take."""
+        self._probed_until = self.clock.now() + budget.PROBE_PAUSE
+
+    def _weight_barrier(self, claim: Claim, now: int) -> Barrier | None:
+        ceiling = self.ceiling
+        share = ceiling / self._settings.expected_replicas if self.degraded else ceiling
+        barrier = budget.weight_barrier(self.window, claim, Ceiling(ceiling, share), now)
+        if barrier is None and self._fleet.minute == self.window.minute:
+            barrier = budget.weight_barrier(self._fleet, claim, Ceiling(ceiling, ceiling), now)
+        return barrier

@@ -1,9 +1,11 @@
 """The gate: nothing is sent to the exchange but through here.
 
-Barrier, reservation, call, settlement, and the refusal that binds the calls after it.
+Barrier, reservation in the ledger that all replicas share, call, settlement, and the refusal that binds every
+replica's calls after it.
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +15,7 @@ import msgspec
 from service.account.snapshot import MalformedAccountError
 from service.exchange import answers, budget, transport
 from service.exchange.answers import Answer, MalformedAnswerError
+from service.exchange.budget import Claim, Hold
 from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
@@ -20,6 +23,7 @@ from service.exchange.errors import (
     ExchangeTimeoutError,
     RefreshFaultError,
 )
+from service.exchange.ports import Holds, Ledger, Reservation
 from service.exchange.signing import Credential
 from service.telemetry.metrics import Metrics
 
@@ -34,23 +38,25 @@ class Endpoint(msgspec.Struct, frozen=True):
     weight: int
 
 
+PING = Endpoint("ping", "/dapi/v1/ping", 1)
 TIME = Endpoint("time", "/dapi/v1/time", 1)
 EXCHANGE_INFO = Endpoint("exchangeInfo", "/dapi/v1/exchangeInfo", 1)
 ACCOUNT = Endpoint("account", "/dapi/v1/account", 5)
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One request about to be sent."""
+    """One request about to be sent: signed for an account, or unsigned and for all of them."""
 
     endpoint: Endpoint
     query: bytes = b""
     credential: Credential | None = None
+    account: str = ""
     forced: bool = False
 
     @property
-    def scope(self) -> str:
-        """Whose not-before binds it besides the address's."""
-        return self.credential.identity if self.credential else ADDRESS
+    def claim(self) -> Claim:
+        identity = self.credential.identity if self.credential else ADDRESS
+        return Claim(self.endpoint.weight, self.account, identity, self.forced)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -60,9 +66,10 @@ class Call(msgspec.Struct, frozen=True):
 class Gate:
     """The way out to the exchange through one public address."""
 
-    def __init__(self, http: httpx.AsyncClient, egress: Egress, metrics: Metrics) -> None:
+    def __init__(self, http: httpx.AsyncClient, egress: Egress, ledger: Ledger, metrics: Metrics) -> None:
         self._http = http
         self._egress = egress
+        self._ledger = ledger
         self._metrics = metrics
 
     async def send(self, call: Call, read: Callable[[Answer], T]) -> T:
@@ -71,14 +78,12 @@ class Gate:
         Raises:
             ExchangeError: not sent, not answered, refused, or not of the shape that `read` expects.
         """
-        barrier = self._egress.barrier(call.scope, call.endpoint.weight, forced=call.forced)
-        if barrier is not None:
-            raise barrier.error
+        reservation = await self._reserve(call)
         outcome = RefreshFaultError.problem
         try:
-            answer = await self._answer(call)
+            answer = await self._answer(call, reservation)
             self._egress.clock.see(answer.headers.get("date", ""))
-            self._refuse(answer, call)
+            await self._refuse(answer, call)
             result = _read(answer, read)
             outcome = "ok"
         except asyncio.CancelledError:
@@ -91,23 +96,82 @@ class Gate:
             self._metrics.exchange_calls.labels(call.endpoint.name, outcome).inc()
         return result
 
+    async def probe(self, patience: int) -> None:
+        """After a refusal's time has passed, ask something that needs no key, once for all replicas.
+
+        Args:
+            patience: ms that the answer may take.
+
+        Raises:
+            ExchangeError: the exchange refuses still, or does not answer, or another replica is asking.
+        """
+        hold = self._egress.hold(ADDRESS)
+        if await self._ledger.probe(patience) is False:
+            self._egress.leave_to_another()
+            raise budget.probe_barrier(hold, self._egress.clock.now()).error
+        await self.send(Call(PING), lambda _: None)
+        self._egress.reopen(hold)
+        await self._ledger.reopen(hold)
+
+    async def reconcile(self, claim: Claim, holds: Holds) -> None:
+        """Take over the not-befores that replicas share, and share those that Redis lost or never had."""
+        egress = self._egress
+        if holds.now is not None:
+            egress.clock.hear(holds.now)
+        egress.learn(ADDRESS, holds.address)
+        if egress.hold(ADDRESS) > holds.address:
+            await self._ledger.hold_address(egress.hold(ADDRESS))
+        if claim.credential:
+            egress.learn(claim.credential, holds.credential)
+            if egress.hold(claim.credential) > holds.credential:
+                await self._ledger.hold_credential(claim.account, egress.hold(claim.credential))
+
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _answer(self, call: Call) -> Answer:
-        """Reserve, send, settle; a call that got no answer, for whatever reason, stays counted."""
+    async def _reserve(self, call: Call) -> Reservation:
+        """Enter a call in the ledger, and in this replica's own, which counts alone while Redis is away."""
+        claim, egress = call.claim, self._egress
+        self._admit(call)
+        reservation = Reservation(secrets.token_hex(8), egress.window.minute, claim)
+        standing = await self._ledger.reserve(reservation)
+        egress.degraded = standing is None
+        try:
+            if standing is not None:
+                egress.learn_window(standing.window)
+                await self.reconcile(claim, standing.holds)
+            self._admit(call)
+        except ExchangeError:
+            await self._ledger.cancel(reservation)
+            raise
+        egress.reserve(claim)
+        return reservation
+
+    def _admit(self, call: Call) -> None:
+        """Raise what forbids a call by all that this replica knows."""
+        now, hold = self._egress.clock.now(), self._egress.hold(ADDRESS)
+        barrier = self._egress.barrier(call.claim)
+        if barrier is None and hold.opens(now) and call.endpoint is not PING:
+            barrier = budget.probe_barrier(hold, now)
+        if barrier is not None:
+            raise barrier.error
+
+    async def _answer(self, call: Call, reservation: Reservation) -> Answer:
+        """Send, settle; a call that got no answer, for whatever reason, stays counted."""
         weight = call.endpoint.weight
-        minute = self._egress.reserve(weight, forced=call.forced)
         self._metrics.weight_spent.labels(call.endpoint.name).inc(weight)
         try:
             answer = await transport.fetch(self._http, call.endpoint.path, call.query, call.headers)
         except BaseException:
             self._egress.abandon(weight)
             raise
-        self._egress.settle(weight, answers.used_weight(answer), minute)
+        reported = answers.used_weight(answer)
+        self._egress.settle(weight, reported, reservation.minute)
+        current = self._egress.window.minute == reservation.minute
+        await self._ledger.settle(reservation, reported if current else None)
         return answer
 
-    def _refuse(self, answer: Answer, call: Call) -> None:
+    async def _refuse(self, answer: Answer, call: Call) -> None:
         """Raise the error that an answer stands for; before that, let a refusal bind every later call.
 
         It binds the address, or the credential that was rejected (an unsigned call has none).
@@ -119,8 +183,17 @@ class Gate:
         hold = budget.hold_after(error, now)
         if hold is not None and (call.credential is not None or not budget.is_credential(hold)):
             error.retry_at = hold.until
-            self._egress.impose(call.scope if budget.is_credential(hold) else ADDRESS, hold)
+            await self._impose(call.claim, hold)
         raise error
+
+    async def _impose(self, claim: Claim, hold: Hold) -> None:
+        egress = self._egress
+        if budget.is_credential(hold):
+            egress.impose(claim.credential, hold)
+            await self._ledger.hold_credential(claim.account, egress.hold(claim.credential))
+        else:
+            egress.impose(ADDRESS, hold)
+            await self._ledger.hold_address(egress.hold(ADDRESS))
 
 
 def _read(answer: Answer, read: Callable[[Answer], T]) -> T:

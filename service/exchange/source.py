@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping
 
-from service.exchange.budget import Barrier, Hold
+from service.exchange.budget import Barrier, Claim, Hold
 from service.exchange.client import ExchangeClient, Fetched
-from service.exchange.egress import ADDRESS
 from service.exchange.gate import ACCOUNT
+from service.exchange.ports import Holds
 from service.exchange.signing import Credential
 
 
 class AccountSource:
     """Asks for one account; knows whether it may be asked for now."""
 
-    def __init__(self, client: ExchangeClient, credential: Credential) -> None:
+    def __init__(self, client: ExchangeClient, account: str, credential: Credential) -> None:
         self.client = client
-        self.credential = credential
         self.clock = client.clock
         self.fingerprint = credential.fingerprint
-        self._identity = credential.identity
+        self._account = account
+        self._credential = credential
 
     async def fetch(self, *, forced: bool) -> Fetched:
         """The account as the exchange has it now.
@@ -25,11 +25,11 @@ class AccountSource:
         Raises:
             ExchangeError: nothing came that may be served.
         """
-        return await self.client.account(self.credential, forced=forced)
+        return await self.client.account(self._account, self._credential, forced=forced)
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the account can't be asked for now, or `None`."""
-        return self.client.egress.barrier(self._identity, ACCOUNT.weight, forced=forced)
+        return self.client.egress.barrier(self._claim(forced=forced))
 
     @property
     def margin_assets(self) -> Mapping[str, str] | None:
@@ -37,18 +37,16 @@ class AccountSource:
         return self.client.listing.margin_assets if self.client.listing else None
 
     @property
-    def address_hold(self) -> Hold:
-        return self.client.egress.hold(ADDRESS)
-
-    @property
     def credential_hold(self) -> Hold:
-        return self.client.egress.hold(self._identity)
+        return self.client.egress.hold(self._credential.identity)
 
-    def learn(self, address: Hold, credential: Hold) -> None:
-        """Take over what other replicas were told."""
-        self.client.egress.learn(ADDRESS, address)
-        self.client.egress.learn(self._identity, credential)
+    async def reconcile(self, holds: Holds) -> None:
+        """Take over the not-befores that replicas share, and share those that they don't know of."""
+        await self.client.reconcile(self._claim(forced=False), holds)
 
     def degrade(self, *, degraded: bool) -> None:
         """Say whether the replicas can tell each other what they spend."""
         self.client.egress.degraded = degraded
+
+    def _claim(self, *, forced: bool) -> Claim:
+        return Claim(ACCOUNT.weight, self._account, self._credential.identity, forced)

@@ -1,12 +1,14 @@
 """Settings → a client of Redis, and the breaker through which every operation goes.
 
 redis-py's defaults wait and repeat (measured: 58 s against a hung server, and a repeated script counts twice).
-Here an operation has 250 ms in all and no second try, and after a failure nobody tries for a second: Redis is
-shared state, never a reason to fail a read that memory can answer.
+Here an operation has 250 ms and no second try, all operations of one refresh together have no more, and after a
+failure nobody tries for a second: Redis is shared state, never a reason to fail a read that memory can answer.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -19,6 +21,7 @@ from redis.exceptions import (
     AuthorizationError,
     MaxConnectionsError,
     NoPermissionError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -35,12 +38,25 @@ log = structlog.get_logger("coinm.redis")
 
 T = TypeVar("T")
 
-OPERATION_TIMEOUT = 0.25
-"""Seconds for an operation in all: the longest a request waits for Redis."""
-SOCKET_TIMEOUT = 0.2
-"""Seconds to connect, and to wait for an answer; within the operation's."""
+TICK = 0.025
+"""Seconds. Waits are counted in ticks of the event loop: while the loop itself is busy, none passes, so that a burst
+of callers isn't taken for a slow Redis. What is answered within one is a round trip, not a wait."""
+PATIENCE = 10
+"""Ticks for an operation, and for all of one refresh: 250 ms, the longest a request waits for Redis."""
+BEAT_PATIENCE = 40
+"""Ticks for a heartbeat, for which nobody waits: time to ask several Sentinels where the master is."""
+CONNECT_TIMEOUT = 0.2
+"""Seconds to connect."""
+SENTINEL_TIMEOUT = 0.1
+"""Seconds for a Sentinel to answer, before the next is asked."""
+SOCKET_TIMEOUT = 2.0
+"""Seconds that redis-py waits for an answer: never, for an operation is ended long before."""
 PAUSE = 1_000
 """Ms without a try after a failure; then one operation tries for all."""
+BEAT = 1.0
+"""Seconds between heartbeats."""
+BEAT_LIFE = 5_000
+"""Ms that one is seen in Redis."""
 
 
 class AwayError(Exception):
@@ -54,6 +70,7 @@ class AwayError(Exception):
 FAILURES = {
     "refused": "it refuses our password or user, or its ACL lacks a command: a configuration error",
     "read-only": "it is read-only: expected the master",
+    "full": "it is out of memory",
     "busy": "no free connection",
     "timeout": "no answer in time",
     "unreachable": "no connection",
@@ -70,7 +87,7 @@ def connect(settings: RedisSettings) -> Redis:
     """
     options: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT,
-        "socket_connect_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,  # plain answers: nothing here needs pushes, and Sentinel speaks it everywhere
         "driver_info": None,  # no CLIENT SETINFO: one command less for the ACL
@@ -97,10 +114,31 @@ def _by_sentinel(settings: RedisSettings, options: dict[str, Any]) -> Redis:
     passwords = {name: read_secret(file).reveal() for name, file in secrets.items() if file is not None}
     tls = {"ssl": True} if settings.ca_file is not None else {}
     addresses = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in settings.sentinels)]
-    sentinel_options = options | tls | {"password": passwords.get("sentinel_password")}
+    quick = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
+    sentinel_options = options | tls | quick | {"password": passwords.get("sentinel_password")}
     sentinel = cast("Any", Sentinel)(addresses, sentinel_kwargs=sentinel_options)  # redis-py leaves it untyped
     redis: Redis = sentinel.master_for(settings.master, **options, **tls, password=passwords.get("password"))
     return redis
+
+
+class Patience:
+    """The ticks that are left to wait for Redis."""
+
+    def __init__(self, ticks: int = PATIENCE) -> None:
+        self.ticks = ticks
+
+
+_patience: ContextVar[Patience | None] = ContextVar("patience", default=None)
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Within the block, all operations together wait no longer than one may."""
+    token = _patience.set(Patience())
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 class Link:
@@ -115,20 +153,19 @@ class Link:
         self.up = True
         """Whether the last operation worked."""
 
-    async def run(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Carry out one operation.
+    async def run(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: Patience | None = None) -> T:
+        """Carry out one operation, within `limit` or what is left of the block's patience.
 
         Raises:
             AwayError: Redis failed it, or failed one within the last second.
         """
-        now = self._clock.monotonic()
+        limit, now = limit or _patience.get() or Patience(), self._clock.monotonic()
         if not self.up:
             if now < self._next_try:
                 raise AwayError(self._kind)
             self._next_try = now + PAUSE  # this one tries; the others go on without
         try:
-            async with asyncio.timeout(OPERATION_TIMEOUT):
-                result = await operation()
+            result = await _in_time(operation, limit)
         except (RedisError, OSError, TimeoutError) as exc:
             self._fail(exc)
             raise AwayError(self._kind) from None
@@ -137,8 +174,27 @@ class Link:
             log.info("redis_back")
         return result
 
+    async def attempt(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Carry out what can be done without."""
+        with contextlib.suppress(AwayError):
+            await self.run(operation)
+
+    async def beat(self, key: str) -> None:
+        """Write something every second: that Redis fails, and is back, is known before a request asks."""
+        while True:
+            with contextlib.suppress(AwayError):
+                await self.run(lambda: self._write(key), Patience(BEAT_PATIENCE))
+            await asyncio.sleep(BEAT)
+
+    async def info(self) -> dict[str, Any]:
+        """What Redis tells of itself."""
+        return await self.redis.info()
+
     async def close(self) -> None:
         await self.redis.aclose()
+
+    async def _write(self, key: str) -> None:
+        await self.redis.set(key, "", px=BEAT_LIFE)
 
     def _fail(self, exc: Exception) -> None:
         kind = self._kind = failure_kind(exc)
@@ -150,6 +206,24 @@ class Link:
             level("redis_away", kind=kind, error=type(exc).__name__)
 
 
+async def _in_time(operation: Callable[[], Coroutine[Any, Any, T]], limit: Patience) -> T:
+    """An operation's result, if it comes while there are ticks left.
+
+    Raises:
+        TimeoutError: it didn't.
+    """
+    under_way = asyncio.create_task(operation())
+    try:
+        while limit.ticks > 0:
+            done, _ = await asyncio.wait({under_way}, timeout=TICK)
+            if done:
+                return under_way.result()
+            limit.ticks -= 1
+        raise TimeoutError
+    finally:
+        under_way.cancel()
+
+
 def failure_kind(exc: Exception) -> str:
     """What is wrong, as one of `FAILURES`."""
     match exc:
@@ -157,6 +231,8 @@ def failure_kind(exc: Exception) -> str:
             return "refused"
         case ReadOnlyError():
             return "read-only"
+        case OutOfMemoryError():
+            return "full"
         case MaxConnectionsError():
             return "busy"
         case TimeoutError() | RedisTimeoutError():

@@ -1,10 +1,20 @@
-"""The shapes of what the replicas share."""
+"""The shapes of what the replicas share about an account."""
 
 from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from service.exchange.budget import Hold
+from service.exchange.errors import ExchangeError
+from service.exchange.ports import Holds
+
+Lease: TypeAlias = Literal["not-tried", "needless", "superseded", "taken", "busy"]
+"""What became of a try for it: `needless` where a young snapshot spares the call, `superseded` where a newer
+credential than the caller's is in use."""
+
+Kept: TypeAlias = Literal["kept", "older", "superseded", "lost"]
+"""What became of a snapshot: refused where an older one than what is there, by an older credential, or without the
+lease."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -21,6 +31,26 @@ class Entry(msgspec.Struct, frozen=True):
     """What exchangeInfo said when it was indexed, so that every replica cuts the same views."""
 
 
+class Failed(msgspec.Struct, frozen=True):
+    """A failed refresh, on its way into or out of Redis."""
+
+    count: int
+    """How many in a row."""
+    error: ExchangeError
+    pause: int
+    """Ms until the next try; negative: since then."""
+
+
+class Try(msgspec.Struct, frozen=True):
+    """A try for an account's lease."""
+
+    token: str
+    acceptable: int
+    """Age in ms below which a snapshot spares the call."""
+    generation: int
+    """Of this replica's credential; 0: not known yet."""
+
+
 class Look(msgspec.Struct, frozen=True):
     """What one look found."""
 
@@ -28,5 +58,6 @@ class Look(msgspec.Struct, frozen=True):
     """Only where it is newer than what the looker has."""
     remaining: int
     """Ms the entry has left to live."""
-    address: Hold
-    credential: Hold
+    holds: Holds
+    failed: Failed | None
+    lease: Lease

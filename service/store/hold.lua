@@ -1,4 +1,4 @@
--- Remember a not-before. It only grows, until an operator's resume begins a new epoch.
+-- Remember a not-before. It only grows, until a probe or an operator's resume begins a new epoch.
 -- KEYS: hold
 -- ARGV: epoch, problem type, until (ms since the epoch, on the exchange's clock), ms to remember it
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'until')

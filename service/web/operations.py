@@ -36,10 +36,16 @@ class Weight(msgspec.Struct, rename="camel", frozen=True):
 
 
 class LastRefresh(msgspec.Struct, rename="camel", frozen=True):
-    """The last time this replica asked the exchange for the account."""
+    """The last time this replica asked the exchange for the account, or would have."""
 
-    at: Annotated[Time, Meta(description="When it ended.")]
-    outcome: Annotated[str, Meta(description="`ok`, or the name of the problem.")]
+    at: Annotated[Time, Meta(description="When that ended.")]
+    outcome: Annotated[
+        str, Meta(description="`ok`, or the name of the problem: of the call, or of what stood in its way.")
+    ]
+    detail: Annotated[
+        str | None,
+        Meta(description="What the problem was, such as an account that has had its equal slice of the weight."),
+    ]
 
 
 class AccountStatus(msgspec.Struct, rename="camel", frozen=True):
@@ -106,11 +112,10 @@ class Operations(Controller):
 
 def status_of(gateway: Gateway, grants: list[Grant]) -> Status:
     egress, clock = gateway.exchange.egress, gateway.exchange.clock
-    window = egress.window
     weight = Weight(
-        used=window.used,
-        ceiling=int(egress.ceiling.address),
-        resets_at=timestamp((window.minute + 1) * MINUTE),
+        used=egress.used,
+        ceiling=int(egress.ceiling),
+        resets_at=timestamp((egress.window.minute + 1) * MINUTE),
         saved_total=gateway.weight_saved,
     )
     return Status(
@@ -127,13 +132,13 @@ def status_of(gateway: Gateway, grants: list[Grant]) -> Status:
 def _account_status(gateway: Gateway, account: str) -> AccountStatus:
     keeper = gateway.keepers[account]
     snapshot = keeper.held.snapshot if keeper.held else None
-    last = keeper.last_refresh
+    last = keeper.memory.last_refresh
     return AccountStatus(
         account=account,
         snapshot_time=timestamp(snapshot.asked_at) if snapshot else None,
-        age_ms=keeper.age,
+        age_ms=keeper.memory.age,
         position_mode=snapshot.mode if snapshot else None,
-        last_refresh=LastRefresh(timestamp(last.at), last.outcome) if last else None,
+        last_refresh=LastRefresh(timestamp(last.at), last.outcome, last.detail) if last else None,
         credential=keeper.source.fingerprint,
         not_before=_standing(keeper.source.credential_hold, gateway.exchange.clock.now()),
     )

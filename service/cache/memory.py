@@ -1,0 +1,93 @@
+"""What this process knows of one account: its snapshot, the refreshes that failed since, and how the last one went."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from service.account import snapshot as snapshots
+from service.account.selection import Views
+from service.account.snapshot import MalformedAccountError, Snapshot
+from service.cache.ports import Held, LastRefresh, Source
+from service.exchange import budget
+from service.exchange.budget import Barrier, Failures
+from service.exchange.errors import ExchangeError
+from service.store.entries import Entry, Failed, Look
+
+log = structlog.get_logger("coinm.cache")
+
+
+class Memory:
+    """One account in this process."""
+
+    def __init__(self, account: str, source: Source) -> None:
+        self.account = account
+        self.held: Held | None = None
+        self.last_refresh: LastRefresh | None = None
+        self.failures: Failures | None = None
+        self._source = source
+        self._clock = source.clock
+
+    @property
+    def age(self) -> int | None:
+        """Ms since the exchange was asked for the snapshot at hand."""
+        return None if self.held is None else self.age_of(self.held)
+
+    @property
+    def known(self) -> int:
+        """When that was, by the exchange's clock: what is shared is of interest only where it is later."""
+        return self.held.snapshot.asked_at if self.held else 0
+
+    def age_of(self, held: Held) -> int:
+        return max(0, self._clock.monotonic() - held.asked)
+
+    def barrier(self, *, forced: bool) -> Barrier | None:
+        """Why the exchange can't be asked now: a not-before, failures of a moment ago, or the weight."""
+        barrier = self._source.barrier(forced=forced)
+        failures = self.failures
+        if barrier is not None or failures is None:
+            return barrier
+        pause = failures.until - self._clock.monotonic()
+        return Barrier("backoff", failures.error.again(self._clock.now() + pause)) if pause > 0 else None
+
+    def adopt(self, snapshot: Snapshot, asked: int, margin_assets: Mapping[str, str]) -> None:
+        """Take a snapshot unless what is there was asked for later, by this machine's steady clock."""
+        if self.held is None or asked >= self.held.asked:
+            self.held = Held(snapshot, Views(snapshot), asked, margin_assets)
+            self.failures = None
+
+    def adopt_shared(self, look: Look, entry: Entry) -> None:
+        """Take over what another replica fetched.
+
+        Its age is what its remaining life tells. By the exchange's clock it may be older, where this replica has
+        measured that; never younger, however wrong the clock was of who stored it.
+        """
+        clock = self._clock
+        lived = entry.life - look.remaining
+        age = max(lived, clock.now() - entry.asked_at) if clock.measured else lived
+        if look.remaining <= 0 or lived < 0:
+            log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
+            return
+        try:
+            snapshot = snapshots.parse(entry.body, entry.asked_at, entry.margin_assets)
+        except MalformedAccountError as exc:
+            log.error("shared_snapshot_refused", account=self.account, reason=str(exc))  # noqa: TRY400 - no traceback
+            return
+        self.adopt(snapshot, clock.monotonic() - age, entry.margin_assets)
+
+    def learn(self, failed: Failed) -> None:
+        """Take over a failure that another replica was told, unless this one has to wait for longer anyway."""
+        until = self._clock.monotonic() + failed.pause
+        if self.failures is None or until > self.failures.until:
+            self.failures = Failures(failed.count, failed.error, until)
+
+    def count(self, error: ExchangeError) -> Failed:
+        """One more failure in a row; how the other replicas are told."""
+        now = self._clock.monotonic()
+        failures = self.failures = budget.failures_after(self.failures, error, now)
+        error.retry_at = self._clock.now() + failures.until - now
+        return Failed(failures.count, failures.error, failures.until - now)
+
+    def note(self, error: ExchangeError | None = None) -> None:
+        """How the last refresh went, or what stood in its way."""
+        now = self._clock.now()
+        self.last_refresh = LastRefresh(now, error.problem, error.detail) if error else LastRefresh(now, "ok")

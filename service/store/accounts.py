@@ -1,0 +1,145 @@
+"""What the replicas share about one account: its lease, its snapshot, and its failed refreshes."""
+
+from typing import cast
+
+import msgspec
+
+from service.exchange.errors import ERRORS, ExchangeError, ExchangeUnavailableError
+from service.store.connection import AwayError, Link
+from service.store.entries import Entry, Failed, Kept, Look, Try
+from service.store.holds import holds_of
+from service.store.scripts import AccountKeys, Args, Found, Scripts
+
+FORMAT = 1
+"""Of the snapshot's hash; an entry of another format counts as none."""
+LEASE = 2_000
+"""Ms that a lease outlives its holder; who holds it renews it four times as often."""
+FAILURE_MEMORY = 60 * 60 * 1000
+"""Ms past its pause that a failure is counted on: far longer than the longest pause, and no account's for ever."""
+
+_JUST_LOOK = Try("", 0, 0)
+
+
+class _Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error of the exchange's tree, as it stands in Redis."""
+
+    problem: str
+    detail: str
+    answered: int | None = None
+    code: int | None = None
+
+
+class AccountStore:
+    """One account's shared state, for one credential. Nothing here raises when Redis is away."""
+
+    def __init__(self, link: Link, scripts: Scripts, keys: AccountKeys, credential: str) -> None:
+        self.keys = keys
+        self._link = link
+        self._scripts = scripts
+        self._credential = credential
+
+    async def try_out(self) -> None:
+        """One harmless operation of the real kind.
+
+        Raises:
+            AwayError: why it failed.
+        """
+        await self._look(0, _JUST_LOOK)
+
+    async def look(self, known: int) -> Look | None:
+        """What is shared now; the snapshot only if it is newer than `known` (its asked_at). `None`: away."""
+        return await self.take(known, _JUST_LOOK)
+
+    async def take(self, known: int, wanted: Try) -> Look | None:
+        """The same, and a try for the lease if no shared snapshot is young enough to do without."""
+        try:
+            found = await self._look(known, wanted)
+        except AwayError:
+            return None
+        entry, remaining, body, address, address_ttl, credential, credential_ttl, failed, failed_ttl, lease = found
+        return Look(
+            _entry(entry, body),
+            remaining,
+            holds_of(address, address_ttl, credential, credential_ttl),
+            _failed(failed, failed_ttl),
+            lease.decode(),
+        )
+
+    async def renew(self, token: str) -> bool | None:
+        """Hold the lease for longer; `False`: it is no longer ours, `None`: away."""
+        try:
+            return bool(await self._link.run(lambda: self._scripts.renew(keys=[self.keys.lease], args=[token, LEASE])))
+        except AwayError:
+            return None
+
+    async def release(self, token: str) -> None:
+        """Give the lease back, unless somebody else has it by now."""
+        args: Args = [token, *self._news()]
+        await self._link.attempt(lambda: self._scripts.release(keys=[self.keys.lease], args=args))
+
+    async def keep(self, entry: Entry, remaining: int, token: str) -> Kept | None:
+        """Share a snapshot for `remaining` ms, and give the lease back. `None`: away."""
+        keys = [self.keys.snapshot, self.keys.lease, self.keys.failures]
+        listed = msgspec.json.encode(dict(entry.margin_assets))
+        numbers: Args = [FORMAT, entry.asked_at, entry.generation, entry.life]
+        args: Args = [*numbers, listed, entry.body, remaining, token, *self._news()]
+        try:
+            verdict: bytes = await self._link.run(lambda: self._scripts.keep(keys=keys, args=args))
+        except AwayError:
+            return None
+        return cast("Kept", verdict.decode())
+
+    async def fail(self, failed: Failed, token: str) -> None:
+        """Share a failed refresh, and give the lease back; without the lease it is nobody's business."""
+        error = failed.error
+        told = msgspec.json.encode(_Failure(error.problem, error.detail, error.answered, error.code))
+        args: Args = [failed.count, told, max(0, failed.pause) + FAILURE_MEMORY, token, *self._news()]
+        await self._link.attempt(lambda: self._scripts.fail(keys=[self.keys.failures, self.keys.lease], args=args))
+
+    async def prove(self) -> int | None:
+        """Tell that the credential was accepted; its generation, or `None`: away."""
+        keys, args = [self.keys.credential], [self._credential]
+        try:
+            return int(await self._link.run(lambda: self._scripts.prove(keys=keys, args=args)))
+        except AwayError:
+            return None
+
+    def _news(self) -> tuple[str, str]:
+        """Channel and message that tell the replicas to look."""
+        return self.keys.channel, self.keys.snapshot
+
+    async def _look(self, known: int, wanted: Try) -> Found:
+        own = self.keys
+        keys = [own.snapshot, own.address_hold, own.credential_hold, own.failures, own.lease, own.credential]
+        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.acceptable, wanted.generation]
+        found: Found = await self._link.run(lambda: self._scripts.look(keys=keys, args=args))
+        return found
+
+
+def _entry(fields: list[bytes | None], body: bytes | None) -> Entry | None:
+    """An entry as it stands in Redis; what somebody else wrote there counts as none."""
+    _, asked_at, generation, life, margin_assets = fields
+    if body is None or asked_at is None or generation is None or life is None or margin_assets is None:
+        return None
+    try:
+        listed = msgspec.json.decode(margin_assets, type=dict[str, str])
+        return Entry(body, int(asked_at), int(generation), int(life), listed)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def _failed(fields: list[bytes | None], left: int) -> Failed | None:
+    """A failed refresh as it stands in Redis; what somebody else wrote there counts as none."""
+    count, told = fields
+    if count is None or told is None or left <= 0:
+        return None
+    try:
+        return Failed(int(count), _error(msgspec.json.decode(told, type=_Failure)), left - FAILURE_MEMORY)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def _error(told: _Failure) -> ExchangeError:
+    """The error again; a problem type that a newer release wrote counts as the exchange being unavailable."""
+    kind = ERRORS.get(told.problem, ExchangeUnavailableError)
+    return kind(told.detail, answered=told.answered, code=told.code)
