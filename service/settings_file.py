@@ -33,8 +33,8 @@ T = TypeVar("T")
 MAX_RECV_WINDOW = 60_000
 """Ms; the exchange's own bound."""
 
-MIN_WEIGHT = 9
-"""A minute and address: what the first refresh of all costs (the account 5, the clock's samples 3, exchangeInfo 1)."""
+MIN_WEIGHT = 10
+"""A minute and address: what the first refresh of all costs (account 5, clock 3, exchangeInfo 1, a probe 1)."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 LONGEST = 24 * 3_600_000

@@ -193,6 +193,7 @@ class Refresher:
         kept = await self._shared.keep(entry, remaining, token)
         if kept != "kept":
             log.warning("snapshot_not_shared", account=self.memory.account, reason=kept or "away")
+            _ = await self.look()  # what stands in its place is later
 
     async def _tell(self, error: ExchangeError, token: str) -> None:
         """Tell the replicas of a failure, and give the lease back."""

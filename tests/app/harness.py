@@ -32,6 +32,9 @@ ITEMS = (BTC, f"{POSITIONS}/BTCUSD_PERP", f"{POSITIONS}/BTCUSD_PERP/BOTH")
 ADDRESS = "127.0.0.1"
 """Where the exchange sees the gateways calling from."""
 
+TURNS = 60
+"""Of the event loop: for a subscription, a message, and a look, each some ten, with room."""
+
 Json = Any
 
 
@@ -104,6 +107,7 @@ class Stage(World):
         started = asyncio.get_running_loop().create_future()
         self._lives.append(asyncio.create_task(self._live(app, started)))
         replica: Replica = await started
+        await settle()
         self._replicas.append(replica)
         return replica
 
@@ -126,13 +130,14 @@ class Stage(World):
         await asyncio.gather(*self._lives)
 
     async def advance(self, milliseconds: int) -> None:
-        """Time passes, in Redis too: fakeredis by itself expires by the machine's clock."""
+        """Time passes, in Redis too, all at once: fakeredis by itself expires by the machine's clock."""
+        await settle()
         self.clock.advance(milliseconds)
-        async with self.redis() as redis:
-            for key in await keys(redis):
-                left = await redis.pttl(key)
-                if left >= 0:
-                    await redis.pexpire(key, left - milliseconds)
+        for database in self.redis_server.dbs.values():
+            for key in list(database):
+                item = database.get(key)
+                if item is not None and item.expireat is not None:
+                    item.expireat -= milliseconds / 1000
 
     @asynccontextmanager
     async def redis(self) -> AsyncIterator[FakeAsyncRedis]:
@@ -207,6 +212,12 @@ class Stage(World):
     async def _keep(self, answer: httpx.Response) -> None:
         await answer.aread()
         self.answers.append(answer)
+
+
+async def settle() -> None:
+    """Let replicas hear what has been announced, and look: a few turns of the loop, for all of it is in this one."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 async def keys(redis: FakeAsyncRedis) -> list[bytes]:

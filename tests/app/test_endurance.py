@@ -113,11 +113,11 @@ async def test_refused_reads_leave_nothing_behind_in_what_is_remembered(stage: S
     gateway = await stage.start()
     await asyncio.gather(*(gateway.get() for _ in range(50)))
     keeper = gateway.gateway.keepers["main"]
-    barrier = keeper.barrier(forced=False)
+    barrier = keeper.memory.barrier(forced=False)
 
     assert barrier is not None
     assert barrier.error.__traceback__ is None
-    assert barrier.error is not keeper.barrier(forced=False).error  # type: ignore[union-attr]  # as just seen
+    assert barrier.error is not keeper.memory.barrier(forced=False).error  # type: ignore[union-attr]  # as just seen
 
 
 async def test_a_malformed_host_is_a_problem_that_repeats_nothing_of_the_request(stage: Stage) -> None:

@@ -182,7 +182,11 @@ async def test_the_status_follows_what_happens(stage: Stage) -> None:
         "savedTotal": 5,
     }
     assert (status["clockOffsetMs"], status["notBefore"]) == (0, "2026-09-21T14:16:10.000Z")
-    assert account["lastRefresh"] == {"at": "2026-09-21T14:14:10.000Z", "outcome": "exchange-banned"}
+    assert account["lastRefresh"] == {
+        "at": "2026-09-21T14:14:10.000Z",
+        "outcome": "exchange-banned",
+        "detail": "the exchange bans our address for too many requests",
+    }
     assert (account["snapshotTime"], account["ageMs"]) == ("2026-09-21T14:14:00.000Z", 10_000)
     assert (account["positionMode"], account["notBefore"]) == ("one-way", None)
 

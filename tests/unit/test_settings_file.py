@@ -194,7 +194,7 @@ APPENDED = [
     ('[redis]\nurl = ""', "redis.url: expected redis://, rediss:// or unix://"),
     ('[redis]\nurl = "redis://h?password=canary"', "redis.url: expected no query"),
     ('[freshness]\nfresh_for = "25h"', "freshness.fresh_for: expected 24h at the most"),
-    ("[exchange]\nweight_limit = 11", "exchange.weight_limit: expected weight_share of it to be at least 9"),
+    ("[exchange]\nweight_limit = 11", "exchange.weight_limit: expected weight_share of it to be at least 10"),
     ('[accounts.""]\napi_key_file = "a"\nsecret_key_file = "s"', "accounts.: expected a name"),
     ('[redis]\nurl = "redis://:canary@[h"', "redis.url: expected redis://, rediss:// or unix://"),
     ('[redis]\nurl = "redis://h"\nca_file = "ca.pem"', "redis.ca_file: expected "),  # no TLS to check with it

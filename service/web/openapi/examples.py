@@ -128,7 +128,7 @@ OF_OURS: dict[str, Json] = {
                         "snapshotTime": "2026-01-02T03:04:05.678Z",
                         "ageMs": 412,
                         "positionMode": "hedge",
-                        "lastRefresh": {"at": "2026-01-02T03:04:05.678Z", "outcome": "ok"},
+                        "lastRefresh": {"at": "2026-01-02T03:04:05.678Z", "outcome": "ok", "detail": None},
                         "credential": "5f2a90c1",
                         "notBefore": None,
                     }

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 import pytest
 
 from service.account.snapshot import parse
-from service.cache.keeper import GRACE, MAX_WAITS, SnapshotKeeper
+from service.cache.keeper import MAX_WAITS, SnapshotKeeper
 from service.cache.policy import ANY, Demand, FreshnessUnmetError, Windows
 from service.cache.ports import KeeperSettings
+from service.cache.refresher import GRACE
 from service.exchange.budget import NO_HOLD, Barrier, Hold
 from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeTimeoutError
-from service.store.entries import Entry, Look
+from service.exchange.ports import Holds
+from service.store.entries import Entry, Failed, Kept, Look, Try
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -26,7 +28,6 @@ class Exchange:
 
     fingerprint = "00000000"
     margin_assets: Mapping[str, str] | None = None
-    address_hold: Hold = NO_HOLD
     credential_hold: Hold = NO_HOLD
 
     def __init__(self, clock: FakeClock) -> None:
@@ -48,7 +49,7 @@ class Exchange:
     def barrier(self, *, forced: bool) -> Barrier | None:
         return None
 
-    def learn(self, address: Hold, credential: Hold) -> None: ...
+    async def reconcile(self, holds: Holds) -> None: ...
 
     def degrade(self, *, degraded: bool) -> None: ...
 
@@ -59,15 +60,21 @@ class NoRedis:
     async def look(self, known: int) -> Look | None:
         return None
 
-    async def keep(self, entry: Entry, remaining: int) -> bool | None:
+    async def take(self, known: int, wanted: Try) -> Look | None:
         return None
+
+    async def renew(self, token: str) -> bool | None:
+        return None
+
+    async def release(self, token: str) -> None: ...
+
+    async def keep(self, entry: Entry, remaining: int, token: str) -> Kept | None:
+        return None
+
+    async def fail(self, failed: Failed, token: str) -> None: ...
 
     async def prove(self) -> int | None:
         return None
-
-    async def hold_address(self, hold: Hold) -> None: ...
-
-    async def hold_credential(self, hold: Hold) -> None: ...
 
 
 @pytest.fixture

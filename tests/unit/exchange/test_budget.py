@@ -8,6 +8,7 @@ from service.exchange.budget import (
     MINUTE,
     NO_HOLD,
     Ceiling,
+    Claim,
     Failures,
     Hold,
     Window,
@@ -15,7 +16,7 @@ from service.exchange.budget import (
     hold_after,
     hold_barrier,
     is_credential,
-    overspent,
+    probe_barrier,
     weight_barrier,
     window_at,
 )
@@ -53,8 +54,9 @@ class Ledger:
     def step(self, kind: str, size: int) -> None:
         self.window = window_at(self.window, self.now)
         weight, minute = size % 10 + 1, self.now // MINUTE
-        if kind in ("call", "forced") and not overspent(self.window, weight, CEILING, forced=kind == "forced"):
-            self.window = budget.reserve(self.window, weight, forced=kind == "forced")
+        claim = Claim(weight, forced=kind == "forced")
+        if kind in ("call", "forced") and weight_barrier(self.window, claim, CEILING, self.now) is None:
+            self.window = budget.reserve(self.window, claim)
             self.flying.append(weight)
             self.sent[minute] = self.sent.get(minute, 0) + weight
             self.forced[minute] = self.forced.get(minute, 0) + weight * (kind == "forced")
@@ -72,22 +74,25 @@ def test_no_minute_ever_sees_more_than_the_ceiling(steps: list[tuple[str, int]])
     for kind, size in steps:
         ledger.step(kind, size)
         assert ledger.window.pending == sum(ledger.flying)
-    assert max(ledger.sent.values(), default=0) <= CEILING.replica
-    assert max(ledger.forced.values(), default=0) <= CEILING.address / 4
+    assert max(ledger.sent.values(), default=0) <= CEILING.own
+    assert max(ledger.forced.values(), default=0) <= CEILING.own / 4
+
+
+def overspent(window: Window, weight: int, ceiling: Ceiling, *, forced: bool = False) -> bool:
+    return weight_barrier(window, Claim(weight, forced=forced), ceiling, window.minute * MINUTE) is not None
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 50))
 def test_no_call_passes_the_ceiling_on_top_of_what_is_counted(reported: int, own: int, weight: int) -> None:
     window = Window(1, reported=reported, spent=own)
-    refused = overspent(window, weight, Ceiling(100, 100), forced=False)
-    assert refused == (max(reported, own) + weight > 100)
+    assert overspent(window, weight, Ceiling(100, 100)) == (max(reported, own) + weight > 100)
 
 
 def test_the_last_unit_of_the_ceiling_may_be_spent() -> None:
-    assert not overspent(Window(1, reported=95), 5, Ceiling(100, 100), forced=False)
-    assert overspent(Window(1, reported=96), 5, Ceiling(100, 100), forced=False)
-    assert not overspent(Window(1, spent=35), 5, Ceiling(100, 40), forced=False)
-    assert overspent(Window(1, spent=36), 5, Ceiling(100, 40), forced=False)
+    assert not overspent(Window(1, reported=95), 5, Ceiling(100, 100))
+    assert overspent(Window(1, reported=96), 5, Ceiling(100, 100))
+    assert not overspent(Window(1, spent=35), 5, Ceiling(100, 40))
+    assert overspent(Window(1, spent=36), 5, Ceiling(100, 40))
 
 
 def test_calls_in_flight_and_calls_without_an_answer_count_on_top() -> None:
@@ -96,15 +101,16 @@ def test_calls_in_flight_and_calls_without_an_answer_count_on_top() -> None:
 
 
 def test_what_the_exchange_reports_never_lowers_the_count_within_a_minute() -> None:
-    window = budget.settle(budget.reserve(Window(1, reported=50), 5, forced=False), 5, 7)
+    window = budget.settle(budget.reserve(Window(1, reported=50), Claim(5)), 5, 7)
     assert window == Window(1, reported=50, spent=5)
-    assert budget.settle(budget.reserve(window, 5, forced=False), 5, None).reported == 50
+    assert budget.settle(budget.reserve(window, Claim(5)), 5, None).reported == 50
 
 
 def test_a_new_minute_starts_at_zero_but_for_what_is_under_way() -> None:
-    window = Window(7, reported=80, spent=70, pending=5, unanswered=9, forced=20)
+    window = Window(7, reported=80, spent=70, pending=5, unanswered=9, forced=20, accounts={"a": 70})
     assert window_at(window, 8 * MINUTE - 1) is window
-    assert window_at(window, 8 * MINUTE) == Window(8, pending=5)
+    assert window_at(window, 8 * MINUTE) == Window(8, pending=5, before=frozenset("a"))
+    assert window_at(window, 9 * MINUTE) == Window(9, pending=5)
 
 
 def test_a_clock_set_back_does_not_open_a_spent_minute_again() -> None:
@@ -112,16 +118,90 @@ def test_a_clock_set_back_does_not_open_a_spent_minute_again() -> None:
 
 
 def test_forced_refreshes_have_a_quarter_of_the_ceiling() -> None:
-    window = budget.reserve(Window(1), 20, forced=True)
+    window = budget.reserve(Window(1), Claim(20, forced=True))
     assert not overspent(window, 5, Ceiling(100, 100), forced=True)
     assert overspent(window, 6, Ceiling(100, 100), forced=True)
-    assert not overspent(window, 6, Ceiling(100, 100), forced=False)
+    assert not overspent(window, 6, Ceiling(100, 100))
 
 
-def test_a_spent_minute_bars_until_the_next() -> None:
-    barrier = weight_barrier(Window(7))
-    assert (barrier.reason, barrier.error.retry_at) == ("weight-budget", 8 * MINUTE)
-    assert barrier.error.problem == "weight-budget-spent"
+@pytest.mark.parametrize(
+    ("window", "claim", "words"),
+    [
+        (Window(7, reported=99), Claim(5), "our share of the address's request weight"),
+        (Window(7, spent=38), Claim(5), "this replica's part"),
+        (Window(7, forced=8), Claim(5, forced=True), "for refreshes on demand"),
+    ],
+)
+def test_a_spent_minute_bars_until_the_next_and_says_what_of_it_is_spent(
+    window: Window, claim: Claim, words: str
+) -> None:
+    barrier = weight_barrier(window, claim, CEILING, 7 * MINUTE)
+    assert barrier is not None
+    assert (barrier.reason, barrier.error.problem) == ("weight-budget", "weight-budget-spent")
+    assert barrier.error.retry_at == 8 * MINUTE
+    assert words in barrier.error.detail
+
+
+# Between accounts: a ceiling of 1000 a minute.
+
+ROOMY = Ceiling(1_000, 1_000)
+
+
+def waits(at: float, *, had: dict[str, int], before: frozenset[str] = frozenset(), account: str = "a") -> int | None:
+    """Ms that an account has to wait at this part of a minute; `None`: it may go."""
+    window = Window(7, spent=sum(had.values()), accounts=had, before=before)
+    now = 7 * MINUTE + int(at * MINUTE)
+    barrier = weight_barrier(window, Claim(5, account), ROOMY, now)
+    return None if barrier is None else (barrier.error.retry_at or 0) - now
+
+
+def test_half_of_the_minutes_weight_may_be_spent_at_any_pace() -> None:
+    assert waits(0, had={"a": 490, "b": 5}) is None
+    assert waits(0, had={"a": 496, "b": 5}) == 30_361  # until the minute has caught up with 50.6 %
+
+
+def test_an_account_that_has_had_less_than_its_equal_slice_does_not_wait() -> None:
+    assert waits(0.2, had={"a": 245, "b": 500}) is None
+    assert waits(0.2, had={"a": 246, "b": 500}) is not None
+    assert waits(0.8, had={"a": 395, "b": 500}) is None
+    assert waits(0.8, had={"a": 396, "b": 500}) is not None
+
+
+def test_an_account_alone_may_have_it_all() -> None:
+    assert waits(0, had={"a": 995}) is None
+    assert waits(0, had={"a": 600}, before=frozenset("b")) is not None
+
+
+def test_nobody_waits_while_the_minute_goes_faster_than_the_weight() -> None:
+    assert waits(0.9, had={"a": 800, "b": 50}) is None
+
+
+def test_what_serves_all_accounts_waits_for_none() -> None:
+    assert waits(0, had={"a": 500, "b": 400}, account="") is None
+
+
+@given(
+    greed=st.integers(1, 40),
+    modesty=st.integers(1, 8),
+    first=st.sampled_from(["greedy", "modest"]),
+)
+def test_no_account_starves_for_another(greed: int, modesty: int, first: str) -> None:
+    """Two accounts over two minutes, by the second: the modest one asks for less than its slice, and always gets it."""
+    wants = {"greedy": greed, "modest": modesty}
+    window, refused = Window(0), {"greedy": 0, "modest": 0}
+    for second in range(120):
+        now = 7 * MINUTE + second * 1_000
+        for name in sorted(wants, key=lambda each: each != first):
+            for _ in range(wants[name]):
+                window = window_at(window, now)
+                claim = Claim(1, name)
+                if weight_barrier(window, claim, ROOMY, now) is None:
+                    window = budget.settle(budget.reserve(window, claim), 1, None)
+                elif second >= 60:
+                    refused[name] += 1
+    assert refused["modest"] == 0
+    assert window.used <= ROOMY.address
+    assert refused["greedy"] == 0 or greed * 60 > 1_000 - modesty * 60
 
 
 @pytest.mark.parametrize(
@@ -173,6 +253,15 @@ def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
     barrier = hold_barrier(Hold(0, NOW, problem))
     assert (barrier.reason, barrier.error.retry_at) == ("not-before", NOW)
     assert barrier.error.problem == (problem if problem in ERRORS else "exchange-banned")
+
+
+def test_a_hold_opens_for_a_probe_when_its_time_has_passed_and_an_epoch_without_one_does_not() -> None:
+    assert not Hold(0, NOW + 1, "x").opens(NOW)
+    assert Hold(0, NOW, "x").opens(NOW)
+    assert not Hold(3).opens(NOW)
+    barrier = probe_barrier(Hold(0, NOW - 5, "exchange-blocked"), NOW)
+    assert (barrier.reason, barrier.error.problem) == ("not-before", "exchange-blocked")
+    assert barrier.error.retry_at == NOW + 1_000
 
 
 def test_back_off_doubles_from_one_second_to_thirty() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from service.exchange.budget import MINUTE, Hold
+from service.exchange.budget import MINUTE, Claim, Hold, Window
 from service.exchange.clock import ExchangeClock
 from service.exchange.egress import ADDRESS, Egress
 from service.settings import Exchange
@@ -18,7 +18,7 @@ def egress(clock: FakeClock) -> Egress:
 def test_a_hold_on_the_address_binds_every_credential(egress: Egress, clock: FakeClock) -> None:
     egress.impose(ADDRESS, BAN)
     for credential in ("one", "two", ADDRESS):
-        barrier = egress.barrier(credential, 1)
+        barrier = egress.barrier(Claim(1, "a", credential))
         assert barrier is not None
         assert (barrier.reason, barrier.error.problem, barrier.error.retry_at) == (
             "not-before",
@@ -26,13 +26,13 @@ def test_a_hold_on_the_address_binds_every_credential(egress: Egress, clock: Fak
             BAN.until,
         )
     clock.advance(5_000)
-    assert egress.barrier("one", 1) is None
+    assert egress.barrier(Claim(1, "a", "one")) is None
 
 
 def test_a_latched_credential_binds_no_other(egress: Egress) -> None:
     egress.impose("one", LATCH)
-    assert egress.barrier("one", 1) is not None
-    assert egress.barrier("two", 1) is None
+    assert egress.barrier(Claim(1, "a", "one")) is not None
+    assert egress.barrier(Claim(1, "a", "two")) is None
 
 
 def test_a_hold_only_grows_until_a_resume_begins_a_new_epoch(egress: Egress) -> None:
@@ -40,9 +40,9 @@ def test_a_hold_only_grows_until_a_resume_begins_a_new_epoch(egress: Egress) -> 
     egress.learn(ADDRESS, Hold(0, START + 1, "exchange-banned"))
     assert egress.hold(ADDRESS) == BAN
     egress.learn(ADDRESS, Hold(1))
-    assert egress.barrier("one", 1) is None
+    assert egress.barrier(Claim(1, "a", "one")) is None
     egress.learn(ADDRESS, BAN)
-    assert egress.barrier("one", 1) is None
+    assert egress.barrier(Claim(1, "a", "one")) is None
 
 
 def test_a_refusal_after_a_resume_stands_in_its_epoch(egress: Egress) -> None:
@@ -55,34 +55,34 @@ def test_the_exchanges_own_limit_lowers_the_ceiling_and_never_raises_it(egress: 
     ceilings: list[float] = []
     for live in (None, 60, 5_000):
         egress.live_limit = live
-        ceilings.append(egress.ceiling.address)
+        ceilings.append(egress.ceiling)
     assert ceilings == [50, 30, 50]
 
 
 def test_without_redis_a_replica_has_its_part_of_the_share(egress: Egress) -> None:
     egress.degraded = True
     for _ in range(5):
-        assert egress.barrier("one", 5) is None
-        egress.reserve(5, forced=False)
-    barrier = egress.barrier("one", 5)
+        assert egress.barrier(Claim(5, "a", "one")) is None
+        egress.reserve(Claim(5))
+    barrier = egress.barrier(Claim(5, "a", "one"))
     assert barrier is not None
     assert barrier.reason == "weight-budget"
     egress.degraded = False
-    assert egress.barrier("one", 5) is None
+    assert egress.barrier(Claim(5, "a", "one")) is None
 
 
 def test_a_neighbours_spending_bars_us_until_the_exchanges_next_minute(egress: Egress, clock: FakeClock) -> None:
-    egress.reserve(5, forced=False)
+    egress.reserve(Claim(5))
     egress.settle(5, 49, START // MINUTE)
-    barrier = egress.barrier("one", 2)
+    barrier = egress.barrier(Claim(2, "a", "one"))
     assert barrier is not None
     assert barrier.error.retry_at == (START // MINUTE + 1) * MINUTE
     clock.advance(barrier.error.retry_at - START)
-    assert egress.barrier("one", 2) is None
+    assert egress.barrier(Claim(2, "a", "one")) is None
 
 
 def test_a_count_of_the_minute_before_says_nothing_of_this_one(egress: Egress, clock: FakeClock) -> None:
-    minute = egress.reserve(5, forced=False)
+    minute = egress.reserve(Claim(5))
     clock.advance(MINUTE)
     egress.settle(5, 49, minute)
     assert egress.window.used == 5
@@ -94,8 +94,47 @@ def test_a_not_before_from_elsewhere_is_capped_at_three_days(egress: Egress, clo
 
 
 def test_a_lost_answer_stays_counted_for_its_minute(egress: Egress, clock: FakeClock) -> None:
-    egress.reserve(5, forced=True)
+    egress.reserve(Claim(5, forced=True))
     egress.abandon(5)
     assert egress.window.used == 5
     clock.advance(MINUTE)
     assert egress.window.used == 0
+
+
+def test_what_the_fleet_has_spent_counts_for_its_minute(egress: Egress, clock: FakeClock) -> None:
+    egress.learn_window(Window(START // MINUTE, spent=48))
+    assert egress.used == 48
+    assert egress.barrier(Claim(5)) is not None
+    assert egress.barrier(Claim(2)) is None
+    clock.advance(MINUTE)
+    assert egress.used == 0
+    assert egress.barrier(Claim(5)) is None
+
+
+def test_what_is_entered_after_the_fleets_figures_counts_on_top_of_them(egress: Egress) -> None:
+    egress.learn_window(Window(START // MINUTE, spent=40))
+    minute = egress.reserve(Claim(5))
+    assert egress.used == 45
+    egress.settle(5, 47, minute)
+    assert egress.used == 47
+
+
+def test_a_refusal_whose_time_has_passed_bars_while_another_replica_probes(egress: Egress, clock: FakeClock) -> None:
+    egress.impose(ADDRESS, BAN)
+    clock.advance(5_000)
+    egress.leave_to_another()
+    barrier = egress.barrier(Claim(5))
+    assert barrier is not None
+    assert barrier.error.retry_at == START + 6_000
+    egress.learn(ADDRESS, Hold(1))  # its probe was answered
+    assert egress.barrier(Claim(5)) is None
+
+
+def test_a_probe_frees_the_address_of_just_the_refusal_it_was_sent_after(egress: Egress) -> None:
+    egress.impose(ADDRESS, BAN)
+    longer = Hold(0, BAN.until + 1, BAN.problem)
+    egress.impose(ADDRESS, longer)
+    egress.reopen(BAN)
+    assert egress.hold(ADDRESS) == longer
+    egress.reopen(longer)
+    assert egress.hold(ADDRESS) == Hold(1)

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -6,9 +7,10 @@ import pytest
 import redis.exceptions as errors
 from fakeredis import FakeAsyncRedis, FakeServer
 
+from service.cache.flight import end
 from service.settings import Redis as RedisSettings
 from service.settings_file import SettingsError
-from service.store.connection import OPERATION_TIMEOUT, AwayError, Link, connect, failure_kind
+from service.store.connection import PATIENCE, TICK, AwayError, Link, Patience, connect, failure_kind, patience
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -80,13 +82,72 @@ async def test_a_probe_that_fails_too_begins_another_pause(wire: Wire, clock: Fa
     assert wire.tries == 3
 
 
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
 async def test_a_hung_operation_is_given_up_after_250_ms(wire: Wire) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(AwayError):
-        await wire.link.run(asyncio.Event().wait)
-    assert OPERATION_TIMEOUT <= loop.time() - began < OPERATION_TIMEOUT + 1
+        await wire.link.run(hang)
+    assert PATIENCE * TICK == 0.25 <= loop.time() - began < 0.25 + 1
     assert wire.metrics.registry.get_sample_value("coinm_redis_failures_total", {"kind": "timeout"}) == 1
+
+
+async def test_all_operations_of_one_refresh_together_wait_no_longer(wire: Wire, clock: FakeClock) -> None:
+    async def slow() -> None:
+        await asyncio.sleep(4 * TICK)
+
+    async def patient() -> int:
+        done = 0
+        with patience():
+            for _ in range(9):
+                try:
+                    await wire.link.run(slow)
+                except AwayError:
+                    clock.advance(1_000)  # the pause after a failure is another matter
+                else:
+                    done += 1
+        return done
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert await patient() <= 3
+    assert loop.time() - began < 0.25 + 1
+    await wire.link.run(slow)  # outside of it, another refresh
+
+
+async def test_a_busy_event_loop_is_not_taken_for_a_slow_redis(wire: Wire) -> None:
+    async def busy() -> bool:
+        answer = asyncio.ensure_future(wire.ping())
+        time.sleep(2 * PATIENCE * TICK)  # noqa: ASYNC251 - this is what a burst of callers does to the loop
+        return await answer
+
+    assert await wire.link.run(busy)
+    assert wire.link.up
+
+
+async def test_a_heartbeat_notices_that_redis_goes_and_comes_without_a_request(wire: Wire, clock: FakeClock) -> None:
+    wire.server.connected = False
+    beating = asyncio.create_task(wire.link.beat("heartbeat"))
+    while wire.link.up:
+        await asyncio.sleep(0)
+    wire.server.connected = True
+    clock.advance(1_000)
+    async with asyncio.timeout(10):
+        while not wire.link.up:
+            await asyncio.sleep(0.01)
+    await end(beating)
+    assert 0 < await wire.redis.pttl("heartbeat") <= 5_000
+
+
+async def test_a_heartbeat_has_more_patience_than_a_request(wire: Wire) -> None:
+    async def slow() -> bool:
+        await asyncio.sleep(2 * PATIENCE * TICK)
+        return True
+
+    assert await wire.link.run(slow, Patience(4 * PATIENCE))
 
 
 async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
@@ -116,6 +177,7 @@ async def test_a_bug_of_ours_is_not_taken_for_redis_being_away(wire: Wire) -> No
         (errors.NoPermissionError(), "refused"),
         (errors.ReadOnlyError(), "read-only"),
         (errors.MaxConnectionsError(), "busy"),
+        (errors.OutOfMemoryError(), "full"),
         (errors.TimeoutError(), "timeout"),
         (TimeoutError(), "timeout"),
         (errors.ConnectionError(), "unreachable"),
@@ -127,12 +189,12 @@ def test_failures_are_told_apart_by_what_the_operator_can_do(error: Exception, k
     assert failure_kind(error) == kind
 
 
-def test_a_client_never_repeats_and_never_waits_long(tmp_path: Path) -> None:
+def test_a_client_never_repeats_and_waits_longer_than_an_operation_may(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("canary\n")
     settings = RedisSettings(url="redis://u@redis:7000/3", password_file=tmp_path / "password")
     options = connect(settings).connection_pool.connection_kwargs
     assert (options["host"], options["port"], options["db"], options["password"]) == ("redis", 7000, 3, "canary")
-    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (0.2, 0.2)
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (2, 0.2)
     assert options["retry"].get_retries() == 0
 
 
@@ -160,3 +222,4 @@ def test_sentinels_have_a_password_of_their_own(tmp_path: Path) -> None:
     assert (pool.service_name, pool.connection_kwargs["password"]) == ("m", "password")
     assert [(each["host"], each["port"]) for each in sentinels] == [("a", 26379), ("::1", 26380)]
     assert {each["password"] for each in sentinels} == {"sentinel"}
+    assert {each["socket_timeout"] for each in sentinels} == {0.1}  # so that the next is asked before time is up

@@ -1,0 +1,137 @@
+"""The lease and the fenced store, beside the simplest thing that could be right; for hypothesis to set against them."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from redis.asyncio import Redis
+
+from service.exchange.errors import ExchangeTimeoutError
+from service.store.accounts import AccountStore
+from service.store.connection import Link
+from service.store.entries import Entry, Failed, Look, Try
+from service.store.scripts import AccountKeys, Scripts
+from service.telemetry.metrics import Metrics
+from tests.support import FakeClock
+
+KEYS = AccountKeys(
+    snapshot="s", credential="c", failures="f", lease="l", address_hold="a", credential_hold="h", channel="n"
+)
+LIFE = 10_000_000
+"""Ms; far longer than a test, so that age plays no part but where it is asked for."""
+SOON = 1_000_000
+REPLICAS = st.sampled_from(["first", "second", "third"])
+TIMES = st.integers(1, 9)
+GENERATIONS = st.integers(1, 3)
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What the snapshot is remembered by."""
+
+    asked_at: int
+    generation: int
+    body: bytes
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Replicas that take, renew, lose and give back the lease, and store what they have; any order, any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.redis = self.connect()
+        self.store = AccountStore(Link(self.redis, FakeClock(), Metrics()), Scripts(self.redis), KEYS, "id")
+        self.do(self.redis.flushdb())
+        self.holder: str | None = None
+        self.kept: Kept | None = None
+        self.failed: int | None = None
+        self.generation = 0
+        self.stored = 0
+
+    def connect(self) -> Redis:
+        """A client of the Redis to be tried; with the loop running."""
+        raise NotImplementedError
+
+    def do(self, awaitable: Any) -> Any:
+        async def wait() -> Any:
+            return await awaitable
+
+        return self.runner.run(wait())
+
+    def teardown(self) -> None:
+        self.do(self.redis.aclose())
+        self.runner.close()
+
+    @rule(replica=REPLICAS, known=TIMES, acceptable=st.sampled_from([0, LIFE]), own=st.integers(0, 3))
+    def take(self, replica: str, known: int, acceptable: int, own: int) -> None:
+        look: Look = self.do(self.store.take(known, Try(replica, acceptable, own)))
+        newer = self.kept is not None and self.kept.asked_at > known
+        if newer and acceptable:
+            expected = "needless"
+        elif 0 < own < self.generation:
+            expected = "superseded"
+        elif self.holder in (None, replica):
+            expected, self.holder = "taken", replica
+        else:
+            expected = "busy"
+        assert look.lease == expected
+        assert (look.entry is not None) == newer
+
+    @rule(replica=REPLICAS)
+    def renew(self, replica: str) -> None:
+        assert self.do(self.store.renew(replica)) == (replica == self.holder)
+
+    @rule(replica=REPLICAS)
+    def release(self, replica: str) -> None:
+        self.do(self.store.release(replica))
+        self.holder = None if replica == self.holder else self.holder
+
+    @rule()
+    def expire(self) -> None:
+        self.do(self.redis.delete(KEYS.lease))
+        self.holder = None
+
+    @rule(identity=st.sampled_from(["one", "other"]))
+    def rotate(self, identity: str) -> None:
+        """Somebody proves a credential: another one than the last begins a generation."""
+        prover = AccountStore(Link(self.redis, FakeClock(), Metrics()), Scripts(self.redis), KEYS, identity)
+        proved: int = self.do(prover.prove())
+        assert proved in (self.generation, self.generation + 1)
+        self.generation = proved
+
+    @rule(replica=REPLICAS, asked_at=TIMES, generation=GENERATIONS)
+    def keep(self, replica: str, asked_at: int, generation: int) -> None:
+        self.stored += 1
+        body = b"%d" % self.stored
+        verdict = self.do(self.store.keep(Entry(body, asked_at, generation, LIFE, {}), SOON, replica))
+        if replica != self.holder:
+            assert verdict == "lost"
+            return
+        self.holder = None
+        if self.kept and self.kept.generation > generation:
+            assert verdict == "superseded"
+        elif self.kept and self.kept.asked_at > asked_at:
+            assert verdict == "older"
+        else:
+            assert verdict == "kept"
+            self.kept, self.failed = Kept(asked_at, generation, body), None
+
+    @rule(replica=REPLICAS, count=st.integers(1, 9))
+    def fail(self, replica: str, count: int) -> None:
+        self.do(self.store.fail(Failed(count, ExchangeTimeoutError("x"), 1_000), replica))
+        if replica == self.holder:
+            self.holder, self.failed = None, count
+
+    @invariant()
+    def what_is_shared_is_what_the_model_says(self) -> None:
+        look: Look = self.do(self.store.look(0))
+        found = look.entry and Kept(look.entry.asked_at, look.entry.generation, look.entry.body)
+        assert found == self.kept
+        assert (look.failed and look.failed.count) == self.failed
+
+    @invariant()
+    def the_lease_is_with_whom_the_model_says(self) -> None:
+        holder: bytes | None = self.do(self.redis.get(KEYS.lease))
+        assert (holder and holder.decode()) == self.holder

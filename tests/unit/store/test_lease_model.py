@@ -1,0 +1,20 @@
+"""The lease and store scripts against a reference model, on the embedded Redis; the fleet tests do so on a real one."""
+
+from typing import Any, cast
+
+from fakeredis import FakeAsyncRedis, FakeServer
+from hypothesis import HealthCheck, settings
+from redis.asyncio import Redis
+
+from tests.unit.store.lease_model import LeaseMachine
+
+
+class OnFakeRedis(LeaseMachine):
+    def connect(self) -> Redis:
+        return cast("Any", FakeAsyncRedis(server=FakeServer()))
+
+
+TestOnFakeRedis = OnFakeRedis.TestCase
+TestOnFakeRedis.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -1,0 +1,233 @@
+"""The ledger's Lua scripts by what they promise, on an embedded Redis."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fakeredis import FakeAsyncRedis, FakeServer
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from service.exchange.budget import MAX_HOLD, MINUTE, NO_HOLD, Claim, Hold, Window
+from service.exchange.clock import ExchangeClock
+from service.exchange.ports import Holds, Reservation
+from service.store.connection import AwayError, Link
+from service.store.ledger import LEDGER_MEMORY, EgressLedger, window_of
+from service.store.scripts import EgressKeys, Scripts
+from service.telemetry.metrics import Metrics
+from tests.support import START, FakeClock
+
+KEYS = EgressKeys(hold="a", probe="p", ledger="l", credential_holds={"main": "h", "other": "o"})
+BAN = Hold(0, START + 5_000, "exchange-banned")
+NOW = START // MINUTE
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+@pytest.fixture
+async def redis(server: FakeServer) -> AsyncIterator[Any]:
+    async with FakeAsyncRedis(server=server) as redis:
+        yield redis
+
+
+@pytest.fixture
+def ledger(redis: Any, clock: FakeClock) -> EgressLedger:
+    return EgressLedger(Link(redis, clock, Metrics()), Scripts(redis), KEYS, ExchangeClock(clock))
+
+
+def entry(number: int, weight: int = 5, account: str = "main", *, forced: bool = False) -> Reservation:
+    return Reservation(f"id-{number}", NOW, Claim(weight, account, "identity", forced))
+
+
+async def window(ledger: EgressLedger, minute: int = NOW) -> Window:
+    """What the next call of a minute would see."""
+    peek = Reservation("peek", minute, Claim(0))
+    standing = await ledger.reserve(peek)
+    await ledger.cancel(peek)
+    assert standing is not None
+    return standing.window
+
+
+async def holds(ledger: EgressLedger, account: str = "main") -> Holds:
+    standing = await ledger.reserve(Reservation("peek", NOW, Claim(0, account)))
+    assert standing is not None
+    return standing.holds
+
+
+async def test_a_call_sees_what_all_replicas_have_entered_before_it(ledger: EgressLedger) -> None:
+    windows = [(await ledger.reserve(entry(number))) for number in range(3)]
+    assert [standing.window.used for standing in windows if standing] == [0, 5, 10]
+
+
+async def test_a_reservation_counts_once_however_often_it_comes(ledger: EgressLedger) -> None:
+    for _ in range(3):
+        await ledger.reserve(entry(1, forced=True))
+    assert await window(ledger) == Window(NOW, pending=5, forced=5, accounts={"main": 5})
+
+
+async def test_an_answered_call_is_spent_once_and_brings_the_exchanges_count(ledger: EgressLedger) -> None:
+    await ledger.reserve(entry(1))
+    for reported in (40, 90):
+        await ledger.settle(entry(1), reported)
+    assert await window(ledger) == Window(NOW, reported=40, spent=5, accounts={"main": 5})
+
+
+async def test_the_exchanges_count_never_falls_within_a_minute_and_may_be_missing(ledger: EgressLedger) -> None:
+    for number, reported in enumerate((40, 30, None)):
+        await ledger.reserve(entry(number))
+        await ledger.settle(entry(number), reported)
+    assert (await window(ledger)).reported == 40
+
+
+async def test_a_call_that_was_not_sent_costs_nothing_but_tells_that_its_account_asked(ledger: EgressLedger) -> None:
+    await ledger.reserve(entry(1, forced=True))
+    for _ in range(2):
+        await ledger.cancel(entry(1, forced=True))
+    assert await window(ledger) == Window(NOW, accounts={"main": 0})
+
+
+async def test_calls_that_serve_all_accounts_are_nobodys(ledger: EgressLedger) -> None:
+    await ledger.reserve(entry(1, weight=1, account=""))
+    assert await window(ledger) == Window(NOW, pending=1)
+
+
+async def test_a_new_minute_starts_at_zero_but_for_what_is_under_way(ledger: EgressLedger) -> None:
+    for number in (1, 2):
+        await ledger.reserve(entry(number))
+    await ledger.settle(entry(1), 80)
+    assert await window(ledger, NOW + 1) == Window(NOW + 1, pending=5, before=frozenset({"main"}))
+    await ledger.settle(entry(2), 85)
+    assert await window(ledger, NOW + 1) == Window(NOW + 1, before=frozenset({"main"}))
+    assert await window(ledger, NOW + 2) == Window(NOW + 2)
+
+
+async def test_a_minutes_ledger_is_forgotten_in_time(ledger: EgressLedger, redis: Any) -> None:
+    await ledger.reserve(entry(1))
+    lives = [await redis.pttl(key) for key in (f"l:{NOW}", f"l:{NOW}:calls")]
+    assert all(LEDGER_MEMORY - 1_000 < life <= LEDGER_MEMORY for life in lives)
+
+
+def test_what_somebody_else_wrote_into_a_ledger_counts_as_nothing() -> None:
+    foreign = {b"spent": b"much", b"pending": b"-5", b"account:main": b"1.5", b"other": b"7"}
+    assert window_of(7, foreign, {b"pending": b"\xff"}) == Window(7, accounts={"main": 0})
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["reserve", "settle", "cancel"]), st.integers(0, 5), st.booleans()), max_size=40)
+)
+async def test_however_calls_come_and_go_the_ledger_is_what_a_plain_count_says(
+    steps: list[tuple[str, int, bool]],
+) -> None:
+    async with FakeAsyncRedis(server=FakeServer()) as redis:
+        clock = FakeClock()
+        link = Link(redis, clock, Metrics())  # type: ignore[arg-type]  # fakeredis' class is not redis-py's
+        ledger = EgressLedger(link, Scripts(redis), KEYS, ExchangeClock(clock))  # type: ignore[arg-type]  # as above
+        flying: dict[int, bool] = {}
+        spent = forced = 0
+        for kind, number, by_force in steps:
+            if kind == "reserve" and number not in flying:
+                flying[number] = by_force
+                forced += 5 * by_force
+            was_forced = flying.get(number, False)
+            call = entry(number, forced=was_forced)
+            match kind:
+                case "reserve":
+                    await ledger.reserve(call)
+                case "settle":
+                    spent += 5 * (flying.pop(number, None) is not None)
+                    await ledger.settle(call, None)
+                case _:
+                    forced -= 5 * flying.pop(number, False)
+                    await ledger.cancel(call)
+        found = await window(ledger)
+    assert (found.pending, found.spent, found.forced) == (5 * len(flying), spent, forced)
+
+
+# Not-befores.
+
+
+async def test_a_hold_only_grows(ledger: EgressLedger) -> None:
+    for until in (5_000, 4_000, 6_000, 1):
+        await ledger.hold_address(Hold(0, START + until, f"until-{until}"))
+    found = await holds(ledger)
+    assert (found.address, found.credential) == (Hold(0, START + 6_000, "until-6000"), NO_HOLD)
+
+
+async def test_address_and_credentials_are_held_apart(ledger: EgressLedger) -> None:
+    latch = Hold(0, START + 9_000, "exchange-rejected-credentials")
+    await ledger.hold_credential("main", latch)
+    found = [await holds(ledger, account) for account in ("main", "other", "")]
+    assert [each.credential for each in found] == [latch, NO_HOLD, NO_HOLD]
+    assert {each.address for each in found} == {NO_HOLD}
+
+
+async def test_a_hold_is_remembered_far_longer_than_it_can_last(ledger: EgressLedger, redis: Any) -> None:
+    await ledger.hold_address(BAN)
+    assert await redis.pttl("a") > 9 * MAX_HOLD
+
+
+async def test_the_life_a_hold_has_left_tells_what_time_it_is_at_the_exchange(ledger: EgressLedger, redis: Any) -> None:
+    assert (await holds(ledger)).now is None
+    await ledger.hold_address(BAN)
+    now = (await holds(ledger)).now
+    assert now is not None
+    assert START <= now < START + 1_000
+    await redis.persist("a")  # somebody's hand: without an end it tells no time
+    assert (await holds(ledger)).now is None
+
+
+async def test_a_resume_says_what_it_forgot_and_voids_older_holds(ledger: EgressLedger) -> None:
+    await ledger.hold_address(BAN)
+    assert await ledger.resume("main") == {"address": BAN, "credential": NO_HOLD}
+    assert (await holds(ledger)).address == Hold(1)
+    await ledger.hold_address(replace(BAN, until=10**13))  # a replica that hasn't heard of it
+    assert (await holds(ledger)).address == Hold(1)
+    await ledger.hold_address(replace(BAN, epoch=1))
+    assert (await holds(ledger)).address == replace(BAN, epoch=1)
+
+
+async def test_an_epoch_that_redis_lost_is_taught_anew(ledger: EgressLedger) -> None:
+    await ledger.hold_address(replace(BAN, epoch=4))
+    await ledger.hold_address(Hold(3, START + 9_000, "exchange-banned"))
+    assert (await holds(ledger)).address == replace(BAN, epoch=4)
+
+
+@pytest.mark.parametrize("foreign", [{"epoch": "x"}, {"until": "canary"}, {"problem": b"\xff", "until": "1.5"}])
+async def test_what_somebody_else_wrote_is_no_hold_and_does_not_stop_one(
+    ledger: EgressLedger, redis: Any, foreign: dict[str, Any]
+) -> None:
+    await redis.hset("a", mapping=foreign)
+    assert (await holds(ledger)).address.until == 0
+    await ledger.hold_address(BAN)
+    assert (await holds(ledger)).address == BAN
+    assert (await ledger.resume("main"))["address"] == BAN
+
+
+async def test_one_replica_may_probe(ledger: EgressLedger, redis: Any) -> None:
+    assert [await ledger.probe(5_000), await ledger.probe(5_000)] == [True, False]
+    await redis.delete("p")  # its time has passed
+    assert await ledger.probe(5_000) is True
+
+
+async def test_an_answered_probe_voids_the_hold_it_was_sent_after_and_no_other(ledger: EgressLedger) -> None:
+    await ledger.hold_address(BAN)
+    await ledger.reopen(replace(BAN, until=BAN.until - 1))
+    assert (await holds(ledger)).address == BAN
+    await ledger.reopen(BAN)
+    assert (await holds(ledger)).address == Hold(1)
+
+
+async def test_while_redis_is_away_nothing_raises_but_a_resume(ledger: EgressLedger, server: FakeServer) -> None:
+    server.connected = False
+    assert (await ledger.reserve(entry(1)), await ledger.probe(1_000)) == (None, None)
+    await ledger.settle(entry(1), 5)
+    await ledger.cancel(entry(1))
+    await ledger.hold_address(BAN)
+    await ledger.hold_credential("main", BAN)
+    await ledger.reopen(BAN)
+    with pytest.raises(AwayError):
+        await ledger.resume("main")
