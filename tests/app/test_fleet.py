@@ -198,7 +198,7 @@ async def test_a_success_anywhere_ends_the_pause_everywhere(stage: Stage) -> Non
     assert cache_status(await other.get()) == "fwd=miss; stored"
     await stage.advance(10_000)
     stage.fail("not-json")
-    assert cache_status(await one.get()) == "fwd=stale; fwd-status=200; ttl=-9; detail=stale-if-error"
+    assert cache_status(await one.get()).endswith("detail=stale-if-error")
     await stage.advance(500)
     assert cache_status(await other.get()).endswith("detail=backoff")
     await stage.advance(500)  # one second: the first of a new row

@@ -128,16 +128,19 @@ async def test_a_busy_event_loop_is_not_taken_for_a_slow_redis(wire: Wire) -> No
     assert wire.link.up
 
 
+async def until(link: Link, *, up: bool) -> None:
+    async with asyncio.timeout(10):
+        while link.up != up:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_heartbeat_notices_that_redis_goes_and_comes_without_a_request(wire: Wire, clock: FakeClock) -> None:
     wire.server.connected = False
     beating = asyncio.create_task(wire.link.beat("heartbeat"))
-    while wire.link.up:
-        await asyncio.sleep(0)
+    await until(wire.link, up=False)
     wire.server.connected = True
     clock.advance(1_000)
-    async with asyncio.timeout(10):
-        while not wire.link.up:
-            await asyncio.sleep(0.01)
+    await until(wire.link, up=True)
     await end(beating)
     assert 0 < await wire.redis.pttl("heartbeat") <= 5_000
 

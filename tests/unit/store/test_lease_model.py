@@ -1,6 +1,6 @@
 """The lease and store scripts against a reference model, on the embedded Redis; the fleet tests do so on a real one."""
 
-from typing import Any, cast
+from typing import cast
 
 from fakeredis import FakeAsyncRedis, FakeServer
 from hypothesis import HealthCheck, settings
@@ -11,7 +11,7 @@ from tests.unit.store.lease_model import LeaseMachine
 
 class OnFakeRedis(LeaseMachine):
     def connect(self) -> Redis:
-        return cast("Any", FakeAsyncRedis(server=FakeServer()))
+        return cast("Redis", FakeAsyncRedis(server=FakeServer()))
 
 
 TestOnFakeRedis = OnFakeRedis.TestCase

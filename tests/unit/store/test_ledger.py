@@ -124,8 +124,8 @@ async def test_however_calls_come_and_go_the_ledger_is_what_a_plain_count_says(
 ) -> None:
     async with FakeAsyncRedis(server=FakeServer()) as redis:
         clock = FakeClock()
-        link = Link(redis, clock, Metrics())  # type: ignore[arg-type]  # fakeredis' class is not redis-py's
-        ledger = EgressLedger(link, Scripts(redis), KEYS, ExchangeClock(clock))  # type: ignore[arg-type]  # as above
+        link = Link(redis, clock, Metrics())
+        ledger = EgressLedger(link, Scripts(redis), KEYS, ExchangeClock(clock))
         flying: dict[int, bool] = {}
         spent = forced = 0
         for kind, number, by_force in steps:
