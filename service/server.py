@@ -30,6 +30,11 @@ _SERVER_LOGS = {
     # Errors alone, through our own queue: its warning is that embedding is experimental, at every start.
     "loggers": {"_granian": {"level": "ERROR", "propagate": True}},
 }
+BACKLOG = 1024
+"""Connections that wait to be accepted: a burst of callers, while the loop is busy with the one before."""
+CONCURRENT_REQUESTS = 10_000
+"""Requests under way. granian's own 128 would let so many waiters for one slow refresh shut out everybody else, health
+probes too; ours cost some kilobytes each, and wait no longer than a refresh and 3 s."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -104,6 +109,8 @@ def _granian(app: App, settings: ServerSettings) -> Server:
         interface=Interfaces.ASGI,
         http=HTTPModes.http1,  # `Connection: close` is how callers are told to go elsewhere; HTTP/2 forbids it
         websockets=False,
+        backlog=BACKLOG,
+        backpressure=CONCURRENT_REQUESTS,
         log_level=LogLevels.error,
         log_dictconfig=_SERVER_LOGS,
         ssl_cert=settings.tls_certificate_file,
