@@ -49,6 +49,23 @@ async def test_a_hundred_callers_with_different_filters_on_a_cold_cache_cause_on
         assert rows_in(answer.json()) <= rows
 
 
+async def test_hundreds_who_wait_for_a_slow_exchange_keep_no_probe_waiting(
+    gateway: GatewayProcess, exchange: Exchange
+) -> None:
+    """The server's own default is 128 requests at a time."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=gateway.url, headers=bearer(), timeout=30, limits=limits) as caller:
+        exchange.hold()
+        asked = [asyncio.create_task(caller.get("/v1/accounts/main")) for _ in range(300)]
+        await exchange.wait_held()
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as probe:
+            healthy = await asyncio.gather(*(probe.get("/healthz") for _ in range(10)))
+        exchange.release()
+        answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in healthy} == {200}
+    assert {answer.status_code for answer in answers} == {200}
+
+
 async def test_ten_seconds_of_polling_by_fifty_callers_cause_at_most_eleven_account_calls(
     tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
 ) -> None:
