@@ -229,6 +229,8 @@ def failure_kind(exc: Exception) -> str:
     match exc:
         case AuthenticationError() | AuthorizationError() | NoPermissionError():
             return "refused"
+        case ResponseError() if "ACL failure" in str(exc):  # how Redis says so of a command within a script
+            return "refused"
         case ReadOnlyError():
             return "read-only"
         case OutOfMemoryError():

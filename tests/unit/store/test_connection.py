@@ -178,6 +178,7 @@ async def test_a_bug_of_ours_is_not_taken_for_redis_being_away(wire: Wire) -> No
         (errors.AuthenticationError(), "refused"),
         (errors.AuthorizationError(), "refused"),
         (errors.NoPermissionError(), "refused"),
+        (errors.ResponseError("ACL failure in script: User x has no permissions to run the 'set' command"), "refused"),
         (errors.ReadOnlyError(), "read-only"),
         (errors.MaxConnectionsError(), "busy"),
         (errors.OutOfMemoryError(), "full"),
