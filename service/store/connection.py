@@ -79,6 +79,10 @@ FAILURES = {
 """What can be wrong with it, in words for an operator."""
 
 
+_REFUSED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
+"""How Redis says, since 7.2 and before, that the ACL denies a command to a script of ours."""
+
+
 def connect(settings: RedisSettings) -> Redis:
     """A client; connects when it is first used.
 
@@ -229,7 +233,7 @@ def failure_kind(exc: Exception) -> str:
     match exc:
         case AuthenticationError() | AuthorizationError() | NoPermissionError():
             return "refused"
-        case ResponseError() if "ACL failure" in str(exc):  # how Redis says so of a command within a script
+        case ResponseError() if any(words in str(exc) for words in _REFUSED_IN_SCRIPT):
             return "refused"
         case ReadOnlyError():
             return "read-only"

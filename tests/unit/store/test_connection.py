@@ -179,6 +179,7 @@ async def test_a_bug_of_ours_is_not_taken_for_redis_being_away(wire: Wire) -> No
         (errors.AuthorizationError(), "refused"),
         (errors.NoPermissionError(), "refused"),
         (errors.ResponseError("ACL failure in script: User x has no permissions to run the 'set' command"), "refused"),
+        (errors.ResponseError("The user executing the script can't run this command or subcommand"), "refused"),
         (errors.ReadOnlyError(), "read-only"),
         (errors.MaxConnectionsError(), "busy"),
         (errors.OutOfMemoryError(), "full"),
