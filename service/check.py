@@ -13,6 +13,7 @@ from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
 from service.store.connection import AwayError
+from service.store.rehearsal import rehearse
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -74,7 +75,7 @@ def _weight(gateway: Gateway) -> Finding:
 
 async def _redis(gateway: Gateway) -> Sequence[Finding]:
     try:
-        await next(iter(gateway.stores.values())).try_out()
+        await rehearse(gateway.redis, gateway.settings, gateway.exchange.clock)
         info = await gateway.redis.run(gateway.redis.info)
     except AwayError as exc:
         return [Finding("redis", "fail", str(exc))]

@@ -38,22 +38,17 @@ class AccountStore:
         self._scripts = scripts
         self._credential = credential
 
-    async def try_out(self) -> None:
-        """One harmless operation of the real kind.
-
-        Raises:
-            AwayError: why it failed.
-        """
-        await self._look(0, _JUST_LOOK)
-
     async def look(self, known: int) -> Look | None:
         """What is shared now; the snapshot only if it is newer than `known` (its asked_at). `None`: away."""
         return await self.take(known, _JUST_LOOK)
 
     async def take(self, known: int, wanted: Try) -> Look | None:
         """The same, and a try for the lease if no shared snapshot is young enough to do without."""
+        own = self.keys
+        keys = [own.snapshot, own.address_hold, own.credential_hold, own.failures, own.lease, own.credential]
+        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.acceptable, wanted.generation]
         try:
-            found = await self._look(known, wanted)
+            found: Found = await self._link.run(lambda: self._scripts.look(keys=keys, args=args))
         except AwayError:
             return None
         entry, remaining, body, address, address_ttl, credential, credential_ttl, failed, failed_ttl, lease = found
@@ -107,13 +102,6 @@ class AccountStore:
     def _news(self) -> tuple[str, str]:
         """Channel and message that tell the replicas to look."""
         return self.keys.channel, self.keys.snapshot
-
-    async def _look(self, known: int, wanted: Try) -> Found:
-        own = self.keys
-        keys = [own.snapshot, own.address_hold, own.credential_hold, own.failures, own.lease, own.credential]
-        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.acceptable, wanted.generation]
-        found: Found = await self._link.run(lambda: self._scripts.look(keys=keys, args=args))
-        return found
 
 
 def _entry(fields: list[bytes | None], body: bytes | None) -> Entry | None:

@@ -12,7 +12,7 @@ from service.exchange.errors import ExchangeTimeoutError, ExchangeUnavailableErr
 from service.exchange.ports import Holds
 from service.settings import Redis, Settings
 from service.store.accounts import FAILURE_MEMORY, LEASE, AccountStore
-from service.store.connection import AwayError, Link
+from service.store.connection import Link
 from service.store.entries import Entry, Failed, Kept, Try
 from service.store.scripts import AccountKeys, Scripts, account_keys, egress_keys
 from service.telemetry.metrics import Metrics
@@ -344,14 +344,12 @@ async def test_a_proof_without_its_generation_begins_one(store: AccountStore, re
     assert await store.prove() == 1
 
 
-async def test_while_redis_is_away_nothing_raises_but_a_try_out(store: AccountStore, server: FakeServer) -> None:
+async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: FakeServer) -> None:
     server.connected = False
     assert (await store.look(0), await store.take(0, ASK), await store.renew("mine")) == (None, None, None)
     assert (await store.keep(ENTRY, 1_000, "mine"), await store.prove()) == (None, None)
     await store.release("mine")
     await store.fail(Failed(1, OUTAGE, 1_000), "mine")
-    with pytest.raises(AwayError):
-        await store.try_out()
 
 
 def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> None:

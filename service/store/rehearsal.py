@@ -1,0 +1,65 @@
+"""Everything the gateway asks of Redis, once and without consequence: what `coinm-gateway check` finds out by."""
+
+import secrets
+
+from msgspec.structs import replace
+
+from service.exchange.budget import NO_HOLD, Claim
+from service.exchange.clock import ExchangeClock
+from service.exchange.errors import ExchangeUnavailableError
+from service.exchange.ports import Reservation
+from service.settings import Settings
+from service.store.accounts import AccountStore
+from service.store.connection import Link
+from service.store.entries import Entry, Failed, Try
+from service.store.ledger import EgressLedger
+from service.store.scripts import AccountKeys, EgressKeys, Scripts, account_keys, egress_keys
+
+NOBODY = "~rehearsal"
+"""An account and an egress that no settings can name."""
+_LIFE = 1_000
+"""Ms that what it writes would last if it were not removed."""
+
+
+async def rehearse(link: Link, settings: Settings, clock: ExchangeClock) -> None:
+    """Every script and command, on keys of nobody's.
+
+    Raises:
+        AwayError: why one of them failed.
+    """
+    nowhere = replace(settings, exchange=replace(settings.exchange, egress=NOBODY))
+    token = secrets.token_hex(8)
+    keys, scripts = account_keys(nowhere, NOBODY, token), Scripts(link.redis)
+    store, egress = AccountStore(link, scripts, keys, token), egress_keys(nowhere, {NOBODY: keys})
+    await _refresh(store, token)
+    await _spend(EgressLedger(link, scripts, egress, clock), token)
+    await link.run(lambda: _subscribe_and_clear(link, keys, egress))  # fails too if one before it did
+
+
+async def _refresh(store: AccountStore, token: str) -> None:
+    wanted = Try(token, 0, 0)
+    _ = await store.take(0, wanted), await store.renew(token), await store.prove()
+    _ = await store.keep(Entry(b"{}", 1, 1, _LIFE, {}), _LIFE, token)
+    _ = await store.take(0, wanted)
+    await store.fail(Failed(1, ExchangeUnavailableError(""), 0), token)
+    _ = await store.take(0, wanted)
+    await store.release(token)
+
+
+async def _spend(ledger: EgressLedger, token: str) -> None:
+    answered = Reservation(token, 0, Claim(1, NOBODY, forced=True))
+    cancelled = replace(answered, id=f"{token}-cancelled")
+    for call in (answered, cancelled):
+        _ = await ledger.reserve(call)
+    await ledger.settle(answered, 1)
+    await ledger.cancel(cancelled)
+    await ledger.hold_address(NO_HOLD)
+    await ledger.reopen(NO_HOLD)
+    _ = await ledger.probe(_LIFE)
+
+
+async def _subscribe_and_clear(link: Link, keys: AccountKeys, egress: EgressKeys) -> None:
+    async with link.redis.pubsub() as subscription:
+        await subscription.subscribe(keys.channel)
+    names = [keys.snapshot, keys.credential, keys.failures, keys.lease, egress.hold, egress.probe]
+    await link.redis.delete(*names, f"{egress.ledger}:0", f"{egress.ledger}:0:calls")
