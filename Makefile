@@ -25,8 +25,9 @@ install: .venv/.installed  ## the environment alone: .venv/bin/coinm-gateway
 demo: install  ## the gateway before a simulated exchange, with an embedded Redis
 	@exec $(BIN)/python -m simulator demo
 
+# Two workers: most of the time tests wait for other processes. A file's tests stay together, and in order.
 test: install  ## every test, with branch coverage of service/
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -10,10 +10,15 @@ from typing import cast
 import pytest
 
 from service.telemetry import logs
-from tests.programs import pytest_collection_modifyitems, pytest_terminal_summary
+from tests.programs import (
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from tests.support import FakeClock
 
-__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary"]
+__all__ = ["pytest_collection_modifyitems", "pytest_configure", "pytest_sessionfinish", "pytest_terminal_summary"]
 
 
 @pytest.fixture

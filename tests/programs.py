@@ -3,13 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
-PROGRAMS = {"redis_port": "redis-server", "curl": "curl", "chromium": "chromium"}
+PROGRAMS = {"redis_port": "redis-server", "redis_servers": "redis-server", "curl": "curl", "chromium": "chromium"}
 """By the fixture that starts it."""
 
 _NOT_RUN = pytest.StashKey[list[str]]()
+_TOLD = "not run"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -18,6 +20,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not_run:
         config.hook.pytest_deselected(items=not_run)
         items[:] = [item for item in items if item not in not_run]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands its list to the process that reports."""
+    told: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told[_TOLD] = session.config.stash.get(_NOT_RUN, [])
+
+
+class Workers:
+    """What the reporting process hears of its workers; each has collected every test."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        node.config.stash[_NOT_RUN] = node.workeroutput.get(_TOLD, []) if hasattr(node, "workeroutput") else []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Workers())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,5 +1,8 @@
 """Fakes at the outer seams, and settings written as an operator would write them."""
 
+import contextlib
+import itertools
+import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -151,8 +154,18 @@ def _toml(value: object) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that no outgoing connection is given (Linux: 32768 and up).
+
+    Each worker has a range of its own, so that two tests are never given the same.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = FIRST_PORT + worker % WORKERS * PORTS + next(_numbers) % PORTS
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+FIRST_PORT, PORTS, WORKERS = 12_000, 2_500, 8
+"""20,000 ports below the outgoing ones; the first of each worker is its process' own, for runs beside each other."""
+_numbers = itertools.count(os.getpid() * 37)

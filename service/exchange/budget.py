@@ -22,6 +22,8 @@ from service.exchange.errors import (
 )
 
 MINUTE = 60_000
+ACCOUNT_WEIGHT = 5
+"""Of `GET /dapi/v1/account`, by the exchange's page on it."""
 MAX_HOLD = 3 * 24 * 60 * MINUTE
 """Ms. The exchange's longest ban; also keeps a misread time from being an outage for ever."""
 UNDATED_BAN = 10 * MINUTE

@@ -100,9 +100,19 @@ class Egress:
         self._probed_until = self.clock.now() + budget.PROBE_PAUSE
 
     def _weight_barrier(self, claim: Claim, now: int) -> Barrier | None:
-        ceiling = self.ceiling
-        share = ceiling / self._settings.expected_replicas if self.degraded else ceiling
-        barrier = budget.weight_barrier(self.window, claim, Ceiling(ceiling, share), now)
+        together = self.ceiling
+        barrier = budget.weight_barrier(self.window, claim, self._own_ceiling(together), now)
         if barrier is None and self._fleet.minute == self.window.minute:
-            barrier = budget.weight_barrier(self._fleet, claim, Ceiling(ceiling, ceiling), now)
+            barrier = budget.weight_barrier(self._fleet, claim, Ceiling(together, together), now)
         return barrier
+
+    def _own_ceiling(self, together: float) -> Ceiling:
+        """For this replica's window.
+
+        Without Redis it has an equal part, and knows of the others' calls what its own last answer told: so each of
+        them may be one call past that.
+        """
+        replicas = self._settings.expected_replicas
+        if not self.degraded:
+            return Ceiling(together, together)
+        return Ceiling(max(1, together - (replicas - 1) * budget.ACCOUNT_WEIGHT), together / replicas)

@@ -41,7 +41,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 PING = Endpoint("ping", "/dapi/v1/ping", 1)
 TIME = Endpoint("time", "/dapi/v1/time", 1)
 EXCHANGE_INFO = Endpoint("exchangeInfo", "/dapi/v1/exchangeInfo", 1)
-ACCOUNT = Endpoint("account", "/dapi/v1/account", 5)
+ACCOUNT = Endpoint("account", "/dapi/v1/account", budget.ACCOUNT_WEIGHT)
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -14,6 +14,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from service.store.connection import failure_kind
+
 log = structlog.get_logger("coinm.redis")
 
 INTERVAL = 1.0
@@ -42,7 +44,7 @@ class Announcements:
                 async with self._redis.pubsub() as subscription:
                     await self._follow(subscription)
             except (RedisError, OSError, TimeoutError) as exc:
-                self._tell(well=False, error=type(exc).__name__)
+                self._tell(well=False, kind=failure_kind(exc))
             except Exception:
                 log.exception("announcements_fault")  # a deaf replica still polls; a dead listener would stay deaf
             await asyncio.sleep(random.uniform(0.5, 1) * INTERVAL)  # noqa: S311 - spreads replicas, keeps no secret
@@ -75,7 +77,13 @@ class Announcements:
         elif kind == "message" and isinstance(data, bytes):
             self._hear(data.decode("utf-8", "replace"))
 
-    def _tell(self, *, well: bool, error: str = "") -> None:
-        if well != self._well:
-            self._well = well
-            log.info("announcements_back") if well else log.warning("announcements_lost", error=error)
+    def _tell(self, *, well: bool, kind: str = "") -> None:
+        if well == self._well:
+            return
+        self._well = well
+        if well:
+            log.info("announcements_back")
+        elif kind == "refused":
+            log.error("announcements_lost", kind=kind)  # the password or the ACL: a configuration error
+        else:
+            log.warning("announcements_lost", kind=kind)

@@ -10,7 +10,7 @@ from service.exchange.errors import ExchangeUnavailableError
 from service.exchange.ports import Reservation
 from service.settings import Settings
 from service.store.accounts import AccountStore
-from service.store.connection import Link
+from service.store.connection import SOCKET_TIMEOUT, Link
 from service.store.entries import Entry, Failed, Try
 from service.store.ledger import EgressLedger
 from service.store.scripts import AccountKeys, EgressKeys, Scripts, account_keys, egress_keys
@@ -61,5 +61,8 @@ async def _spend(ledger: EgressLedger, token: str) -> None:
 async def _subscribe_and_clear(link: Link, keys: AccountKeys, egress: EgressKeys) -> None:
     async with link.redis.pubsub() as subscription:
         await subscription.subscribe(keys.channel)
+        await subscription.ping()
+        for _ in range(2):  # both are answered; a refusal is raised
+            _ = await subscription.get_message(timeout=SOCKET_TIMEOUT)
     names = [keys.snapshot, keys.credential, keys.failures, keys.lease, egress.hold, egress.probe]
     await link.redis.delete(*names, f"{egress.ledger}:0", f"{egress.ledger}:0:calls")

@@ -84,7 +84,7 @@ def exchange(clock: FakeClock) -> Exchange:
 
 @pytest.fixture
 def keeper(exchange: Exchange) -> SnapshotKeeper:
-    impatient = KeeperSettings("main", WINDOWS, timeout=0.05 - GRACE)  # a waiter's own deadline: 50 ms
+    impatient = KeeperSettings("main", WINDOWS, timeout=0.5 - GRACE)  # a waiter's own deadline: 500 ms
     return SnapshotKeeper(impatient, exchange, NoRedis(), Metrics())
 
 
