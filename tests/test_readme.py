@@ -11,6 +11,7 @@ from service.cli import main
 from service.settings import Account, Client, ClientGrant, Duration, Exchange, Freshness, Redis, Server, Settings
 from service.settings_file import load
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
+from tests.fleet.test_connections import ACL
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -94,3 +95,7 @@ def test_every_make_target_it_names_exists(target: str) -> None:
 def test_no_example_holds_the_simulators_keys() -> None:
     assert DEMO_API_KEY not in README
     assert DEMO_SECRET_KEY not in README
+
+
+def test_the_redis_user_is_the_one_the_fleet_tests_prove() -> None:
+    assert f"\n{ACL}\n" in README

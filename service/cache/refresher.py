@@ -45,6 +45,7 @@ class _Attempt:
         self.metrics = metrics
         self.forced = forced
         self.waited = False
+        self.alone = False
 
 
 class Refresher:
@@ -73,8 +74,14 @@ class Refresher:
         Raises:
             ExchangeError: the exchange was asked in vain.
         """
-        with patience():
-            return await self._refresh(_Attempt(acceptable, self._monotonic(), metrics, forced=forced))
+        attempt, ended = _Attempt(acceptable, self._monotonic(), metrics, forced=forced), "failed"
+        try:
+            with patience():
+                outcome = await self._refresh(attempt)
+            ended = "alone" if attempt.alone and outcome == "fetched" else outcome
+        finally:
+            metrics.refreshes.labels(self.memory.account, ended).inc()
+        return outcome
 
     async def _refresh(self, attempt: _Attempt) -> Outcome:
         spared = attempt.acceptable
@@ -136,10 +143,11 @@ class Refresher:
         outcome = self._without_asking(attempt)
         if outcome is not None:
             return outcome
+        attempt.alone = True
         try:
-            await self._ask(attempt)
+            _ = await self._ask(attempt)
         except ExchangeError as exc:
-            self._count(exc)
+            _ = self._count(exc)
             raise
         return "fetched"
 

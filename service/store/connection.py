@@ -80,7 +80,7 @@ FAILURES = {
 
 
 _REFUSED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
-"""How Redis says, since 7.2 and before, that the ACL denies a command to a script of ours."""
+"""How newer and older servers say that the ACL denies a command to a script of ours."""
 
 
 def connect(settings: RedisSettings) -> Redis:

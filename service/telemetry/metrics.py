@@ -47,6 +47,12 @@ class Metrics:
             buckets=_LATENCY,
             registry=self.registry,
         )
+        self.refreshes = self._counter(
+            "refreshes",
+            "Refreshes by how they ended: fetched (alone: without Redis), joined, adopted, barred, failed.",
+            "account",
+            "outcome",
+        )
         self.weight_spent = self._counter("weight_spent", "Request weight of our calls.", "endpoint")
         self.weight_saved = self._counter("weight_saved", "Request weight of calls that a snapshot spared.", "account")
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")

@@ -40,7 +40,7 @@ async def test_when_the_replica_that_asks_is_killed_another_one_takes_over(
     redis_port: int,
     exchange_url: str,
     exchange: Exchange,
-    record_property: Callable[[str, object], None],
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     async with fleet(tmp_path, 4, leisurely(redis_port, exchange_url)) as replicas, Crowd(replicas) as crowd:
         lost = await leading(crowd.callers[0], exchange)
@@ -53,7 +53,7 @@ async def test_when_the_replica_that_asks_is_killed_another_one_takes_over(
         exchange.release()
         answers = await rush.answers()
 
-    record_property("take_over_seconds", round(seconds, 3))
+    record_testsuite_property("take_over_seconds", round(seconds, 3))
     assert (await lost).status == 0
     assert [answer.status for answer in answers] == [200] * 75
     assert len({answer.snapshot_time for answer in answers}) == 1
