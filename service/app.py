@@ -134,6 +134,7 @@ async def in_touch(gateway: Gateway) -> AsyncGenerator[None, None]:
     """While it lasts, what other replicas announce is heard, and whether Redis answers is noticed."""
     keepers = {gateway.stores[name].keys.snapshot: keeper for name, keeper in gateway.keepers.items()}
     channel = next(iter(gateway.stores.values())).keys.channel
+    gateway.redis.on_back = partial(_hear, keepers, None)  # so that what it has lost is written back
     announcements = Announcements(gateway.redis.redis, channel, partial(_hear, keepers))
     tasks = [
         asyncio.create_task(announcements.listen()),

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-ENDING = 0.1
-"""Seconds after which a task that was cancelled is cancelled again."""
+ENDING = 0.5
+"""Seconds after which a task that was cancelled is cancelled again; it may have to give a lease back first."""
 
 
 async def end(task: asyncio.Task[Any]) -> None:

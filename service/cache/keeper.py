@@ -68,6 +68,7 @@ class SnapshotKeeper:
         self._flight = SingleFlight[Outcome]()
         self._looking = SingleFlight[None]()
         self._looked = self._monotonic() - LOOK_INTERVAL
+        self._look_again = False
 
     @property
     def held(self) -> Held | None:
@@ -82,6 +83,7 @@ class SnapshotKeeper:
     def hear(self) -> None:
         """Another replica has announced something: look what, unless a refresh under way does anyhow."""
         self._refresher.hear()
+        self._look_again = True
         if not self._flight.active:
             self._looking.start(self._look)
 
@@ -100,6 +102,7 @@ class SnapshotKeeper:
         """End what is under way; nobody is waiting for it any more."""
         await self._flight.close()
         await self._looking.close()
+        await self._refresher.close()
 
     async def _get(self, read: _Read) -> Served:
         try:
@@ -191,5 +194,8 @@ class SnapshotKeeper:
             await self._looking.join(self._look)
 
     async def _look(self) -> None:
-        self._looked = self._monotonic()
-        await self._refresher.look()
+        self._look_again = True
+        while self._look_again:  # what is announced during a look may be later than what it sees
+            self._look_again = False
+            self._looked = self._monotonic()
+            _ = await self._refresher.look()

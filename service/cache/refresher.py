@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import random
 import secrets
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -21,7 +23,8 @@ from service.exchange.errors import (
     RefreshFaultError,
     WeightBudgetSpentError,
 )
-from service.store.connection import patience
+from service.store.accounts import LEASE
+from service.store.connection import patience, while_patient
 from service.store.entries import Entry, Failed, Look, Try
 from service.telemetry.metrics import Metrics
 
@@ -41,6 +44,8 @@ class _Attempt:
     def __init__(self, acceptable: int, began: int, metrics: Metrics, *, forced: bool) -> None:
         self.token = secrets.token_hex(16)
         self.acceptable = acceptable
+        self.spared = acceptable
+        """The age below which a shared snapshot spares the call, by the life it has left."""
         self.began = began
         self.metrics = metrics
         self.forced = forced
@@ -58,7 +63,8 @@ class Refresher:
         self._shared = shared
         self._monotonic = source.clock.monotonic
         self._news = asyncio.Event()
-        self._generation: int | None = None
+        self._generation = 0
+        self._telling: set[asyncio.Task[None]] = set()
 
     def hear(self) -> None:
         """Another replica has announced something: end a wait."""
@@ -76,39 +82,54 @@ class Refresher:
         """
         attempt, ended = _Attempt(acceptable, self._monotonic(), metrics, forced=forced), "failed"
         try:
-            with patience():
-                outcome = await self._refresh(attempt)
+            outcome = await self._refresh(attempt)
             ended = "alone" if attempt.alone and outcome == "fetched" else outcome
+        except WeightBudgetSpentError as exc:
+            self.memory.note(exc)  # the ledger knew more than this replica: who waits decides again
+            outcome = ended = "barred"
         finally:
             metrics.refreshes.labels(self.memory.account, ended).inc()
         return outcome
 
+    async def close(self) -> None:
+        """See that the replicas have been told of what was asked last."""
+        if self._telling:
+            await asyncio.wait(self._telling)
+
     async def _refresh(self, attempt: _Attempt) -> Outcome:
-        spared = attempt.acceptable
         while True:
             self._news.clear()
-            waited = self._monotonic() - attempt.began
-            look = await self._take(Try(attempt.token, spared and spared + waited, self._generation or 0))
-            if look is None:
-                return await self._alone(attempt)
-            outcome = self._without_asking(attempt)
+            with patience():
+                outcome = await self._turn(attempt)
             if outcome is not None:
-                if look.lease == "taken":
-                    await self._shared.release(attempt.token)
                 return outcome
-            if look.lease == "taken":
-                return await self._lead(attempt)
-            if look.lease == "needless":
-                spared = 0  # by the life it has left it would do; by the exchange's clock it is older
-                continue
-            await self._wait(attempt, look)
+            await self._wait(attempt)
 
-    async def _take(self, wanted: Try) -> Look | None:
-        return await self._learn(await self._shared.take(self.memory.known, wanted))
+    async def _turn(self, attempt: _Attempt) -> Outcome | None:
+        """A look, a try for the lease, and with it the refresh; `None`: another replica has it."""
+        waited = self._monotonic() - attempt.began
+        bound = attempt.spared and attempt.spared + waited
+        look = await self._learn(
+            await self._shared.take(self.memory.known, Try(attempt.token, bound, self._generation))
+        )
+        if look is None:
+            return await self._alone(attempt)
+        outcome = self._without_asking(attempt)
+        if outcome is not None:
+            if look.lease == "taken":
+                await self._shared.release(attempt.token)
+            return outcome
+        if look.lease == "superseded":
+            error = ExchangeRejectedCredentialsError("a newer credential is in use; this replica has an older one")
+            _ = self._count(error)
+            raise error
+        attempt.spared = 0  # a shared snapshot that would do by the life it has left is older by the exchange's clock
+        return await self._lead(attempt) if look.lease == "taken" else None
 
     async def _learn(self, look: Look | None) -> Look | None:
         self._source.degrade(degraded=look is None)
         if look is not None:
+            self._generation = max(self._generation, look.generation)
             await self._source.reconcile(look.holds)
             if look.entry is not None:
                 self.memory.adopt_shared(look, look.entry)
@@ -127,10 +148,8 @@ class Refresher:
         self.memory.note(barrier.error)
         return "barred"
 
-    async def _wait(self, attempt: _Attempt, look: Look) -> None:
+    async def _wait(self, attempt: _Attempt) -> None:
         """Wait for another replica's news, or a while."""
-        if look.lease == "superseded":
-            raise ExchangeRejectedCredentialsError("a newer credential is in use; this replica has an older one")
         if self._monotonic() - attempt.began > (self._settings.timeout + GRACE) * 1000:
             raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
         attempt.waited = True
@@ -144,34 +163,48 @@ class Refresher:
         if outcome is not None:
             return outcome
         attempt.alone = True
-        try:
-            _ = await self._ask(attempt)
-        except ExchangeError as exc:
-            _ = self._count(exc)
-            raise
-        return "fetched"
+        return await self._lead(attempt)  # the lease may be ours even so, if it was only the answer that got lost
 
     async def _lead(self, attempt: _Attempt) -> Outcome:
         """Ask on behalf of all replicas, and tell them; the lease is given back whatever happens."""
         renewing = asyncio.create_task(self._renew(attempt.token))
         try:
-            await self._share(await self._ask(attempt), attempt.token)
+            fetched = await self._ask(attempt)
         except ExchangeError as exc:
-            await self._tell(exc, attempt.token)
+            await self._afterwards(self._tell(self._count(exc), attempt.token), renewing)
             raise
         except asyncio.CancelledError:
+            renewing.cancel()
             await self._shared.release(attempt.token)  # the process ends: nobody should wait for the lease to expire
             raise
-        finally:
-            renewing.cancel()
+        await self._afterwards(self._share(fetched, attempt.token), renewing)
         return "fetched"
 
+    async def _afterwards(self, telling: Coroutine[Any, Any, None], renewing: asyncio.Task[None]) -> None:
+        """Tell the replicas. Who waits for this refresh waits as long as its patience lasts; it goes on without."""
+        task = asyncio.create_task(self._to_the_end(telling, renewing))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        await while_patient(task)
+
+    async def _to_the_end(self, telling: Coroutine[Any, Any, None], renewing: asyncio.Task[None]) -> None:
+        try:
+            await telling
+        except Exception:
+            log.exception("refresh_untold", account=self.memory.account)  # the answer is good all the same
+        finally:
+            renewing.cancel()
+
     async def _renew(self, token: str) -> None:
+        renewed = self._monotonic()
         while True:
             await asyncio.sleep(RENEWAL)
-            if await self._shared.renew(token) is False:
+            began = self._monotonic()
+            held = await self._shared.renew(token, in_time=began - renewed < LEASE)
+            if held is False:
                 log.warning("lease_lost", account=self.memory.account)
                 return
+            renewed = began if held else renewed
 
     async def _ask(self, attempt: _Attempt) -> Fetched:
         with attempt.metrics.refresh_duration.labels(self.memory.account).time():
@@ -189,23 +222,23 @@ class Refresher:
 
     async def _share(self, fetched: Fetched, token: str) -> None:
         """Hand a snapshot to the replicas; the lease goes back with it."""
-        if self._generation is None:
-            self._generation = await self._shared.prove()
         snapshot, life = fetched.snapshot, self._settings.windows.hard_cap
         remaining = life - (self._monotonic() - fetched.asked)
         # Without an offset others would take this machine's clock for the exchange's.
-        if self._generation is None or remaining <= 0 or self._source.clock.offset is None:
+        if remaining <= 0 or self._source.clock.offset is None:
             await self._shared.release(token)
             return
         entry = Entry(snapshot.body, snapshot.asked_at, self._generation, life, self._source.margin_assets or {})
         kept = await self._shared.keep(entry, remaining, token)
-        if kept != "kept":
-            log.warning("snapshot_not_shared", account=self.memory.account, reason=kept or "away")
+        if kept is None:
+            return
+        self._generation = max(self._generation, kept.generation)
+        if kept.verdict != "kept":
+            log.warning("snapshot_not_shared", account=self.memory.account, reason=kept.verdict)
             _ = await self.look()  # what stands in its place is later
 
-    async def _tell(self, error: ExchangeError, token: str) -> None:
+    async def _tell(self, failed: Failed | None, token: str) -> None:
         """Tell the replicas of a failure, and give the lease back."""
-        failed = self._count(error)
         if failed is None:
             await self._shared.release(token)
         else:

@@ -55,16 +55,25 @@ class Barrier(msgspec.Struct, frozen=True):
 
 
 class Hold(msgspec.Struct, frozen=True, order=True):
-    """A not-before. Ordered as it overrides: a later epoch (an operator's resume began it), then a later time."""
+    """A not-before.
+
+    Ordered as it overrides: a later epoch (an operator's resume began it), then a later time, then that a probe was
+    answered, which voids this one and no later one.
+    """
 
     epoch: int = 0
     until: int = 0
     problem: str = ""
     """The problem type of the refusal that it comes from."""
+    opened: bool = False
+    """Whether a probe after it was answered."""
+
+    def binds(self, now: int) -> bool:
+        return self.until > now and not self.opened
 
     def opens(self, now: int) -> bool:
         """Whether its time has passed, but no probe has told yet that the exchange agrees."""
-        return 0 < self.until <= now
+        return 0 < self.until <= now and not self.opened
 
 
 NO_HOLD = Hold()

@@ -11,7 +11,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from service.account import snapshot
 from service.account.snapshot import Snapshot
-from service.exchange import listing
+from service.exchange import budget, listing
 from service.exchange.answers import Answer, MalformedAnswerError
 from service.exchange.budget import Claim
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, ExchangeClock, Sample, estimate
@@ -142,7 +142,14 @@ class ExchangeClient:
         self.egress.live_limit = live_limit
 
     async def _prepare(self) -> None:
-        """What a signed call wants to know first; one account at a time, the others find it done."""
+        """What a signed call wants to know first; one account at a time, the others find it done.
+
+        A probe is not waited for: it may take all the time there is.
+        """
+        hold, now = self.egress.hold(ADDRESS), self.clock.now()
+        if self._measuring.locked() and hold.opens(now):
+            self.egress.leave_to_another()
+            raise budget.probe_barrier(hold, now).error
         async with self._measuring:
             await self.reopen()
             now = self._monotonic()

@@ -46,13 +46,13 @@ class Egress:
         own, fleet = self.window, self._fleet
         return max(own.used, fleet.used if fleet.minute == own.minute else 0)
 
-    def barrier(self, claim: Claim) -> Barrier | None:
-        """Why a call may not be sent now, or `None`."""
+    def barrier(self, claim: Claim, *, probing: bool = False) -> Barrier | None:
+        """Why a call may not be sent now, or `None`; `probing`: it is the probe itself."""
         now = self.clock.now()
-        hold = max(self.hold(ADDRESS), self.hold(claim.credential), key=lambda each: each.until)
-        if hold.until > now:
-            return budget.hold_barrier(hold)
-        if self._probed_until > now and self.hold(ADDRESS).opens(now):
+        binding = [hold for hold in (self.hold(ADDRESS), self.hold(claim.credential)) if hold.binds(now)]
+        if binding:
+            return budget.hold_barrier(max(binding, key=lambda hold: hold.until))
+        if self._probed_until > now and self.hold(ADDRESS).opens(now) and not probing:
             return budget.probe_barrier(self.hold(ADDRESS), now)
         return self._weight_barrier(claim, now)
 
@@ -90,13 +90,8 @@ class Egress:
         """Remember a refusal of just now."""
         self.learn(scope, replace(hold, epoch=self.hold(scope).epoch))
 
-    def reopen(self, hold: Hold) -> None:
-        """The probe after this refusal of the address was answered."""
-        if self.hold(ADDRESS) == hold:
-            self._holds[ADDRESS] = Hold(hold.epoch + 1)
-
     def leave_to_another(self) -> None:
-        """Another replica sends the probe; nothing is sent from here for as long as that may take."""
+        """Somebody else sends the probe: nothing is sent on this account's behalf for a while."""
         self._probed_until = self.clock.now() + budget.PROBE_PAUSE
 
     def _weight_barrier(self, claim: Claim, now: int) -> Barrier | None:

@@ -6,16 +6,17 @@ replica's calls after it.
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 
 from service.account.snapshot import MalformedAccountError
 from service.exchange import answers, budget, transport
 from service.exchange.answers import Answer, MalformedAnswerError
-from service.exchange.budget import Claim, Hold
+from service.exchange.budget import Claim
 from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
@@ -71,6 +72,7 @@ class Gate:
         self._egress = egress
         self._ledger = ledger
         self._metrics = metrics
+        self._entering: set[asyncio.Task[None]] = set()
 
     async def send(self, call: Call, read: Callable[[Answer], T]) -> T:
         """What `read` takes from the answer.
@@ -82,8 +84,6 @@ class Gate:
         outcome = RefreshFaultError.problem
         try:
             answer = await self._answer(call, reservation)
-            self._egress.clock.see(answer.headers.get("date", ""))
-            await self._refuse(answer, call)
             result = _read(answer, read)
             outcome = "ok"
         except asyncio.CancelledError:
@@ -110,8 +110,9 @@ class Gate:
             self._egress.leave_to_another()
             raise budget.probe_barrier(hold, self._egress.clock.now()).error
         await self.send(Call(PING), lambda _: None)
-        self._egress.reopen(hold)
-        await self._ledger.reopen(hold)
+        opened = replace(hold, opened=True)
+        self._egress.learn(ADDRESS, opened)
+        await self._ledger.hold_address(opened)
 
     async def reconcile(self, claim: Claim, holds: Holds) -> None:
         """Take over the not-befores that replicas share, and share those that Redis lost or never had."""
@@ -127,6 +128,9 @@ class Gate:
                 await self._ledger.hold_credential(claim.account, egress.hold(claim.credential))
 
     async def close(self) -> None:
+        """Hang up, once what was told last stands in the ledger."""
+        if self._entering:
+            await asyncio.wait(self._entering)
         await self._http.aclose()
 
     async def _reserve(self, call: Call) -> Reservation:
@@ -149,15 +153,18 @@ class Gate:
 
     def _admit(self, call: Call) -> None:
         """Raise what forbids a call by all that this replica knows."""
-        now, hold = self._egress.clock.now(), self._egress.hold(ADDRESS)
-        barrier = self._egress.barrier(call.claim)
-        if barrier is None and hold.opens(now) and call.endpoint is not PING:
+        now, hold, probing = self._egress.clock.now(), self._egress.hold(ADDRESS), call.endpoint is PING
+        barrier = self._egress.barrier(call.claim, probing=probing)
+        if barrier is None and hold.opens(now) and not probing:
             barrier = budget.probe_barrier(hold, now)
         if barrier is not None:
             raise barrier.error
 
     async def _answer(self, call: Call, reservation: Reservation) -> Answer:
-        """Send, settle; a call that got no answer, for whatever reason, stays counted."""
+        """Send, and take in what the answer tells of us, whatever it tells of the account.
+
+        A call that got no answer, for whatever reason, stays counted.
+        """
         weight = call.endpoint.weight
         self._metrics.weight_spent.labels(call.endpoint.name).inc(weight)
         try:
@@ -165,35 +172,46 @@ class Gate:
         except BaseException:
             self._egress.abandon(weight)
             raise
+        # Before any await: no deadline may come between a refusal and its being remembered.
+        self._egress.clock.see(answer.headers.get("date", ""))
+        error, held = self._refusal(answer, call)
         reported = answers.used_weight(answer)
         self._egress.settle(weight, reported, reservation.minute)
         current = self._egress.window.minute == reservation.minute
-        await self._ledger.settle(reservation, reported if current else None)
+        await self._enter(self._settle(reservation, reported if current else None, held=held))
+        if error is not None:
+            raise error
         return answer
 
-    async def _refuse(self, answer: Answer, call: Call) -> None:
-        """Raise the error that an answer stands for; before that, let a refusal bind every later call.
+    def _refusal(self, answer: Answer, call: Call) -> tuple[ExchangeError | None, bool]:
+        """The error that an answer stands for, and whether it binds every later call.
 
         It binds the address, or the credential that was rejected (an unsigned call has none).
         """
-        now = self._egress.clock.now()
+        now, scope = self._egress.clock.now(), call.claim.credential
         error = answers.error_in(answer, now)
-        if error is None:
-            return
-        hold = budget.hold_after(error, now)
-        if hold is not None and (call.credential is not None or not budget.is_credential(hold)):
-            error.retry_at = hold.until
-            await self._impose(call.claim, hold)
-        raise error
+        hold = budget.hold_after(error, now) if error else None
+        if error is None or hold is None or (budget.is_credential(hold) and not scope):
+            return error, False
+        error.retry_at = hold.until
+        self._egress.impose(scope if budget.is_credential(hold) else ADDRESS, hold)
+        return error, True
 
-    async def _impose(self, claim: Claim, hold: Hold) -> None:
-        egress = self._egress
-        if budget.is_credential(hold):
-            egress.impose(claim.credential, hold)
-            await self._ledger.hold_credential(claim.account, egress.hold(claim.credential))
-        else:
-            egress.impose(ADDRESS, hold)
+    async def _settle(self, reservation: Reservation, reported: int | None, *, held: bool) -> None:
+        """Enter in the ledger what an answer told: a refusal first, for it binds who asks next."""
+        claim, egress = reservation.claim, self._egress
+        if held:
             await self._ledger.hold_address(egress.hold(ADDRESS))
+            if claim.credential:
+                await self._ledger.hold_credential(claim.account, egress.hold(claim.credential))
+        await self._ledger.settle(reservation, reported)
+
+    async def _enter(self, entry: Coroutine[Any, Any, None]) -> None:
+        """See an entry through, also if the refresh it belongs to is given up meanwhile."""
+        entering = asyncio.create_task(entry)
+        self._entering.add(entering)
+        entering.add_done_callback(self._entering.discard)
+        await asyncio.shield(entering)
 
 
 def _read(answer: Answer, read: Callable[[Answer], T]) -> T:

@@ -52,7 +52,3 @@ class Ledger(Protocol):
     async def probe(self, milliseconds: int) -> bool | None:
         """Whether this replica may send the one probe after a refusal; nobody else may for so long."""
         ...
-
-    async def reopen(self, hold: Hold) -> None:
-        """The probe after this refusal was answered: it binds nobody any more."""
-        ...

@@ -3,6 +3,7 @@
 Messages of httpx and what lies below may quote URLs and header values, so only the error's class is kept.
 """
 
+import asyncio
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -18,6 +19,11 @@ from service.exchange.errors import (
     ExchangeUnavailableError,
 )
 from service.settings import Exchange
+
+REFUSALS = frozenset({403, 418, 429})
+"""Statuses after which nothing may be sent for a while."""
+REFUSAL_PATIENCE = 0.2
+"""Seconds for the body of one: it may say until when."""
 
 _UNREACHED = "no connection to the exchange"
 _BROKEN = "the connection to the exchange broke"
@@ -60,6 +66,9 @@ FAILURES: Mapping[type[Exception], tuple[type[ExchangeError], str, bool]] = {
 }
 
 
+_UNREADABLE: tuple[type[BaseException], ...] = (*FAILURES, ExchangeError, TimeoutError, asyncio.CancelledError)
+
+
 def translate(exc: Exception) -> ExchangeError:
     """Our error for one of httpx's, by its most specific class in `FAILURES`."""
     known = next(kind for kind in type(exc).__mro__ if kind in FAILURES)
@@ -90,11 +99,24 @@ async def fetch(client: httpx.AsyncClient, path: str, query: bytes, headers: Map
     url = client.base_url.copy_with(raw_path=target)
     try:
         async with client.stream("GET", url, headers=dict(headers)) as response:
-            body = await _read(response)
             names = {name.lower(): value for name, value in response.headers.items()}
+            refused = response.status_code in REFUSALS
+            body = await (_read_if_possible(response) if refused else _read(response))
             return Answer(response.status_code, names, body)
     except tuple(FAILURES) as exc:
         raise translate(exc) from None
+
+
+async def _read_if_possible(response: httpx.Response) -> bytes:
+    """The body of a refusal, or nothing: what the status says binds us whatever becomes of the body.
+
+    So neither a broken body nor a deadline, which would cancel this, may lose it.
+    """
+    try:
+        async with asyncio.timeout(REFUSAL_PATIENCE):
+            return await _read(response)
+    except _UNREADABLE:
+        return b""
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -1,11 +1,11 @@
 """What the replicas share about one account: its lease, its snapshot, and its failed refreshes."""
 
-from typing import cast
+import contextlib
 
 import msgspec
 
 from service.exchange.errors import ERRORS, ExchangeError, ExchangeUnavailableError
-from service.store.connection import AwayError, Link
+from service.store.connection import AwayError, Link, Patience
 from service.store.entries import Entry, Failed, Kept, Look, Try
 from service.store.holds import holds_of
 from service.store.scripts import AccountKeys, Args, Found, Scripts
@@ -14,10 +14,13 @@ FORMAT = 1
 """Of the snapshot's hash; an entry of another format counts as none."""
 LEASE = 2_000
 """Ms that a lease outlives its holder; who holds it renews it four times as often."""
+CREDENTIAL_MEMORY = 60_000
+"""Ms, at the least, that the credential last accepted is remembered: as long as a snapshot asked with it may live. If
+nobody has used it for so long, replicas with another one may ask again."""
 FAILURE_MEMORY = 60 * 60 * 1000
 """Ms past its pause that a failure is counted on: far longer than the longest pause, and no account's for ever."""
 
-_JUST_LOOK = Try("", 0, 0)
+JUST_LOOK = Try("", 0, 0)
 
 
 class _Failure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,32 +43,42 @@ class AccountStore:
 
     async def look(self, known: int) -> Look | None:
         """What is shared now; the snapshot only if it is newer than `known` (its asked_at). `None`: away."""
-        return await self.take(known, _JUST_LOOK)
+        return await self.take(known, JUST_LOOK)
 
     async def take(self, known: int, wanted: Try) -> Look | None:
         """The same, and a try for the lease if no shared snapshot is young enough to do without."""
         own = self.keys
         keys = [own.snapshot, own.address_hold, own.credential_hold, own.failures, own.lease, own.credential]
-        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.acceptable, wanted.generation]
+        mine: Args = [self._credential, wanted.generation]
+        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.acceptable, *mine]
         try:
             found: Found = await self._link.run(lambda: self._scripts.look(keys=keys, args=args))
         except AwayError:
             return None
-        entry, remaining, body, address, address_ttl, credential, credential_ttl, failed, failed_ttl, lease = found
+        entry, remaining, body, address, address_ttl, credential, credential_ttl, *rest = found
+        failed, failed_ttl, generation, lease = rest
         return Look(
             _entry(entry, body),
             remaining,
             holds_of(address, address_ttl, credential, credential_ttl),
             _failed(failed, failed_ttl),
+            generation,
             lease.decode(),
         )
 
-    async def renew(self, token: str) -> bool | None:
-        """Hold the lease for longer; `False`: it is no longer ours, `None`: away."""
-        try:
-            return bool(await self._link.run(lambda: self._scripts.renew(keys=[self.keys.lease], args=[token, LEASE])))
-        except AwayError:
-            return None
+    async def renew(self, token: str, *, in_time: bool) -> bool | None:
+        """Hold the lease for longer; `False`: it is no longer ours, `None`: away.
+
+        Args:
+            token: whose lease.
+            in_time: whether it can't have expired since it was last renewed: if it is gone, Redis has lost it.
+        """
+        args: Args = [token, LEASE, int(in_time)]
+        with contextlib.suppress(AwayError):
+            return bool(
+                await self._link.run(lambda: self._scripts.renew(keys=[self.keys.lease], args=args), Patience())
+            )
+        return None
 
     async def release(self, token: str) -> None:
         """Give the lease back, unless somebody else has it by now."""
@@ -74,15 +87,16 @@ class AccountStore:
 
     async def keep(self, entry: Entry, remaining: int, token: str) -> Kept | None:
         """Share a snapshot for `remaining` ms, and give the lease back. `None`: away."""
-        keys = [self.keys.snapshot, self.keys.lease, self.keys.failures]
+        own = self.keys
         listed = msgspec.json.encode(dict(entry.margin_assets))
-        numbers: Args = [FORMAT, entry.asked_at, entry.generation, entry.life]
-        args: Args = [*numbers, listed, entry.body, remaining, token, *self._news()]
-        try:
-            verdict: bytes = await self._link.run(lambda: self._scripts.keep(keys=keys, args=args))
-        except AwayError:
-            return None
-        return cast("Kept", verdict.decode())
+        mine: Args = [self._credential, entry.generation, max(entry.life, CREDENTIAL_MEMORY)]
+        numbers: Args = [FORMAT, entry.asked_at, entry.life]
+        args: Args = [*numbers, listed, entry.body, remaining, token, *self._news(), *mine]
+        keys = [own.snapshot, own.lease, own.failures, own.credential]
+        with contextlib.suppress(AwayError):
+            verdict, generation = await self._link.run(lambda: self._scripts.keep(keys=keys, args=args), Patience())
+            return Kept(verdict.decode(), generation)
+        return None
 
     async def fail(self, failed: Failed, token: str) -> None:
         """Share a failed refresh, and give the lease back; without the lease it is nobody's business."""
@@ -90,14 +104,6 @@ class AccountStore:
         told = msgspec.json.encode(_Failure(error.problem, error.detail, error.answered, error.code))
         args: Args = [failed.count, told, max(0, failed.pause) + FAILURE_MEMORY, token, *self._news()]
         await self._link.attempt(lambda: self._scripts.fail(keys=[self.keys.failures, self.keys.lease], args=args))
-
-    async def prove(self) -> int | None:
-        """Tell that the credential was accepted; its generation, or `None`: away."""
-        keys, args = [self.keys.credential], [self._credential]
-        try:
-            return int(await self._link.run(lambda: self._scripts.prove(keys=keys, args=args)))
-        except AwayError:
-            return None
 
     def _news(self) -> tuple[str, str]:
         """Channel and message that tell the replicas to look."""

@@ -39,10 +39,14 @@ log = structlog.get_logger("coinm.redis")
 T = TypeVar("T")
 
 TICK = 0.025
-"""Seconds. Waits are counted in ticks of the event loop: while the loop itself is busy, none passes, so that a burst
-of callers isn't taken for a slow Redis. What is answered within one is a round trip, not a wait."""
+"""Seconds. Waits are counted in ticks of the event loop. One that comes late doesn't count: the loop was busy, and a
+burst of callers must not be taken for a slow Redis. What is answered within one is a round trip, not a wait."""
 PATIENCE = 10
-"""Ticks for an operation, and for all of one refresh: 250 ms, the longest a request waits for Redis."""
+"""Ticks for an operation, and for all that a refresh waits for together: 250 ms."""
+LONGEST = 2.0
+"""Seconds after which an operation is given up however busy the loop is."""
+CONCURRENT = 32
+"""Operations at a time; redis-py's pool refuses more than 100, and Redis does one after the other anyhow."""
 BEAT_PATIENCE = 40
 """Ticks for a heartbeat, for which nobody waits: time to ask several Sentinels where the master is."""
 CONNECT_TIMEOUT = 0.2
@@ -131,18 +135,34 @@ class Patience:
     def __init__(self, ticks: int = PATIENCE) -> None:
         self.ticks = ticks
 
+    async def wait(self, task: asyncio.Task[Any]) -> bool:
+        """Wait for a task as long as there are ticks left; whether it is done."""
+        now = asyncio.get_running_loop().time
+        end = now() + LONGEST
+        while not task.done() and self.ticks > 0 and now() < end:
+            began = now()
+            await asyncio.wait({task}, timeout=TICK)
+            if now() - began < 2 * TICK and not task.done():
+                self.ticks -= 1
+        return task.done()
+
 
 _patience: ContextVar[Patience | None] = ContextVar("patience", default=None)
 
 
 @contextlib.contextmanager
 def patience() -> Iterator[None]:
-    """Within the block, all operations together wait no longer than one may."""
+    """Within the block, operations that name no patience of their own wait no longer together than one may alone."""
     token = _patience.set(Patience())
     try:
         yield
     finally:
         _patience.reset(token)
+
+
+async def while_patient(task: asyncio.Task[Any]) -> None:
+    """Wait for what goes on without us, as long as the block's patience lasts."""
+    await (_patience.get() or Patience()).wait(task)
 
 
 class Link:
@@ -154,8 +174,11 @@ class Link:
         self._metrics = metrics
         self._next_try = 0
         self._kind = "unreachable"
+        self._slots = asyncio.Semaphore(CONCURRENT)
         self.up = True
         """Whether the last operation worked."""
+        self.on_back: Callable[[], None] = lambda: None
+        """Called when it works again."""
 
     async def run(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: Patience | None = None) -> T:
         """Carry out one operation, within `limit` or what is left of the block's patience.
@@ -164,24 +187,27 @@ class Link:
             AwayError: Redis failed it, or failed one within the last second.
         """
         limit, now = limit or _patience.get() or Patience(), self._clock.monotonic()
+        if limit.ticks <= 0:
+            raise AwayError("timeout")  # too slow for who asks; it may be well
         if not self.up:
             if now < self._next_try:
                 raise AwayError(self._kind)
             self._next_try = now + PAUSE  # this one tries; the others go on without
         try:
-            result = await _in_time(operation, limit)
+            result = await self._in_time(operation, limit)
         except (RedisError, OSError, TimeoutError) as exc:
-            self._fail(exc)
+            await self._fail(exc)
             raise AwayError(self._kind) from None
         if not self.up:
             self.up = True
             log.info("redis_back")
+            self.on_back()
         return result
 
     async def attempt(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Carry out what can be done without."""
+        """Carry out what can be done without, and what nobody decides by."""
         with contextlib.suppress(AwayError):
-            await self.run(operation)
+            await self.run(operation, Patience())
 
     async def beat(self, key: str) -> None:
         """Write something every second: that Redis fails, and is back, is known before a request asks."""
@@ -200,7 +226,25 @@ class Link:
     async def _write(self, key: str) -> None:
         await self.redis.set(key, "", px=BEAT_LIFE)
 
-    def _fail(self, exc: Exception) -> None:
+    async def _in_time(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: Patience) -> T:
+        """An operation's result, if it comes while there is patience left.
+
+        Raises:
+            TimeoutError: it didn't.
+        """
+        under_way = asyncio.create_task(self._in_turn(operation))
+        try:
+            if await limit.wait(under_way):
+                return under_way.result()
+            raise TimeoutError
+        finally:
+            under_way.cancel()
+
+    async def _in_turn(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        async with self._slots:
+            return await operation()
+
+    async def _fail(self, exc: Exception) -> None:
         kind = self._kind = failure_kind(exc)
         self._metrics.redis_failures.labels(kind).inc()
         self._next_try = self._clock.monotonic() + PAUSE
@@ -208,24 +252,8 @@ class Link:
             self.up = False
             level = log.error if kind == "refused" else log.warning
             level("redis_away", kind=kind, error=type(exc).__name__)
-
-
-async def _in_time(operation: Callable[[], Coroutine[Any, Any, T]], limit: Patience) -> T:
-    """An operation's result, if it comes while there are ticks left.
-
-    Raises:
-        TimeoutError: it didn't.
-    """
-    under_way = asyncio.create_task(operation())
-    try:
-        while limit.ticks > 0:
-            done, _ = await asyncio.wait({under_way}, timeout=TICK)
-            if done:
-                return under_way.result()
-            limit.ticks -= 1
-        raise TimeoutError
-    finally:
-        under_way.cancel()
+        if kind == "read-only":  # behind a proxy the master may be another by now, for new connections
+            await self.redis.connection_pool.disconnect(inuse_connections=False)
 
 
 def failure_kind(exc: Exception) -> str:

@@ -12,7 +12,7 @@ Lease: TypeAlias = Literal["not-tried", "needless", "superseded", "taken", "busy
 """What became of a try for it: `needless` where a young snapshot spares the call, `superseded` where a newer
 credential than the caller's is in use."""
 
-Kept: TypeAlias = Literal["kept", "older", "superseded", "lost"]
+Verdict: TypeAlias = Literal["kept", "older", "superseded", "lost"]
 """What became of a snapshot: refused where an older one than what is there, by an older credential, or without the
 lease."""
 
@@ -24,7 +24,7 @@ class Entry(msgspec.Struct, frozen=True):
     asked_at: int
     """Ms since the epoch, on the exchange's clock."""
     generation: int
-    """Of the credential it was asked with."""
+    """Of the credential it was asked with; 0: not known."""
     life: int
     """Ms from `asked_at` to the hard cap; the entry expires with it."""
     margin_assets: Mapping[str, str]
@@ -39,6 +39,13 @@ class Failed(msgspec.Struct, frozen=True):
     error: ExchangeError
     pause: int
     """Ms until the next try; negative: since then."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What became of a snapshot, and the generation of the credential that it was asked with."""
+
+    verdict: Verdict
+    generation: int
 
 
 class Try(msgspec.Struct, frozen=True):
@@ -60,4 +67,6 @@ class Look(msgspec.Struct, frozen=True):
     """Ms the entry has left to live."""
     holds: Holds
     failed: Failed | None
+    generation: int
+    """Of the looker's credential, if it is the one that was last accepted by the exchange; else 0."""
     lease: Lease

@@ -16,13 +16,13 @@ def holds_of(address: list[bytes | None], address_ttl: int, credential: list[byt
 
 def hold_of(fields: list[bytes | None]) -> Hold:
     """A not-before as it stands in Redis; what somebody else wrote there counts as none."""
-    epoch, problem, until = fields
+    epoch, problem, until, opened = fields
     try:
-        return Hold(int(epoch or 0), int(until or 0), (problem or b"").decode())
+        return Hold(int(epoch or 0), int(until or 0), (problem or b"").decode(), opened == b"1")
     except ValueError:  # UnicodeDecodeError is one too
         return NO_HOLD
 
 
 def life_of(hold: Hold, now: int) -> int:
-    """Ms to remember a hold, from `now` on the exchange's clock."""
-    return max(0, hold.until - now) + HOLD_MEMORY
+    """Ms to remember a hold, from `now` on the exchange's clock; so that what is left of them tells that time."""
+    return max(1, hold.until - now + HOLD_MEMORY)

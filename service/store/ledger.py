@@ -46,7 +46,7 @@ class EgressLedger:
         await self._settle(reservation, "cancelled", None)
 
     async def hold_address(self, hold: Hold) -> None:
-        """Share a not-before of the address; one that overrides it stands."""
+        """Share a not-before of the address, or that a probe after it was answered; what overrides it stands."""
         await self._hold(self._keys.hold, hold)
 
     async def hold_credential(self, account: str, hold: Hold) -> None:
@@ -58,11 +58,6 @@ class EgressLedger:
         with contextlib.suppress(AwayError):
             return bool(await self._link.run(lambda: self._set_once(token, milliseconds)))
         return None
-
-    async def reopen(self, hold: Hold) -> None:
-        """Forget this not-before of the address, unless another has taken its place."""
-        args = [HOLD_MEMORY, hold.epoch, hold.until]
-        await self._link.attempt(lambda: self._scripts.resume(keys=[self._keys.hold], args=args))
 
     async def resume(self, account: str) -> dict[str, Hold]:
         """Forget the not-befores that bind an account; what each was, by scope.
@@ -84,11 +79,12 @@ class EgressLedger:
 
     async def _hold(self, key: str, hold: Hold) -> None:
         """The replica keeps its own copy, and shares it again if this is lost."""
-        args: Args = [hold.epoch, hold.problem, hold.until, life_of(hold, self._clock.now())]
+        args: Args = [hold.epoch, hold.problem, hold.until, int(hold.opened), life_of(hold, self._clock.now())]
         await self._link.attempt(lambda: self._scripts.hold(keys=[key], args=args))
 
     async def _forget(self, key: str) -> Hold:
-        return hold_of(await self._link.run(lambda: self._scripts.resume(keys=[key], args=[HOLD_MEMORY])))
+        args: Args = [HOLD_MEMORY, self._clock.now() // 1000]
+        return hold_of(await self._link.run(lambda: self._scripts.resume(keys=[key], args=args)))
 
     async def _set_once(self, token: str, milliseconds: int) -> object:
         return await self._link.redis.set(self._keys.probe, token, nx=True, px=milliseconds)

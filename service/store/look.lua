@@ -1,7 +1,7 @@
 -- One look at what the replicas share about an account, and a try for its lease, in one round trip.
 -- KEYS: snapshot, hold on the address, hold on the credential, failures, lease, credential
 -- ARGV: format version, asked_at (ms) of the snapshot the caller has, token ('' just looks), ms of the lease,
---       age (ms) below which a snapshot spares the call, the caller's generation (0: not known)
+--       age (ms) below which a snapshot spares the call, the caller's credential and its generation (0: not known)
 -- Gives the body only where it is newer than the caller's: a snapshot is tens of kilobytes.
 local entry = redis.call('HMGET', KEYS[1], 'format', 'asked_at', 'generation', 'life', 'margin_assets')
 local left = redis.call('PTTL', KEYS[1])
@@ -9,13 +9,14 @@ local body = false
 if entry[1] == ARGV[1] and (tonumber(entry[2] or '') or 0) > tonumber(ARGV[2]) then
     body = redis.call('HGET', KEYS[1], 'body')
 end
+local credential = redis.call('HMGET', KEYS[6], 'identity', 'generation')
+local generation = tonumber(credential[2] or '') or 0
 local lease = 'not-tried'
 if ARGV[3] ~= '' then
     local life = tonumber(entry[4] or '')
-    local generation = tonumber(redis.call('HGET', KEYS[6], 'generation') or '') or 0
     if body and life and left > 0 and left <= life and life - left < tonumber(ARGV[5]) then
         lease = 'needless'
-    elseif tonumber(ARGV[6]) > 0 and generation > tonumber(ARGV[6]) then
+    elseif credential[1] and credential[1] ~= ARGV[6] and tonumber(ARGV[7]) > 0 and generation > tonumber(ARGV[7]) then
         lease = 'superseded'
     elseif redis.call('SET', KEYS[5], ARGV[3], 'NX', 'PX', ARGV[4]) or redis.call('GET', KEYS[5]) == ARGV[3] then
         lease = 'taken'
@@ -27,11 +28,12 @@ return {
     entry,
     left,
     body,
-    redis.call('HMGET', KEYS[2], 'epoch', 'problem', 'until'),
+    redis.call('HMGET', KEYS[2], 'epoch', 'problem', 'until', 'opened'),
     redis.call('PTTL', KEYS[2]),
-    redis.call('HMGET', KEYS[3], 'epoch', 'problem', 'until'),
+    redis.call('HMGET', KEYS[3], 'epoch', 'problem', 'until', 'opened'),
     redis.call('PTTL', KEYS[3]),
     redis.call('HMGET', KEYS[4], 'count', 'error'),
     redis.call('PTTL', KEYS[4]),
+    credential[1] == ARGV[6] and generation or 0,
     lease,
 }

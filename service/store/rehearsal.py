@@ -38,7 +38,7 @@ async def rehearse(link: Link, settings: Settings, clock: ExchangeClock) -> None
 
 async def _refresh(store: AccountStore, token: str) -> None:
     wanted = Try(token, 0, 0)
-    _ = await store.take(0, wanted), await store.renew(token), await store.prove()
+    _ = await store.take(0, wanted), await store.renew(token, in_time=True)
     _ = await store.keep(Entry(b"{}", 1, 1, _LIFE, {}), _LIFE, token)
     _ = await store.take(0, wanted)
     await store.fail(Failed(1, ExchangeUnavailableError(""), 0), token)
@@ -54,7 +54,7 @@ async def _spend(ledger: EgressLedger, token: str) -> None:
     await ledger.settle(answered, 1)
     await ledger.cancel(cancelled)
     await ledger.hold_address(NO_HOLD)
-    await ledger.reopen(NO_HOLD)
+    _ = await ledger.resume(NOBODY)
     _ = await ledger.probe(_LIFE)
 
 
@@ -64,5 +64,5 @@ async def _subscribe_and_clear(link: Link, keys: AccountKeys, egress: EgressKeys
         await subscription.ping()
         for _ in range(2):  # both are answered; a refusal is raised
             _ = await subscription.get_message(timeout=SOCKET_TIMEOUT)
-    names = [keys.snapshot, keys.credential, keys.failures, keys.lease, egress.hold, egress.probe]
+    names = [keys.snapshot, keys.credential, keys.failures, keys.lease, keys.credential_hold, egress.hold, egress.probe]
     await link.redis.delete(*names, f"{egress.ledger}:0", f"{egress.ledger}:0:calls")

@@ -1,7 +1,11 @@
 -- Hold a lease for longer, if it is still ours.
 -- KEYS: lease
--- ARGV: token, ms of the lease
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-    return 0
+-- ARGV: token, ms of the lease, 1 if it can't have expired yet: then Redis has lost it, and gets it back
+local holder = redis.call('GET', KEYS[1])
+if holder == ARGV[1] then
+    return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+elseif not holder and ARGV[3] == '1' then
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+    return 1
 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 0

@@ -6,9 +6,9 @@
 local before = {
     redis.call('HGETALL', KEYS[1]),
     redis.call('HGETALL', KEYS[3]),
-    redis.call('HMGET', KEYS[4], 'epoch', 'problem', 'until'),
+    redis.call('HMGET', KEYS[4], 'epoch', 'problem', 'until', 'opened'),
     redis.call('PTTL', KEYS[4]),
-    redis.call('HMGET', KEYS[5], 'epoch', 'problem', 'until'),
+    redis.call('HMGET', KEYS[5], 'epoch', 'problem', 'until', 'opened'),
     redis.call('PTTL', KEYS[5]),
 }
 if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then

@@ -82,7 +82,6 @@ class Scripts:
         self.fail = _script(redis, "fail")
         self.renew = _script(redis, "renew")
         self.release = _script(redis, "release")
-        self.prove = _script(redis, "prove")
         self.reserve = _script(redis, "reserve")
         self.settle = _script(redis, "settle")
         self.hold = _script(redis, "hold")

@@ -42,7 +42,8 @@ async def test_a_ban_silences_the_fleet_and_its_newcomers_until_one_probe_has_go
     tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
 ) -> None:
     """Half of the replicas want one account and half the other: two want to probe, while one probe takes a second."""
-    settings = impatient(redis_port, exchange_url) | {"accounts": {"main": None, "other": None}}
+    settings = impatient(redis_port, exchange_url)
+    settings["accounts"] = {"main": None, "other": None}
     async with (
         fleet(tmp_path, 4, settings) as replicas,
         Crowd(replicas) as crowd,

@@ -63,7 +63,7 @@ class NoRedis:
     async def take(self, known: int, wanted: Try) -> Look | None:
         return None
 
-    async def renew(self, token: str) -> bool | None:
+    async def renew(self, token: str, *, in_time: bool) -> bool | None:
         return None
 
     async def release(self, token: str) -> None: ...
@@ -72,9 +72,6 @@ class NoRedis:
         return None
 
     async def fail(self, failed: Failed, token: str) -> None: ...
-
-    async def prove(self) -> int | None:
-        return None
 
 
 @pytest.fixture

@@ -248,6 +248,13 @@ def test_a_later_epoch_overrides_a_later_time() -> None:
     assert NO_HOLD < Hold(0, 5, "x") < Hold(0, 6, "a") < Hold(1, 0, "") < Hold(1, 2, "x")
 
 
+def test_a_probe_voids_its_hold_and_a_later_one_overrides_that() -> None:
+    opened = Hold(0, 5, "x", opened=True)
+    assert Hold(0, 5, "x") < opened < Hold(0, 6, "x")
+    assert not opened.binds(0)
+    assert not opened.opens(9)
+
+
 @pytest.mark.parametrize("problem", ["exchange-banned", "exchange-blocked", "of-a-later-release"])
 def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
     barrier = hold_barrier(Hold(0, NOW, problem))

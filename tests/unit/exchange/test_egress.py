@@ -130,11 +130,18 @@ def test_a_refusal_whose_time_has_passed_bars_while_another_replica_probes(egres
     assert egress.barrier(Claim(5)) is None
 
 
-def test_a_probe_frees_the_address_of_just_the_refusal_it_was_sent_after(egress: Egress) -> None:
+def test_the_probe_itself_is_not_barred_by_another_that_waits_for_it(egress: Egress, clock: FakeClock) -> None:
     egress.impose(ADDRESS, BAN)
-    longer = Hold(0, BAN.until + 1, BAN.problem)
-    egress.impose(ADDRESS, longer)
-    egress.reopen(BAN)
-    assert egress.hold(ADDRESS) == longer
-    egress.reopen(longer)
-    assert egress.hold(ADDRESS) == Hold(1)
+    clock.advance(5_000)
+    egress.leave_to_another()
+    assert egress.barrier(Claim(1), probing=True) is None
+
+
+def test_an_answered_probe_frees_the_address_of_no_later_refusal(egress: Egress) -> None:
+    opened = Hold(0, BAN.until, BAN.problem, opened=True)
+    egress.impose(ADDRESS, BAN)
+    egress.learn(ADDRESS, opened)
+    assert egress.barrier(Claim(1)) is None
+    egress.impose(ADDRESS, Hold(0, BAN.until + 1, BAN.problem))
+    egress.learn(ADDRESS, opened)
+    assert egress.barrier(Claim(1)) is not None

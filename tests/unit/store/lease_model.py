@@ -24,7 +24,8 @@ LIFE = 10_000_000
 SOON = 1_000_000
 REPLICAS = st.sampled_from(["first", "second", "third"])
 TIMES = st.integers(1, 9)
-GENERATIONS = st.integers(1, 3)
+GENERATIONS = st.integers(0, 3)
+IDENTITIES = st.sampled_from(["one", "other"])
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -42,13 +43,18 @@ class LeaseMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.redis = self.connect()
-        self.store = AccountStore(Link(self.redis, FakeClock(), Metrics()), Scripts(self.redis), KEYS, "id")
+        self.stores = {name: self.store_of(name) for name in ("one", "other")}
+        self.store = self.stores["one"]
         self.do(self.redis.flushdb())
         self.holder: str | None = None
         self.kept: Kept | None = None
         self.failed: int | None = None
+        self.identity: str | None = None
         self.generation = 0
         self.stored = 0
+
+    def store_of(self, identity: str) -> AccountStore:
+        return AccountStore(Link(self.redis, FakeClock(), Metrics()), Scripts(self.redis), KEYS, identity)
 
     def connect(self) -> Redis:
         """A client of the Redis to be tried; with the loop running."""
@@ -64,13 +70,13 @@ class LeaseMachine(RuleBasedStateMachine):
         self.do(self.redis.aclose())
         self.runner.close()
 
-    @rule(replica=REPLICAS, known=TIMES, acceptable=st.sampled_from([0, LIFE]), own=st.integers(0, 3))
-    def take(self, replica: str, known: int, acceptable: int, own: int) -> None:
-        look: Look = self.do(self.store.take(known, Try(replica, acceptable, own)))
+    @rule(replica=REPLICAS, known=TIMES, acceptable=st.sampled_from([0, LIFE]), identity=IDENTITIES, own=GENERATIONS)
+    def take(self, replica: str, known: int, acceptable: int, identity: str, own: int) -> None:
+        look: Look = self.do(self.stores[identity].take(known, Try(replica, acceptable, own)))
         newer = self.kept is not None and self.kept.asked_at > known
         if newer and acceptable:
             expected = "needless"
-        elif 0 < own < self.generation:
+        elif self.identity not in (None, identity) and 0 < own < self.generation:
             expected = "superseded"
         elif self.holder in (None, replica):
             expected, self.holder = "taken", replica
@@ -78,10 +84,13 @@ class LeaseMachine(RuleBasedStateMachine):
             expected = "busy"
         assert look.lease == expected
         assert (look.entry is not None) == newer
+        assert look.generation == (self.generation if identity == self.identity else 0)
 
-    @rule(replica=REPLICAS)
-    def renew(self, replica: str) -> None:
-        assert self.do(self.store.renew(replica)) == (replica == self.holder)
+    @rule(replica=REPLICAS, in_time=st.booleans())
+    def renew(self, replica: str, *, in_time: bool) -> None:
+        if self.holder is None and in_time:
+            self.holder = replica
+        assert self.do(self.store.renew(replica, in_time=in_time)) == (replica == self.holder)
 
     @rule(replica=REPLICAS)
     def release(self, replica: str) -> None:
@@ -93,30 +102,40 @@ class LeaseMachine(RuleBasedStateMachine):
         self.do(self.redis.delete(KEYS.lease))
         self.holder = None
 
-    @rule(identity=st.sampled_from(["one", "other"]))
-    def rotate(self, identity: str) -> None:
-        """Somebody proves a credential: another one than the last begins a generation."""
-        prover = AccountStore(Link(self.redis, FakeClock(), Metrics()), Scripts(self.redis), KEYS, identity)
-        proved: int = self.do(prover.prove())
-        assert proved in (self.generation, self.generation + 1)
-        self.generation = proved
+    @rule()
+    def forget_the_credential(self) -> None:
+        self.do(self.redis.delete(KEYS.credential))
+        self.identity, self.generation = None, 0
 
-    @rule(replica=REPLICAS, asked_at=TIMES, generation=GENERATIONS)
-    def keep(self, replica: str, asked_at: int, generation: int) -> None:
+    @rule(replica=REPLICAS, asked_at=TIMES, identity=IDENTITIES, own=GENERATIONS)
+    def keep(self, replica: str, asked_at: int, identity: str, own: int) -> None:
         self.stored += 1
         body = b"%d" % self.stored
-        verdict = self.do(self.store.keep(Entry(body, asked_at, generation, LIFE, {}), SOON, replica))
+        kept = self.do(self.stores[identity].keep(Entry(body, asked_at, own, LIFE, {}), SOON, replica))
         if replica != self.holder:
-            assert verdict == "lost"
+            assert kept.verdict == "lost"
             return
         self.holder = None
-        if self.kept and self.kept.generation > generation:
-            assert verdict == "superseded"
+        generation = self.accepted(identity, own)
+        if generation is None:
+            assert kept.verdict == "superseded"
         elif self.kept and self.kept.asked_at > asked_at:
-            assert verdict == "older"
+            assert kept.verdict == "older"
         else:
-            assert verdict == "kept"
+            assert (kept.verdict, kept.generation) == ("kept", generation)
             self.kept, self.failed = Kept(asked_at, generation, body), None
+            self.identity, self.generation = identity, generation
+
+    def accepted(self, identity: str, own: int) -> int | None:
+        """The generation of a credential that was just accepted; `None`: a newer one is in use."""
+        newest = max(self.generation, self.kept.generation if self.kept else 0)
+        if identity == self.identity:
+            return max(own, newest)
+        if 0 < own < newest:
+            return None
+        if own > newest or (own and self.identity is None):
+            return own
+        return newest + 1
 
     @rule(replica=REPLICAS, count=st.integers(1, 9))
     def fail(self, replica: str, count: int) -> None:

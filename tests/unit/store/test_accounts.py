@@ -11,7 +11,7 @@ from service.exchange.budget import NO_HOLD
 from service.exchange.errors import ExchangeTimeoutError, ExchangeUnavailableError
 from service.exchange.ports import Holds
 from service.settings import Redis, Settings
-from service.store.accounts import FAILURE_MEMORY, LEASE, AccountStore
+from service.store.accounts import CREDENTIAL_MEMORY, FAILURE_MEMORY, LEASE, AccountStore
 from service.store.connection import Link
 from service.store.entries import Entry, Failed, Kept, Try
 from service.store.scripts import AccountKeys, Scripts, account_keys, egress_keys
@@ -52,10 +52,17 @@ def replica(redis: Any, clock: FakeClock, identity: str = "first") -> AccountSto
     return AccountStore(Link(redis, clock, Metrics()), Scripts(redis), KEYS, identity)
 
 
-async def share(store: AccountStore, entry: Entry, remaining: int = 60_000) -> Kept | None:
-    """Take the lease, and keep."""
+async def share(store: AccountStore, entry: Entry, remaining: int = 60_000) -> str:
+    """Take the lease, and keep; what became of it."""
+    return (await prove(store, entry, remaining)).verdict
+
+
+async def prove(store: AccountStore, entry: Entry, remaining: int = 60_000) -> Kept:
+    """The same, with the generation that the credential has."""
     await store.take(0, Try("sharing", 0, 0))
-    return await store.keep(entry, remaining, "sharing")
+    kept = await store.keep(entry, remaining, "sharing")
+    assert kept is not None
+    return kept
 
 
 async def shared(store: AccountStore, known: int = 0) -> Entry | None:
@@ -87,18 +94,28 @@ async def test_a_lease_lasts_two_seconds_and_a_renewal_two_more(store: AccountSt
     await lease(store)
     assert LEASE - 500 < await redis.pttl("l") <= LEASE == 2_000
     await redis.pexpire("l", 100)
-    assert await store.renew("mine") is True
+    assert await store.renew("mine", in_time=True) is True
     assert LEASE - 500 < await redis.pttl("l") <= LEASE
 
 
 async def test_nobody_renews_or_gives_back_a_lease_that_is_not_its_own(store: AccountStore, redis: Any) -> None:
     await lease(store)
-    assert await store.renew("other") is False
+    assert await store.renew("other", in_time=True) is False
     await store.release("other")
     assert await redis.get("l") == b"mine"
     await redis.delete("l")
-    assert await store.renew("mine") is False
+    assert await store.renew("mine", in_time=False) is False
     assert await redis.get("l") is None
+
+
+async def test_a_lease_that_redis_has_lost_before_it_could_expire_is_given_back_by_its_renewal(
+    store: AccountStore, redis: Any
+) -> None:
+    await lease(store)
+    await redis.flushall()
+    assert await store.renew("mine", in_time=True) is True
+    assert LEASE - 500 < await redis.pttl("l") <= LEASE
+    assert await lease(store, Try("other", 0, 0)) == "busy"
 
 
 async def test_a_look_alone_takes_no_lease(store: AccountStore, redis: Any) -> None:
@@ -125,22 +142,24 @@ async def test_a_snapshot_of_another_format_spares_nothing(store: AccountStore, 
     assert await lease(store, Try("mine", 60_000, 0)) == "taken"
 
 
-async def test_an_older_credential_gets_no_lease_once_a_newer_one_is_proved(
+async def test_an_older_credential_gets_no_lease_once_a_newer_one_is_accepted(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
-    old = await store.prove()
-    assert old == 1
+    rotated = replica(redis, clock, "second")
+    old = (await prove(store, replace(ENTRY, generation=0))).generation
     assert await lease(store, Try("a", 0, old)) == "taken"
     await store.release("a")
-    new = await replica(redis, clock, "second").prove()
-    assert new == 2
+    new = (await prove(rotated, replace(ENTRY, generation=0))).generation
+    assert (old, new) == (1, 2)
     assert await lease(store, Try("a", 0, old)) == "superseded"
-    assert await lease(store, Try("b", 0, new)) == "taken"
+    assert await lease(rotated, Try("b", 0, new)) == "taken"
 
 
-async def test_a_replica_that_has_not_proved_its_credential_may_try(store: AccountStore) -> None:
-    await store.prove()
-    assert await lease(store, Try("new", 0, 0)) == "taken"
+async def test_a_replica_that_does_not_know_its_generation_may_try(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await prove(store, ENTRY)
+    assert await lease(replica(redis, clock, "second"), Try("new", 0, 0)) == "taken"
 
 
 @pytest.mark.parametrize("ending", ["keep", "fail", "release"])
@@ -191,7 +210,7 @@ async def test_an_empty_redis_holds_nothing(store: AccountStore) -> None:
         (1, 3, "kept"),
         (0, 3, "kept"),  # a repeat
         (-1, 3, "older"),
-        (1, 2, "superseded"),
+        (1, 2, "kept"),  # of the same credential, whose replica has just started
         (1, 4, "kept"),
         (-1, 4, "older"),
     ],
@@ -200,7 +219,8 @@ async def test_a_newer_snapshot_stands(store: AccountStore, later: int, generati
     await share(store, ENTRY)
     other = replace(ENTRY, body=b"other", asked_at=ENTRY.asked_at + later, generation=generation)
     assert await share(store, other) == verdict
-    assert await shared(store) == (other if verdict == "kept" else ENTRY)
+    standing = replace(other, generation=max(generation, 3)) if verdict == "kept" else ENTRY
+    assert await shared(store) == standing
 
 
 async def test_a_refused_snapshot_gives_the_lease_back_too(store: AccountStore) -> None:
@@ -212,9 +232,9 @@ async def test_a_refused_snapshot_gives_the_lease_back_too(store: AccountStore) 
 
 
 async def test_without_the_lease_nothing_is_kept(store: AccountStore) -> None:
-    assert await store.keep(ENTRY, 60_000, "mine") == "lost"
+    assert await store.keep(ENTRY, 60_000, "mine") == Kept("lost", 3)
     await lease(store, Try("other", 0, 0))
-    assert await store.keep(ENTRY, 60_000, "mine") == "lost"
+    assert await store.keep(ENTRY, 60_000, "mine") == Kept("lost", 3)
     assert await shared(store) is None
     assert await lease(store, Try("third", 0, 0)) == "busy"
 
@@ -334,20 +354,70 @@ async def test_a_failure_without_an_end_is_none(store: AccountStore, redis: Any)
 # The credential's generation.
 
 
-async def test_a_new_credential_begins_a_new_generation(store: AccountStore, redis: Any, clock: FakeClock) -> None:
-    rotated = replica(redis, clock, "second")
-    assert [await store.prove(), await store.prove(), await rotated.prove(), await rotated.prove()] == [1, 1, 2, 2]
+@pytest.mark.parametrize(
+    "proof",
+    [
+        ("first", 0, Kept("kept", 3)),  # started anew
+        ("first", 3, Kept("kept", 3)),
+        ("first", 5, Kept("kept", 5)),  # Redis lost some
+        ("second", 0, Kept("kept", 4)),  # a rotation, or one taken back
+        ("second", 3, Kept("kept", 4)),
+        ("second", 5, Kept("kept", 5)),
+        ("second", 2, Kept("superseded", 2)),
+    ],
+)
+async def test_a_credential_that_is_accepted_begins_a_generation_unless_a_newer_one_was(
+    store: AccountStore, redis: Any, clock: FakeClock, proof: tuple[str, int, Kept]
+) -> None:
+    identity, own, expected = proof
+    await prove(store, ENTRY)
+    assert await prove(replica(redis, clock, identity), replace(ENTRY, generation=own)) == expected
 
 
-async def test_a_proof_without_its_generation_begins_one(store: AccountStore, redis: Any) -> None:
-    await redis.hset("c", mapping={"identity": "first"})
-    assert await store.prove() == 1
+@pytest.mark.parametrize(
+    ("own", "expected"), [(0, Kept("kept", 4)), (2, Kept("superseded", 2)), (3, Kept("kept", 3)), (4, Kept("kept", 4))]
+)
+async def test_without_its_record_the_snapshots_generation_counts(
+    store: AccountStore, redis: Any, own: int, expected: Kept
+) -> None:
+    await prove(store, ENTRY)
+    await redis.delete("c")
+    assert await prove(store, replace(ENTRY, generation=own)) == expected
+
+
+async def test_generations_go_on_after_redis_forgot_everything(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await prove(store, ENTRY)
+    await redis.flushall()
+    assert (await prove(replica(redis, clock), replace(ENTRY, generation=0))).generation == 1  # started just then
+    assert await prove(store, ENTRY) == Kept("kept", 3)
+    look = await replica(redis, clock).look(0)
+    assert look is not None
+    assert look.generation == 3
+
+
+async def test_a_look_tells_the_generation_of_the_credential_in_use_to_who_has_it(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await prove(store, ENTRY)
+    looks = [await replica(redis, clock, identity).look(0) for identity in ("first", "second")]
+    assert [look.generation for look in looks if look] == [3, 0]
+
+
+async def test_a_credential_that_nobody_has_used_for_a_snapshots_life_is_forgotten(
+    store: AccountStore, redis: Any
+) -> None:
+    await prove(store, ENTRY)
+    assert ENTRY.life - 1_000 < await redis.pttl("c") <= ENTRY.life
+    await prove(store, replace(ENTRY, life=1))
+    assert CREDENTIAL_MEMORY - 1_000 < await redis.pttl("c") <= CREDENTIAL_MEMORY
 
 
 async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: FakeServer) -> None:
     server.connected = False
-    assert (await store.look(0), await store.take(0, ASK), await store.renew("mine")) == (None, None, None)
-    assert (await store.keep(ENTRY, 1_000, "mine"), await store.prove()) == (None, None)
+    assert (await store.look(0), await store.take(0, ASK), await store.renew("mine", in_time=True)) == (None,) * 3
+    assert await store.keep(ENTRY, 1_000, "mine") is None
     await store.release("mine")
     await store.fail(Failed(1, OUTAGE, 1_000), "mine")
 

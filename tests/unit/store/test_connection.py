@@ -10,7 +10,18 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from service.cache.flight import end
 from service.settings import Redis as RedisSettings
 from service.settings_file import SettingsError
-from service.store.connection import PATIENCE, TICK, AwayError, Link, Patience, connect, failure_kind, patience
+from service.store.connection import (
+    CONCURRENT,
+    PATIENCE,
+    TICK,
+    AwayError,
+    Link,
+    Patience,
+    connect,
+    failure_kind,
+    patience,
+    while_patient,
+)
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -116,6 +127,50 @@ async def test_all_operations_of_one_refresh_together_wait_no_longer(wire: Wire,
     assert await patient() <= 3
     assert loop.time() - began < 0.25 + 1
     await wire.link.run(slow)  # outside of it, another refresh
+
+
+async def test_who_has_no_patience_left_says_nothing_of_how_redis_is(wire: Wire) -> None:
+    with pytest.raises(AwayError):
+        await wire.link.run(wire.ping, Patience(0))
+    assert (wire.tries, wire.link.up) == (0, True)
+
+
+async def test_what_goes_on_without_us_is_waited_for_no_longer_than_patience_lasts(wire: Wire) -> None:
+    task = asyncio.create_task(hang())
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with patience():
+        await while_patient(task)
+        await while_patient(task)
+    assert PATIENCE * TICK <= loop.time() - began < PATIENCE * TICK + 1
+    assert not task.done()
+    await end(task)
+
+
+async def test_a_hundred_operations_at_once_take_turns(wire: Wire) -> None:
+    under_way = most = 0
+
+    async def count() -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+
+    await asyncio.gather(*(wire.link.run(count) for _ in range(100)))
+    assert most == CONCURRENT
+
+
+async def test_who_wants_to_know_is_told_when_redis_is_back(wire: Wire, clock: FakeClock) -> None:
+    told: list[str] = []
+    wire.link.on_back = lambda: told.append("back")
+    wire.server.connected = False
+    await wire.answers()
+    wire.server.connected = True
+    clock.advance(1_000)
+    await wire.answers()
+    await wire.answers()
+    assert told == ["back"]
 
 
 async def test_a_busy_event_loop_is_not_taken_for_a_slow_redis(wire: Wire) -> None:
