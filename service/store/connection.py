@@ -193,9 +193,14 @@ class Link:
             if now < self._next_try:
                 raise AwayError(self._kind)
             self._next_try = now + PAUSE  # this one tries; the others go on without
+        patient = limit.ticks >= PATIENCE
         try:
             result = await self._in_time(operation, limit)
-        except (RedisError, OSError, TimeoutError) as exc:
+        except TimeoutError as exc:
+            if patient:
+                await self._fail(exc)
+            raise AwayError("timeout") from None  # after less than 250 ms it says little of how Redis is
+        except (RedisError, OSError) as exc:
             await self._fail(exc)
             raise AwayError(self._kind) from None
         if not self.up:

@@ -5,14 +5,17 @@ a replica learns of ages and pauses from what is left of them there is a little 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
 
 import httpx
 import pytest
+from fakeredis import FakeAsyncRedis
 
 from service.app import create_app
-from service.exchange.budget import MINUTE
+from service.exchange.budget import MINUTE, Hold
 from simulator.faults import Fault
+from simulator.transport import SimulatorTransport
 from tests.app.conftest import MakeStage
 from tests.app.harness import ASSETS, BTC, Replica, Stage, cache_status, problem, settle, told
 from tests.support import START, FakeClock
@@ -21,6 +24,14 @@ PING = "/dapi/v1/ping"
 ACCOUNT_CALL = "/dapi/v1/account"
 LEASE = "coinm:testing:127.0.0.1:1:main:lease"
 NO_CACHE = {"cache_control": "no-cache"}
+
+
+class SlowRedis(FakeAsyncRedis):
+    """Every operation takes a while."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.03)
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # fakeredis leaves it so
 
 
 class WrongClock(FakeClock):
@@ -36,6 +47,21 @@ class WrongClock(FakeClock):
 
     def epoch(self) -> int:
         return self._right.epoch() + self._lead
+
+
+class HeadersOnly(SimulatorTransport):
+    """An exchange whose answers to signed calls are a 429, and then nothing."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "signature" not in request.url.params:
+            return await super().handle_async_request(request)
+        return httpx.Response(429, stream=Nothing())
+
+
+class Nothing(httpx.AsyncByteStream):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
 
 
 async def start_with_wrong_clock(stage: Stage, lead: int) -> Replica:
@@ -164,6 +190,54 @@ async def test_a_waiter_without_the_lease_gives_up_at_its_own_deadline_and_never
     assert stage.exchange.calls.count() == 0
 
 
+async def test_a_redis_that_is_slow_but_well_splits_no_fleet(make_stage: MakeStage) -> None:
+    """Every operation takes longer than a tick; a slow call means renewals and polls besides."""
+    stage = make_stage(exchange={"timeout": "10s"})
+    replicas: list[Replica] = []
+    for _ in range(3):
+        redis = cast("Any", SlowRedis(server=stage.redis_server))
+        replicas.append(
+            await stage.start_app(create_app(stage.settings, transport=stage.transport, redis=redis, clock=stage.clock))
+        )
+    stage.exchange.hold()
+    asked = [asyncio.create_task(each.get()) for each in replicas]
+    await stage.exchange.wait_held()
+    await asyncio.sleep(2.5)  # longer than a lease
+    stage.exchange.release()
+    answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} == {200}
+    assert stage.account_calls == 1
+    assert {(await each.status())["redis"] for each in replicas} == {"ok"}
+
+
+async def test_a_redis_restarted_empty_in_the_middle_of_a_call_costs_no_second_one(make_stage: MakeStage) -> None:
+    stage = make_stage(exchange={"timeout": "10s"})
+    holder, other = await fleet(stage, 2)
+    stage.exchange.hold()
+    asked = [asyncio.create_task(holder.get())]
+    await stage.exchange.wait_held()
+    async with stage.redis() as redis:
+        await redis.flushall()
+        async with asyncio.timeout(10):
+            while not await redis.exists(LEASE):  # its next renewal
+                await asyncio.sleep(0.01)
+    asked.append(asyncio.create_task(other.get()))
+    await settle()
+    stage.exchange.release()
+    assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+    assert stage.account_calls == 1
+
+
+async def test_over_a_hundred_accounts_are_no_outage_of_redis(make_stage: MakeStage) -> None:
+    names = ["main", *(f"account-{number}" for number in range(120))]
+    stage = make_stage(accounts=dict.fromkeys(names), freshness={"fresh_for": "60s"})
+    gateway = await stage.start()
+    answers = await asyncio.gather(*(gateway.get(f"/v1/accounts/{name}/assets/BTC") for name in names))
+    assert {answer.status_code for answer in answers} == {200}
+    assert (await gateway.status())["redis"] == "ok"
+    assert "coinm_redis_failures_total{" not in gateway.metrics()
+
+
 # Failures and refusals.
 
 
@@ -274,6 +348,64 @@ async def test_a_ban_binds_a_replica_that_hears_nothing_before_its_call(make_sta
     assert stage.account_calls == 1
 
 
+@pytest.mark.parametrize("status", [418, 429])
+async def test_a_refusal_binds_the_fleet_whatever_its_body_is(stage: Stage, status: int) -> None:
+    replicas = await fleet(stage)
+    stage.fail(Fault("custom", status=status, body="x" * (5 * 1024 * 1024)))
+    problems = {problem(answer) for each in replicas for answer in [await each.get()]}
+    assert problems == {"exchange-banned" if status == 418 else "exchange-rate-limited"}
+    assert stage.account_calls == 1
+
+
+async def test_a_refusal_whose_body_never_comes_is_not_lost_to_the_deadline(make_stage: MakeStage) -> None:
+    stage = make_stage(exchange={"timeout": "1s"})
+    gateway = await stage.start_on(HeadersOnly(stage.exchange))
+    assert problem(await gateway.get()) == "exchange-rate-limited"
+    await stage.advance(1_000)
+    assert problem(await (await stage.start()).get()) == "exchange-rate-limited"
+    assert stage.account_calls == 0
+
+
+async def test_a_ban_that_a_call_under_way_meets_is_not_undone_by_a_probe_that_went_before(
+    make_stage: MakeStage,
+) -> None:
+    stage = make_stage(accounts={"main": None, "other": None}, exchange={"timeout": "10s"})
+    one, other = await fleet(stage, 2)
+    stage.fail(Fault("hang", count=1))
+    late = asyncio.create_task(other.get(ASSETS.replace("main", "other")))
+    await stage.exchange.wait_held()
+    stage.fail(Fault("418", seconds=2, count=1))
+    await one.get()
+    await stage.advance(2_000)
+    assert (await one.get()).status_code == 200  # its probe was answered
+    other.gateway.exchange.egress.impose("", Hold(0, START + 600_000, "exchange-banned"))  # what its answer tells
+    stage.exchange.release()
+    await late
+    await stage.advance(2_000)
+    await other.get()
+    calls = stage.exchange.calls.count()
+    for each in (one, other):
+        assert cache_status(await each.get()).endswith(("detail=not-before", "detail=swr"))
+    assert problem(await (await stage.start()).get(cache_control="no-cache")) == "exchange-banned"
+    assert stage.exchange.calls.count() == calls
+
+
+async def test_a_ban_that_could_not_be_shared_is_as_soon_as_redis_is_back(stage: Stage) -> None:
+    one, other = await fleet(stage, 2)
+    stage.redis_server.connected = False
+    stage.fail(Fault("418", seconds=60, count=1))
+    await one.get()
+    stage.redis_server.connected = True
+    await stage.advance(1_000)
+    calls = stage.exchange.calls.count()
+    async with asyncio.timeout(10):
+        while not one.gateway.redis.up:  # its heartbeat notices; nobody asks
+            await asyncio.sleep(0.01)
+    await settle()
+    assert problem(await other.get()) == "exchange-banned"
+    assert stage.exchange.calls.count() == calls
+
+
 # The weight.
 
 
@@ -325,6 +457,15 @@ async def test_an_account_that_has_had_its_equal_slice_waits_first_and_its_statu
     waiting = (await one.status())["accounts"][0]["lastRefresh"]
     assert waiting["outcome"] == "weight-budget-spent"
     assert waiting["detail"] == "account main has had its equal slice of the request weight for now"
+
+
+async def test_a_count_of_a_replica_with_a_wrong_clock_is_not_taken_for_another_minutes(stage: Stage) -> None:
+    right = await stage.warm(age=40_000)
+    stage.spent_by_neighbours(1_900)
+    wrong = await start_with_wrong_clock(stage, 30_000)
+    await wrong.get(cache_control="no-cache")
+    await stage.advance(20_000)
+    assert fresh([await right.get(cache_control="max-age=1")])
 
 
 # Clocks, and Redis.
@@ -384,6 +525,41 @@ async def test_a_ban_seen_without_redis_is_written_back_and_binds_the_others(sta
     await one.get()
     assert told(await other.get()) == (503, "exchange-banned", "55")
     assert stage.exchange.calls.count() == calls
+
+
+async def test_replicas_of_one_credential_are_never_superseded_by_each_other(stage: Stage) -> None:
+    """One of them has only ever adopted; then the key is rotated, and Redis loses everything."""
+    leads, adopts = await fleet(stage, 2)
+    await leads.get()
+    await settle()
+    stage.change_key("anotherApiKey".ljust(64, "1"))
+    rotated = await stage.start()
+    await stage.advance(5_000)
+    assert fresh([await rotated.get()])
+    await stage.advance(5_000)
+    assert cache_status(await adopts.get()).endswith("detail=stale-if-error")  # it knew whose credential it has
+    async with stage.redis() as redis:
+        await redis.flushall()
+    started = await stage.start()
+    for each in (started, rotated, started, rotated):
+        calls = stage.account_calls
+        await stage.advance(5_000)
+        await each.get()
+        await settle()
+        assert fresh([await started.get(), await rotated.get()])
+        assert stage.account_calls == calls + 1
+
+
+async def test_a_credential_that_its_replicas_took_with_them_bars_nobody_for_ever(stage: Stage) -> None:
+    old = await stage.warm()
+    stage.change_key("anotherApiKey".ljust(64, "1"))
+    new = await stage.start()
+    await stage.advance(10_000)
+    await new.get()  # and then it is taken back, and asks no more
+    await stage.advance(30_000)
+    assert (await old.get(cache_control="no-cache")).status_code == 502
+    await stage.advance(40_000)
+    assert fresh([await old.get()])
 
 
 async def test_a_replica_with_an_older_credential_serves_what_newer_ones_fetch_and_asks_nothing(stage: Stage) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import inspect
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -140,3 +141,46 @@ class _Once(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self._content
+
+
+class Streamed(httpx.AsyncByteStream):
+    """A body that comes in these parts, and then breaks or never ends."""
+
+    def __init__(self, *parts: bytes, error: type[httpx.RequestError] | None) -> None:
+        self._parts = parts
+        self._error = error
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._parts:
+            yield part
+        if self._error is not None:
+            raise self._error("canary")
+        await asyncio.Event().wait()
+
+
+BROKEN = {
+    "undecodable": lambda: (Streamed(b"no gzip", error=None), {"content-encoding": "gzip"}),
+    "cut off": lambda: (Streamed(b'{"code"', error=httpx.ReadError), {}),
+    "endless": lambda: (Streamed(*[b"x" * 65536] * 70, error=None), {}),
+    "never there": lambda: (Streamed(error=None), {}),
+}
+
+
+@pytest.mark.parametrize("status", [403, 418, 429])
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_a_refusal_is_told_whatever_becomes_of_its_body(status: int, kind: str) -> None:
+    stream, headers = BROKEN[kind]()
+    answer = await ask(lambda _: httpx.Response(status, headers={"retry-after": "7"} | headers, stream=stream))
+    assert (answer.status, answer.headers["retry-after"], answer.body) == (status, "7", b"")
+
+
+async def test_a_deadline_that_comes_between_a_refusal_and_its_body_does_not_lose_it() -> None:
+    asked = asyncio.create_task(ask(lambda _: httpx.Response(429, stream=Streamed(error=None))))
+    await asyncio.sleep(0.05)
+    asked.cancel()
+    assert (await asked).status == 429
+
+
+async def test_any_other_answer_is_lost_with_its_body() -> None:
+    with pytest.raises(ExchangeUnavailableError):
+        await ask(lambda _: httpx.Response(200, stream=Streamed(b"{", error=httpx.ReadError)))
