@@ -158,7 +158,7 @@ class Streamed(httpx.AsyncByteStream):
         await asyncio.Event().wait()
 
 
-BROKEN = {
+BROKEN: dict[str, Callable[[], tuple[Streamed, dict[str, str]]]] = {
     "undecodable": lambda: (Streamed(b"no gzip", error=None), {"content-encoding": "gzip"}),
     "cut off": lambda: (Streamed(b'{"code"', error=httpx.ReadError), {}),
     "endless": lambda: (Streamed(*[b"x" * 65536] * 70, error=None), {}),
