@@ -158,6 +158,25 @@ def test_the_used_weight_is_a_plain_figure_or_none(value: str, weight: int | Non
 
 
 @pytest.mark.parametrize(
+    ("headers", "weight"),
+    [
+        ({"x-mbx-used-weight": "7"}, 7),
+        ({"x-mbx-used-weight-60s": "7"}, 7),
+        ({"x-mbx-used-weight-10s": "7"}, 7),  # used in these seconds, so used in the minute
+        ({"x-mbx-used-weight-10s": "7", "x-mbx-used-weight-1m": "40"}, 40),
+        ({"x-mbx-used-weight-1m": "-1", "x-mbx-used-weight": "9"}, 9),
+        ({"x-mbx-used-weight-5m": "900"}, None),
+        ({"x-mbx-used-weight-1h": "900"}, None),
+        ({"x-mbx-order-count-1m": "900"}, None),
+    ],
+)
+def test_the_used_weight_is_known_by_any_spelling_of_a_minute_or_less(
+    headers: dict[str, str], weight: int | None
+) -> None:
+    assert used_weight(Answer(200, headers, b"")) == weight
+
+
+@pytest.mark.parametrize(
     ("problem", "status"),
     [
         ("exchange-rate-limited", 503),
