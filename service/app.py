@@ -145,6 +145,11 @@ async def in_touch(gateway: Gateway) -> AsyncGenerator[None, None]:
     finally:
         for task in tasks:
             await end(task)
+        gateway.redis.on_back = _nobody
+
+
+def _nobody() -> None:
+    """Hears nothing any more."""
 
 
 def _hear(keepers: Mapping[str, SnapshotKeeper], message: str | None) -> None:

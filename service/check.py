@@ -57,6 +57,7 @@ async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
         AwayError: Redis can't be reached: nothing more was forgotten.
     """
     try:
+        await gateway.redis.reach()
         return [text for account in accounts for text in await _forget(gateway, account)]
     finally:
         await close(gateway)
@@ -75,6 +76,7 @@ def _weight(gateway: Gateway) -> Finding:
 
 async def _redis(gateway: Gateway) -> Sequence[Finding]:
     try:
+        await gateway.redis.reach()
         await rehearse(gateway.redis, gateway.settings, gateway.exchange.clock)
         info = await gateway.redis.run(gateway.redis.info)
     except AwayError as exc:

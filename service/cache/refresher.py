@@ -46,7 +46,7 @@ class _Attempt:
         self.acceptable = acceptable
         self.spared = acceptable
         """The age below which a shared snapshot spares the call, by the life it has left."""
-        self.began = began
+        self.began = self.tried = began
         self.metrics = metrics
         self.forced = forced
         self.waited = False
@@ -87,6 +87,12 @@ class Refresher:
         except WeightBudgetSpentError as exc:
             self.memory.note(exc)  # the ledger knew more than this replica: who waits decides again
             outcome = ended = "barred"
+        except ExchangeError:
+            raise
+        except Exception as exc:
+            fault = _fault(exc)
+            _ = self._count(fault)
+            raise fault from exc
         finally:
             metrics.refreshes.labels(self.memory.account, ended).inc()
         return outcome
@@ -107,7 +113,8 @@ class Refresher:
 
     async def _turn(self, attempt: _Attempt) -> Outcome | None:
         """A look, a try for the lease, and with it the refresh; `None`: another replica has it."""
-        waited = self._monotonic() - attempt.began
+        attempt.tried = self._monotonic()
+        waited = attempt.tried - attempt.began
         bound = attempt.spared and attempt.spared + waited
         look = await self._learn(
             await self._shared.take(self.memory.known, Try(attempt.token, bound, self._generation))
@@ -123,7 +130,10 @@ class Refresher:
             error = ExchangeRejectedCredentialsError("a newer credential is in use; this replica has an older one")
             _ = self._count(error)
             raise error
-        attempt.spared = 0  # a shared snapshot that would do by the life it has left is older by the exchange's clock
+        if look.lease == "needless":
+            attempt.spared = (
+                0  # by the life it has left the shared snapshot would do; by the exchange's clock it is older
+            )
         return await self._lead(attempt) if look.lease == "taken" else None
 
     async def _learn(self, look: Look | None) -> Look | None:
@@ -167,21 +177,28 @@ class Refresher:
 
     async def _lead(self, attempt: _Attempt) -> Outcome:
         """Ask on behalf of all replicas, and tell them; the lease is given back whatever happens."""
-        renewing = asyncio.create_task(self._renew(attempt.token))
+        over, told = asyncio.Event(), False
+        renewing = asyncio.create_task(self._renew(attempt, over))
         try:
-            fetched = await self._ask(attempt)
-        except ExchangeError as exc:
-            await self._afterwards(self._tell(self._count(exc), attempt.token), renewing)
-            raise
-        except asyncio.CancelledError:
-            renewing.cancel()
-            await self._shared.release(attempt.token)  # the process ends: nobody should wait for the lease to expire
-            raise
-        await self._afterwards(self._share(fetched, attempt.token), renewing)
+            try:
+                fetched = await self._ask(attempt)
+            except ExchangeError as exc:
+                told, failed = True, self._count(exc)
+                await self._afterwards(self._tell(failed, attempt.token), over, renewing)
+                raise
+            told = True
+            await self._afterwards(self._share(fetched, attempt.token), over, renewing)
+        finally:
+            if not told:  # the process ends: nobody should wait for the lease to expire
+                renewing.cancel()
+                await self._shared.release(attempt.token)
         return "fetched"
 
-    async def _afterwards(self, telling: Coroutine[Any, Any, None], renewing: asyncio.Task[None]) -> None:
+    async def _afterwards(
+        self, telling: Coroutine[Any, Any, None], over: asyncio.Event, renewing: asyncio.Task[None]
+    ) -> None:
         """Tell the replicas. Who waits for this refresh waits as long as its patience lasts; it goes on without."""
+        over.set()
         task = asyncio.create_task(self._to_the_end(telling, renewing))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
@@ -189,19 +206,23 @@ class Refresher:
 
     async def _to_the_end(self, telling: Coroutine[Any, Any, None], renewing: asyncio.Task[None]) -> None:
         try:
-            await telling
+            await renewing  # a renewal after the lease went back would take it again, for nobody
+            with patience():
+                await telling
         except Exception:
             log.exception("refresh_untold", account=self.memory.account)  # the answer is good all the same
-        finally:
-            renewing.cancel()
 
-    async def _renew(self, token: str) -> None:
-        renewed = self._monotonic()
+    async def _renew(self, attempt: _Attempt, over: asyncio.Event) -> None:
+        renewed = attempt.tried
         while True:
-            await asyncio.sleep(RENEWAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEWAL):
+                    await over.wait()
+            if over.is_set():
+                return
             began = self._monotonic()
-            held = await self._shared.renew(token, in_time=began - renewed < LEASE)
-            if held is False:
+            held = await self._shared.renew(attempt.token, in_time=began - renewed < LEASE)
+            if held is False and not attempt.alone:
                 log.warning("lease_lost", account=self.memory.account)
                 return
             renewed = began if held else renewed
@@ -213,8 +234,7 @@ class Refresher:
             except ExchangeError:
                 raise
             except Exception as exc:
-                log.exception("refresh_fault", account=self.memory.account)
-                raise RefreshFaultError("the gateway failed; its log has the trace") from exc
+                raise _fault(exc) from exc
         self.memory.failures = None
         self.memory.note()
         self.memory.adopt(fetched.snapshot, fetched.asked, self._source.margin_assets or {})
@@ -257,3 +277,9 @@ class Refresher:
         if isinstance(error, WeightBudgetSpentError) or self._source.barrier(forced=False) is not None:
             return None
         return self.memory.count(error)
+
+
+def _fault(exc: Exception) -> RefreshFaultError:
+    """What nobody foresaw, as a failure that is remembered like the exchange's."""
+    log.error("refresh_fault", exc_info=exc)
+    return RefreshFaultError("the gateway failed; its log has the trace")

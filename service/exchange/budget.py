@@ -63,10 +63,10 @@ class Hold(msgspec.Struct, frozen=True, order=True):
 
     epoch: int = 0
     until: int = 0
-    problem: str = ""
-    """The problem type of the refusal that it comes from."""
     opened: bool = False
     """Whether a probe after it was answered."""
+    problem: str = ""
+    """The problem type of the refusal that it comes from."""
 
     def binds(self, now: int) -> bool:
         return self.until > now and not self.opened
@@ -232,7 +232,7 @@ def hold_after(error: ExchangeError, now: int) -> Hold | None:
             until = now + CREDENTIAL_PROBE
         case _:
             return None
-    return Hold(0, min(until, now + MAX_HOLD), error.problem)
+    return Hold(0, min(until, now + MAX_HOLD), problem=error.problem)
 
 
 def is_credential(hold: Hold) -> bool:

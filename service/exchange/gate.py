@@ -6,8 +6,8 @@ replica's calls after it.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import httpx
 import msgspec
@@ -72,7 +72,6 @@ class Gate:
         self._egress = egress
         self._ledger = ledger
         self._metrics = metrics
-        self._entering: set[asyncio.Task[None]] = set()
 
     async def send(self, call: Call, read: Callable[[Answer], T]) -> T:
         """What `read` takes from the answer.
@@ -128,9 +127,6 @@ class Gate:
                 await self._ledger.hold_credential(claim.account, egress.hold(claim.credential))
 
     async def close(self) -> None:
-        """Hang up, once what was told last stands in the ledger."""
-        if self._entering:
-            await asyncio.wait(self._entering)
         await self._http.aclose()
 
     async def _reserve(self, call: Call) -> Reservation:
@@ -174,44 +170,38 @@ class Gate:
             raise
         # Before any await: no deadline may come between a refusal and its being remembered.
         self._egress.clock.see(answer.headers.get("date", ""))
-        error, held = self._refusal(answer, call)
+        error, scope = self._refusal(answer, call)
         reported = answers.used_weight(answer)
         self._egress.settle(weight, reported, reservation.minute)
         current = self._egress.window.minute == reservation.minute
-        await self._enter(self._settle(reservation, reported if current else None, held=held))
+        if scope is not None:
+            await self._share(call.claim, scope)
+        await self._ledger.settle(reservation, reported if current else None)
         if error is not None:
             raise error
         return answer
 
-    def _refusal(self, answer: Answer, call: Call) -> tuple[ExchangeError | None, bool]:
-        """The error that an answer stands for, and whether it binds every later call.
+    def _refusal(self, answer: Answer, call: Call) -> tuple[ExchangeError | None, str | None]:
+        """The error that an answer stands for, and the scope of the not-before that it imposes.
 
         It binds the address, or the credential that was rejected (an unsigned call has none).
         """
-        now, scope = self._egress.clock.now(), call.claim.credential
+        now, credential = self._egress.clock.now(), call.claim.credential
         error = answers.error_in(answer, now)
         hold = budget.hold_after(error, now) if error else None
-        if error is None or hold is None or (budget.is_credential(hold) and not scope):
-            return error, False
+        if error is None or hold is None or (budget.is_credential(hold) and not credential):
+            return error, None
+        scope = credential if budget.is_credential(hold) else ADDRESS
         error.retry_at = hold.until
-        self._egress.impose(scope if budget.is_credential(hold) else ADDRESS, hold)
-        return error, True
+        self._egress.impose(scope, hold)
+        return error, scope
 
-    async def _settle(self, reservation: Reservation, reported: int | None, *, held: bool) -> None:
-        """Enter in the ledger what an answer told: a refusal first, for it binds who asks next."""
-        claim, egress = reservation.claim, self._egress
-        if held:
-            await self._ledger.hold_address(egress.hold(ADDRESS))
-            if claim.credential:
-                await self._ledger.hold_credential(claim.account, egress.hold(claim.credential))
-        await self._ledger.settle(reservation, reported)
-
-    async def _enter(self, entry: Coroutine[Any, Any, None]) -> None:
-        """See an entry through, also if the refresh it belongs to is given up meanwhile."""
-        entering = asyncio.create_task(entry)
-        self._entering.add(entering)
-        entering.add_done_callback(self._entering.discard)
-        await asyncio.shield(entering)
+    async def _share(self, claim: Claim, scope: str) -> None:
+        """Enter a refusal in the ledger, before anything else is told: it binds who asks next."""
+        if scope == ADDRESS:
+            await self._ledger.hold_address(self._egress.hold(ADDRESS))
+        else:
+            await self._ledger.hold_credential(claim.account, self._egress.hold(scope))
 
 
 def _read(answer: Answer, read: Callable[[Answer], T]) -> T:

@@ -4,6 +4,7 @@ Messages of httpx and what lies below may quote URLs and header values, so only 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -108,24 +109,28 @@ async def fetch(client: httpx.AsyncClient, path: str, query: bytes, headers: Map
 
 
 async def _read_if_possible(response: httpx.Response) -> bytes:
-    """The body of a refusal, or nothing: what the status says binds us whatever becomes of the body.
+    """What there is of a refusal's body: its status binds us whatever becomes of that, and it may say until when.
 
     So neither a broken body nor a deadline, which would cancel this, may lose it.
     """
-    try:
+    body = bytearray()
+    with contextlib.suppress(*_UNREADABLE):
         async with asyncio.timeout(REFUSAL_PATIENCE):
-            return await _read(response)
-    except _UNREADABLE:
-        return b""
+            await _fill(body, response)
+    return bytes(body)
 
 
 async def _read(response: httpx.Response) -> bytes:
-    """The body, decompressed; stops at the bound, so that a bomb costs no memory."""
     body = bytearray()
+    await _fill(body, response)
+    return bytes(body)
+
+
+async def _fill(body: bytearray, response: httpx.Response) -> None:
+    """Read the body, decompressed; stops at the bound, so that a bomb costs no memory."""
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > MAX_BODY:
             raise ExchangeAnswerInvalidError(
                 "the exchange's answer is larger than 4 MiB", answered=response.status_code
             )
-    return bytes(body)

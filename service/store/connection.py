@@ -1,8 +1,9 @@
 """Settings → a client of Redis, and the breaker through which every operation goes.
 
 redis-py's defaults wait and repeat (measured: 58 s against a hung server, and a repeated script counts twice).
-Here an operation has 250 ms and no second try, all operations of one refresh together have no more, and after a
-failure nobody tries for a second: Redis is shared state, never a reason to fail a read that memory can answer.
+Here an operation has 250 ms and no second try, a refresh waits for all of its operations together no longer than for
+one, and after a failure nobody tries for a second: Redis is shared state, never a reason to fail a read that memory can
+answer.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ TICK = 0.025
 """Seconds. Waits are counted in ticks of the event loop. One that comes late doesn't count: the loop was busy, and a
 burst of callers must not be taken for a slow Redis. What is answered within one is a round trip, not a wait."""
 PATIENCE = 10
-"""Ticks for an operation, and for all that a refresh waits for together: 250 ms."""
+"""Ticks for an operation, and for all of a refresh together, from one wait for other replicas to the next: 250 ms."""
 LONGEST = 2.0
 """Seconds after which an operation is given up however busy the loop is."""
 CONCURRENT = 32
@@ -53,8 +54,8 @@ CONNECT_TIMEOUT = 0.2
 """Seconds to connect."""
 SENTINEL_TIMEOUT = 0.1
 """Seconds for a Sentinel to answer, before the next is asked."""
-SOCKET_TIMEOUT = 2.0
-"""Seconds that redis-py waits for an answer: never, for an operation is ended long before."""
+SOCKET_TIMEOUT = 3.0
+"""Seconds that redis-py waits for an answer: never, for an operation is ended before."""
 PAUSE = 1_000
 """Ms without a try after a failure; then one operation tries for all."""
 BEAT = 1.0
@@ -64,7 +65,7 @@ BEAT_LIFE = 5_000
 
 
 class AwayError(Exception):
-    """Redis did not answer, or is being left alone after it didn't; `kind` is `failure_kind`'s."""
+    """Redis did not answer in time, or is being left alone after it didn't; `kind` is `failure_kind`'s."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(FAILURES[kind])
@@ -174,6 +175,7 @@ class Link:
         self._metrics = metrics
         self._next_try = 0
         self._kind = "unreachable"
+        self._telling: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
         self.up = True
         """Whether the last operation worked."""
@@ -184,7 +186,7 @@ class Link:
         """Carry out one operation, within `limit` or what is left of the block's patience.
 
         Raises:
-            AwayError: Redis failed it, or failed one within the last second.
+            AwayError: Redis failed it, or failed one within the last second, or there is no patience left.
         """
         limit, now = limit or _patience.get() or Patience(), self._clock.monotonic()
         if limit.ticks <= 0:
@@ -209,10 +211,24 @@ class Link:
             self.on_back()
         return result
 
+    def tell(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[None]:
+        """Carry out what nobody decides by; it goes on whatever becomes of who tells."""
+        telling = asyncio.create_task(self._told(operation))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+        return telling
+
     async def attempt(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Carry out what can be done without, and what nobody decides by."""
-        with contextlib.suppress(AwayError):
-            await self.run(operation, Patience())
+        """The same, waited for as long as the block's patience lasts: what comes after should find it done."""
+        await while_patient(self.tell(operation))
+
+    async def reach(self) -> None:
+        """Find Redis, with the time that several Sentinels and a handshake may take.
+
+        Raises:
+            AwayError: it can't be reached.
+        """
+        await self.run(self._ping, Patience(BEAT_PATIENCE))
 
     async def beat(self, key: str) -> None:
         """Write something every second: that Redis fails, and is back, is known before a request asks."""
@@ -225,8 +241,22 @@ class Link:
         """What Redis tells of itself."""
         return await self.redis.info()
 
+    async def flush(self) -> None:
+        """Wait until all has been told."""
+        if self._telling:
+            await asyncio.wait(self._telling)
+
     async def close(self) -> None:
+        """Hang up, once all has been told."""
+        await self.flush()
         await self.redis.aclose()
+
+    async def _told(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        with contextlib.suppress(AwayError):
+            await self.run(operation, Patience())
+
+    async def _ping(self) -> None:
+        await self.redis.ping()
 
     async def _write(self, key: str) -> None:
         await self.redis.set(key, "", px=BEAT_LIFE)

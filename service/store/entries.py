@@ -68,5 +68,5 @@ class Look(msgspec.Struct, frozen=True):
     holds: Holds
     failed: Failed | None
     generation: int
-    """Of the looker's credential, if it is the one that was last accepted by the exchange; else 0."""
+    """Of the looker's credential; 0: not known."""
     lease: Lease

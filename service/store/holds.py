@@ -18,7 +18,7 @@ def hold_of(fields: list[bytes | None]) -> Hold:
     """A not-before as it stands in Redis; what somebody else wrote there counts as none."""
     epoch, problem, until, opened = fields
     try:
-        return Hold(int(epoch or 0), int(until or 0), (problem or b"").decode(), opened == b"1")
+        return Hold(int(epoch or 0), int(until or 0), opened == b"1", (problem or b"").decode())
     except ValueError:  # UnicodeDecodeError is one too
         return NO_HOLD
 

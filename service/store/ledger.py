@@ -75,7 +75,8 @@ class EgressLedger:
         claim = reservation.claim
         figure = "" if reported is None else reported
         args: Args = [reservation.id, outcome, figure, claim.account, int(claim.forced)]
-        await self._link.attempt(lambda: self._scripts.settle(keys=self._minute(reservation.minute), args=args))
+        keys = self._minute(reservation.minute)
+        _ = self._link.tell(lambda: self._scripts.settle(keys=keys, args=args))  # nobody waits: it counts either way
 
     async def _hold(self, key: str, hold: Hold) -> None:
         """The replica keeps its own copy, and shares it again if this is lost."""

@@ -9,14 +9,17 @@ local body = false
 if entry[1] == ARGV[1] and (tonumber(entry[2] or '') or 0) > tonumber(ARGV[2]) then
     body = redis.call('HGET', KEYS[1], 'body')
 end
-local credential = redis.call('HMGET', KEYS[6], 'identity', 'generation')
-local generation = tonumber(credential[2] or '') or 0
+local known = redis.call('HMGET', KEYS[6], 'newest', 'of:' .. ARGV[6])
+local newest, own = tonumber(known[1] or '') or 0, tonumber(known[2] or '') or 0
+if tonumber(ARGV[7]) > own then
+    own = tonumber(ARGV[7])
+end
 local lease = 'not-tried'
 if ARGV[3] ~= '' then
     local life = tonumber(entry[4] or '')
     if body and life and left > 0 and left <= life and life - left < tonumber(ARGV[5]) then
         lease = 'needless'
-    elseif credential[1] and credential[1] ~= ARGV[6] and tonumber(ARGV[7]) > 0 and generation > tonumber(ARGV[7]) then
+    elseif own > 0 and own < newest then
         lease = 'superseded'
     elseif redis.call('SET', KEYS[5], ARGV[3], 'NX', 'PX', ARGV[4]) or redis.call('GET', KEYS[5]) == ARGV[3] then
         lease = 'taken'
@@ -34,6 +37,6 @@ return {
     redis.call('PTTL', KEYS[3]),
     redis.call('HMGET', KEYS[4], 'count', 'error'),
     redis.call('PTTL', KEYS[4]),
-    credential[1] == ARGV[6] and generation or 0,
+    own,
     lease,
 }

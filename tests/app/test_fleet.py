@@ -378,7 +378,9 @@ async def test_a_ban_that_a_call_under_way_meets_is_not_undone_by_a_probe_that_w
     await one.get()
     await stage.advance(2_000)
     assert (await one.get()).status_code == 200  # its probe was answered
-    other.gateway.exchange.egress.impose("", Hold(0, START + 600_000, "exchange-banned"))  # what its answer tells
+    other.gateway.exchange.egress.impose(
+        "", Hold(0, START + 600_000, problem="exchange-banned")
+    )  # what its answer tells
     stage.exchange.release()
     await late
     await stage.advance(2_000)

@@ -85,7 +85,7 @@ async def test_a_hanging_exchange_keeps_nobody_waiting_for_what_is_known(
 
 
 def answered_between(answers: list[Answer], calls: list[int]) -> list[Answer]:
-    """Those who asked after an attempt had failed and well before the next one."""
-    failed = int(TIMEOUT * 1000) + 300
+    """Those who asked well after an attempt had failed, for that has to be heard first, and well before the next."""
+    failed = int(TIMEOUT * 1000) + 800
     windows = [(call + failed, following - 300) for call, following in pairwise(calls)]
     return [answer for answer in answers if any(begin < answer.asked < end for begin, end in windows)]

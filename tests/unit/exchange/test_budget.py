@@ -223,7 +223,7 @@ def test_no_account_starves_for_another(greed: int, modesty: int, first: str) ->
     ],
 )
 def test_a_refusal_imposes_a_not_before(error: ExchangeError, pause: int) -> None:
-    assert hold_after(error, NOW) == Hold(0, NOW + pause, error.problem)
+    assert hold_after(error, NOW) == Hold(0, NOW + pause, problem=error.problem)
 
 
 @pytest.mark.parametrize(
@@ -240,33 +240,35 @@ def test_a_failure_that_back_off_handles_imposes_none(error: ExchangeError) -> N
 
 
 def test_a_rejected_credential_alone_is_not_about_the_address() -> None:
-    problems = [problem for problem in ERRORS if is_credential(Hold(0, 1, problem))]
+    problems = [problem for problem in ERRORS if is_credential(Hold(0, 1, problem=problem))]
     assert problems == ["exchange-rejected-credentials"]
 
 
 def test_a_later_epoch_overrides_a_later_time() -> None:
-    assert NO_HOLD < Hold(0, 5, "x") < Hold(0, 6, "a") < Hold(1, 0, "") < Hold(1, 2, "x")
+    assert (
+        NO_HOLD < Hold(0, 5, problem="x") < Hold(0, 6, problem="a") < Hold(1, 0, problem="") < Hold(1, 2, problem="x")
+    )
 
 
 def test_a_probe_voids_its_hold_and_a_later_one_overrides_that() -> None:
-    opened = Hold(0, 5, "x", opened=True)
-    assert Hold(0, 5, "x") < opened < Hold(0, 6, "x")
+    opened = Hold(0, 5, problem="x", opened=True)
+    assert Hold(0, 5, problem="x") < opened < Hold(0, 6, problem="x")
     assert not opened.binds(0)
     assert not opened.opens(9)
 
 
 @pytest.mark.parametrize("problem", ["exchange-banned", "exchange-blocked", "of-a-later-release"])
 def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
-    barrier = hold_barrier(Hold(0, NOW, problem))
+    barrier = hold_barrier(Hold(0, NOW, problem=problem))
     assert (barrier.reason, barrier.error.retry_at) == ("not-before", NOW)
     assert barrier.error.problem == (problem if problem in ERRORS else "exchange-banned")
 
 
 def test_a_hold_opens_for_a_probe_when_its_time_has_passed_and_an_epoch_without_one_does_not() -> None:
-    assert not Hold(0, NOW + 1, "x").opens(NOW)
-    assert Hold(0, NOW, "x").opens(NOW)
+    assert not Hold(0, NOW + 1, problem="x").opens(NOW)
+    assert Hold(0, NOW, problem="x").opens(NOW)
     assert not Hold(3).opens(NOW)
-    barrier = probe_barrier(Hold(0, NOW - 5, "exchange-blocked"), NOW)
+    barrier = probe_barrier(Hold(0, NOW - 5, problem="exchange-blocked"), NOW)
     assert (barrier.reason, barrier.error.problem) == ("not-before", "exchange-blocked")
     assert barrier.error.retry_at == NOW + 1_000
 

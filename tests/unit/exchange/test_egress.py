@@ -6,8 +6,8 @@ from service.exchange.egress import ADDRESS, Egress
 from service.settings import Exchange
 from tests.support import START, FakeClock
 
-BAN = Hold(0, START + 5_000, "exchange-banned")
-LATCH = Hold(0, START + 9_000, "exchange-rejected-credentials")
+BAN = Hold(0, START + 5_000, problem="exchange-banned")
+LATCH = Hold(0, START + 9_000, problem="exchange-rejected-credentials")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_latched_credential_binds_no_other(egress: Egress) -> None:
 
 def test_a_hold_only_grows_until_a_resume_begins_a_new_epoch(egress: Egress) -> None:
     egress.learn(ADDRESS, BAN)
-    egress.learn(ADDRESS, Hold(0, START + 1, "exchange-banned"))
+    egress.learn(ADDRESS, Hold(0, START + 1, problem="exchange-banned"))
     assert egress.hold(ADDRESS) == BAN
     egress.learn(ADDRESS, Hold(1))
     assert egress.barrier(Claim(1, "a", "one")) is None
@@ -48,7 +48,7 @@ def test_a_hold_only_grows_until_a_resume_begins_a_new_epoch(egress: Egress) -> 
 def test_a_refusal_after_a_resume_stands_in_its_epoch(egress: Egress) -> None:
     egress.learn(ADDRESS, Hold(3))
     egress.impose(ADDRESS, BAN)
-    assert egress.hold(ADDRESS) == Hold(3, BAN.until, BAN.problem)
+    assert egress.hold(ADDRESS) == Hold(3, BAN.until, problem=BAN.problem)
 
 
 def test_the_exchanges_own_limit_lowers_the_ceiling_and_never_raises_it(egress: Egress) -> None:
@@ -89,7 +89,7 @@ def test_a_count_of_the_minute_before_says_nothing_of_this_one(egress: Egress, c
 
 
 def test_a_not_before_from_elsewhere_is_capped_at_three_days(egress: Egress, clock: FakeClock) -> None:
-    egress.learn(ADDRESS, Hold(0, 9_999_999_999_999, "exchange-banned"))
+    egress.learn(ADDRESS, Hold(0, 9_999_999_999_999, problem="exchange-banned"))
     assert egress.hold(ADDRESS).until == START + 3 * 24 * 60 * MINUTE
 
 
@@ -138,10 +138,10 @@ def test_the_probe_itself_is_not_barred_by_another_that_waits_for_it(egress: Egr
 
 
 def test_an_answered_probe_frees_the_address_of_no_later_refusal(egress: Egress) -> None:
-    opened = Hold(0, BAN.until, BAN.problem, opened=True)
+    opened = Hold(0, BAN.until, problem=BAN.problem, opened=True)
     egress.impose(ADDRESS, BAN)
     egress.learn(ADDRESS, opened)
     assert egress.barrier(Claim(1)) is None
-    egress.impose(ADDRESS, Hold(0, BAN.until + 1, BAN.problem))
+    egress.impose(ADDRESS, Hold(0, BAN.until + 1, problem=BAN.problem))
     egress.learn(ADDRESS, opened)
     assert egress.barrier(Claim(1)) is not None

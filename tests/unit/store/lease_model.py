@@ -49,8 +49,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self.holder: str | None = None
         self.kept: Kept | None = None
         self.failed: int | None = None
-        self.identity: str | None = None
-        self.generation = 0
+        self.newest = 0
+        self.generations: dict[str, int] = {}
         self.stored = 0
 
     def store_of(self, identity: str) -> AccountStore:
@@ -76,7 +76,7 @@ class LeaseMachine(RuleBasedStateMachine):
         newer = self.kept is not None and self.kept.asked_at > known
         if newer and acceptable:
             expected = "needless"
-        elif self.identity not in (None, identity) and 0 < own < self.generation:
+        elif 0 < max(own, self.generations.get(identity, 0)) < self.newest:
             expected = "superseded"
         elif self.holder in (None, replica):
             expected, self.holder = "taken", replica
@@ -84,7 +84,7 @@ class LeaseMachine(RuleBasedStateMachine):
             expected = "busy"
         assert look.lease == expected
         assert (look.entry is not None) == newer
-        assert look.generation == (self.generation if identity == self.identity else 0)
+        assert look.generation == max(own, self.generations.get(identity, 0))
 
     @rule(replica=REPLICAS, in_time=st.booleans())
     def renew(self, replica: str, *, in_time: bool) -> None:
@@ -105,7 +105,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule()
     def forget_the_credential(self) -> None:
         self.do(self.redis.delete(KEYS.credential))
-        self.identity, self.generation = None, 0
+        self.newest, self.generations = 0, {}
 
     @rule(replica=REPLICAS, asked_at=TIMES, identity=IDENTITIES, own=GENERATIONS)
     def keep(self, replica: str, asked_at: int, identity: str, own: int) -> None:
@@ -124,18 +124,13 @@ class LeaseMachine(RuleBasedStateMachine):
         else:
             assert (kept.verdict, kept.generation) == ("kept", generation)
             self.kept, self.failed = Kept(asked_at, generation, body), None
-            self.identity, self.generation = identity, generation
+            self.newest = self.generations[identity] = generation
 
     def accepted(self, identity: str, own: int) -> int | None:
         """The generation of a credential that was just accepted; `None`: a newer one is in use."""
-        newest = max(self.generation, self.kept.generation if self.kept else 0)
-        if identity == self.identity:
-            return max(own, newest)
-        if 0 < own < newest:
-            return None
-        if own > newest or (own and self.identity is None):
-            return own
-        return newest + 1
+        newest = max(self.newest, self.kept.generation if self.kept else 0)
+        number = max(own, self.generations.get(identity, 0)) or newest + 1
+        return None if number < newest else number
 
     @rule(replica=REPLICAS, count=st.integers(1, 9))
     def fail(self, replica: str, count: int) -> None:

@@ -360,18 +360,28 @@ async def test_a_failure_without_an_end_is_none(store: AccountStore, redis: Any)
         ("first", 0, Kept("kept", 3)),  # started anew
         ("first", 3, Kept("kept", 3)),
         ("first", 5, Kept("kept", 5)),  # Redis lost some
-        ("second", 0, Kept("kept", 4)),  # a rotation, or one taken back
-        ("second", 3, Kept("kept", 4)),
+        ("second", 0, Kept("kept", 4)),  # a rotation
         ("second", 5, Kept("kept", 5)),
         ("second", 2, Kept("superseded", 2)),
     ],
 )
-async def test_a_credential_that_is_accepted_begins_a_generation_unless_a_newer_one_was(
+async def test_a_credential_that_is_new_begins_a_generation_and_an_older_one_is_refused(
     store: AccountStore, redis: Any, clock: FakeClock, proof: tuple[str, int, Kept]
 ) -> None:
     identity, own, expected = proof
     await prove(store, ENTRY)
     assert await prove(replica(redis, clock, identity), replace(ENTRY, generation=own)) == expected
+
+
+async def test_an_older_credential_is_known_again_when_its_replica_is_started_anew(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await prove(store, replace(ENTRY, generation=0))
+    await prove(replica(redis, clock, "second"), replace(ENTRY, generation=0))
+    restarted = replica(redis, clock, "first")
+    assert await lease(restarted) == "superseded"
+    await lease(replica(redis, clock, "second"), Try("sharing", 0, 2))
+    assert await restarted.keep(replace(ENTRY, generation=0), 60_000, "sharing") == Kept("superseded", 1)
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_a_client_never_repeats_and_waits_longer_than_an_operation_may(tmp_path:
     settings = RedisSettings(url="redis://u@redis:7000/3", password_file=tmp_path / "password")
     options = connect(settings).connection_pool.connection_kwargs
     assert (options["host"], options["port"], options["db"], options["password"]) == ("redis", 7000, 3, "canary")
-    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (2, 0.2)
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (3, 0.2)
     assert options["retry"].get_retries() == 0
 
 

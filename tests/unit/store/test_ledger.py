@@ -19,7 +19,7 @@ from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
 KEYS = EgressKeys(hold="a", probe="p", ledger="l", credential_holds={"main": "h", "other": "o"})
-BAN = Hold(0, START + 5_000, "exchange-banned")
+BAN = Hold(0, START + 5_000, problem="exchange-banned")
 NOW = START // MINUTE
 
 
@@ -34,9 +34,25 @@ async def redis(server: FakeServer) -> AsyncIterator[Any]:
         yield redis
 
 
+class Told(EgressLedger):
+    """A ledger whose entries are waited for; the gateway doesn't, as nobody decides by them."""
+
+    def __init__(self, redis: Any, clock: FakeClock) -> None:
+        self.link = Link(redis, clock, Metrics())
+        super().__init__(self.link, Scripts(redis), KEYS, ExchangeClock(clock))
+
+    async def settle(self, reservation: Reservation, reported: int | None) -> None:
+        await super().settle(reservation, reported)
+        await self.link.flush()
+
+    async def cancel(self, reservation: Reservation) -> None:
+        await super().cancel(reservation)
+        await self.link.flush()
+
+
 @pytest.fixture
 def ledger(redis: Any, clock: FakeClock) -> EgressLedger:
-    return EgressLedger(Link(redis, clock, Metrics()), Scripts(redis), KEYS, ExchangeClock(clock))
+    return Told(redis, clock)
 
 
 def entry(number: int, weight: int = 5, account: str = "main", *, forced: bool = False) -> Reservation:
@@ -123,9 +139,7 @@ async def test_however_calls_come_and_go_the_ledger_is_what_a_plain_count_says(
     steps: list[tuple[str, int, bool]],
 ) -> None:
     async with FakeAsyncRedis(server=FakeServer()) as redis:
-        clock = FakeClock()
-        link = Link(redis, clock, Metrics())
-        ledger = EgressLedger(link, Scripts(redis), KEYS, ExchangeClock(clock))
+        ledger = Told(redis, FakeClock())
         flying: dict[int, bool] = {}
         spent = forced = 0
         for kind, number, by_force in steps:
@@ -152,13 +166,13 @@ async def test_however_calls_come_and_go_the_ledger_is_what_a_plain_count_says(
 
 async def test_a_hold_only_grows(ledger: EgressLedger) -> None:
     for until in (5_000, 4_000, 6_000, 1):
-        await ledger.hold_address(Hold(0, START + until, f"until-{until}"))
+        await ledger.hold_address(Hold(0, START + until, problem=f"until-{until}"))
     found = await holds(ledger)
-    assert (found.address, found.credential) == (Hold(0, START + 6_000, "until-6000"), NO_HOLD)
+    assert (found.address, found.credential) == (Hold(0, START + 6_000, problem="until-6000"), NO_HOLD)
 
 
 async def test_address_and_credentials_are_held_apart(ledger: EgressLedger) -> None:
-    latch = Hold(0, START + 9_000, "exchange-rejected-credentials")
+    latch = Hold(0, START + 9_000, problem="exchange-rejected-credentials")
     await ledger.hold_credential("main", latch)
     found = [await holds(ledger, account) for account in ("main", "other", "")]
     assert [each.credential for each in found] == [latch, NO_HOLD, NO_HOLD]
@@ -195,7 +209,7 @@ async def test_a_resume_says_what_it_forgot_and_voids_older_holds(ledger: Egress
 
 async def test_an_epoch_that_redis_lost_is_taught_anew(ledger: EgressLedger) -> None:
     await ledger.hold_address(replace(BAN, epoch=4))
-    await ledger.hold_address(Hold(3, START + 9_000, "exchange-banned"))
+    await ledger.hold_address(Hold(3, START + 9_000, problem="exchange-banned"))
     assert (await holds(ledger)).address == replace(BAN, epoch=4)
 
 
