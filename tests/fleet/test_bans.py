@@ -122,7 +122,7 @@ async def test_a_429_silences_the_fleet_until_the_minute_turns_and_a_refused_pro
     assert {"exchange-rate-limited", "exchange-banned"} == {answer.problem for answer in answers} - {""}
 
 
-async def test_without_redis_each_replica_keeps_to_the_ban_it_knows_of_and_probes_once_for_itself(
+async def test_without_redis_each_replica_keeps_to_the_ban_it_knows_of_and_none_probes_twice(
     tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
 ) -> None:
     async with fleet(tmp_path, 4, impatient(redis_port, exchange_url)) as replicas, Crowd(replicas) as crowd:

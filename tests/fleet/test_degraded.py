@@ -54,7 +54,7 @@ OUTAGES = [
 
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.name)
-async def test_no_read_fails_or_waits_while_redis_is_away_and_the_fleet_shares_again_after_it(
+async def test_no_read_fails_or_waits_long_while_redis_is_away_and_the_fleet_shares_again_after_it(
     tmp_path: Path, redis_servers: RedisServers, outage: Outage
 ) -> None:
     server = await redis_servers.one()
