@@ -198,4 +198,4 @@ class SnapshotKeeper:
         while self._look_again:  # what is announced during a look may be later than what it sees
             self._look_again = False
             self._looked = self._monotonic()
-            _ = await self._refresher.look()
+            await self._refresher.look()

@@ -70,9 +70,9 @@ class Refresher:
         """Another replica has announced something: end a wait."""
         self._news.set()
 
-    async def look(self) -> Look | None:
+    async def look(self) -> None:
         """Learn what other replicas know: a newer snapshot, a not-before, a failure."""
-        return await self._learn(await self._shared.look(self.memory.known))
+        await self._learn(await self._shared.look(self.memory.known))
 
     async def refresh(self, acceptable: int, metrics: Metrics, *, forced: bool) -> Outcome:
         """See to it that the snapshot at hand is younger than `acceptable` ms, or was asked for after now.
@@ -106,21 +106,20 @@ class Refresher:
         while True:
             self._news.clear()
             with patience():
-                outcome = await self._turn(attempt)
+                outcome = await self._try_once(attempt)
             if outcome is not None:
                 return outcome
             await self._wait(attempt)
 
-    async def _turn(self, attempt: _Attempt) -> Outcome | None:
+    async def _try_once(self, attempt: _Attempt) -> Outcome | None:
         """A look, a try for the lease, and with it the refresh; `None`: another replica has it."""
         attempt.tried = self._monotonic()
         waited = attempt.tried - attempt.began
         bound = attempt.spared and attempt.spared + waited
-        look = await self._learn(
-            await self._shared.take(self.memory.known, Try(attempt.token, bound, self._generation))
-        )
+        look = await self._shared.take(self.memory.known, Try(attempt.token, bound, self._generation))
+        await self._learn(look)
         if look is None:
-            return await self._alone(attempt)
+            return await self._ask_without_redis(attempt)
         outcome = self._without_asking(attempt)
         if outcome is not None:
             if look.lease == "taken":
@@ -131,21 +130,21 @@ class Refresher:
             _ = self._count(error)
             raise error
         if look.lease == "needless":
-            attempt.spared = (
-                0  # by the life it has left the shared snapshot would do; by the exchange's clock it is older
-            )
-        return await self._lead(attempt) if look.lease == "taken" else None
+            attempt.spared = 0  # it would do by the life it has left; by the exchange's clock it is older
+            return await self._try_once(attempt)
+        return await self._ask_for_all(attempt) if look.lease == "taken" else None
 
-    async def _learn(self, look: Look | None) -> Look | None:
+    async def _learn(self, look: Look | None) -> None:
+        """Take over what a look has found; `None`: Redis is away."""
         self._source.degrade(degraded=look is None)
-        if look is not None:
-            self._generation = max(self._generation, look.generation)
-            await self._source.reconcile(look.holds)
-            if look.entry is not None:
-                self.memory.adopt_shared(look, look.entry)
-            if look.failed is not None:
-                self.memory.learn(look.failed)
-        return look
+        if look is None:
+            return
+        self._generation = max(self._generation, look.generation)
+        await self._source.reconcile(look.holds)
+        if look.entry is not None:
+            self.memory.adopt_shared(look, look.entry)
+        if look.failed is not None:
+            self.memory.learn(look.failed)
 
     def _without_asking(self, attempt: _Attempt) -> Outcome | None:
         """How the refresh ends if there is no need to ask, or no use in it."""
@@ -167,15 +166,16 @@ class Refresher:
             async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
                 await self._news.wait()
 
-    async def _alone(self, attempt: _Attempt) -> Outcome:
+    async def _ask_without_redis(self, attempt: _Attempt) -> Outcome:
         """Without Redis: by what this replica knows itself."""
         outcome = self._without_asking(attempt)
         if outcome is not None:
             return outcome
         attempt.alone = True
-        return await self._lead(attempt)  # the lease may be ours even so, if it was only the answer that got lost
+        # And tell the others all the same: the lease is ours if it was only its answer that got lost.
+        return await self._ask_for_all(attempt)
 
-    async def _lead(self, attempt: _Attempt) -> Outcome:
+    async def _ask_for_all(self, attempt: _Attempt) -> Outcome:
         """Ask on behalf of all replicas, and tell them; the lease is given back whatever happens."""
         over, told = asyncio.Event(), False
         renewing = asyncio.create_task(self._renew(attempt, over))
@@ -199,12 +199,12 @@ class Refresher:
     ) -> None:
         """Tell the replicas. Who waits for this refresh waits as long as its patience lasts; it goes on without."""
         over.set()
-        task = asyncio.create_task(self._to_the_end(telling, renewing))
+        task = asyncio.create_task(self._see_through(telling, renewing))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
         await while_patient(task)
 
-    async def _to_the_end(self, telling: Coroutine[Any, Any, None], renewing: asyncio.Task[None]) -> None:
+    async def _see_through(self, telling: Coroutine[Any, Any, None], renewing: asyncio.Task[None]) -> None:
         try:
             await renewing  # a renewal after the lease went back would take it again, for nobody
             with patience():
@@ -255,7 +255,7 @@ class Refresher:
         self._generation = max(self._generation, kept.generation)
         if kept.verdict != "kept":
             log.warning("snapshot_not_shared", account=self.memory.account, reason=kept.verdict)
-            _ = await self.look()  # what stands in its place is later
+            await self.look()  # what stands in its place is later
 
     async def _tell(self, failed: Failed | None, token: str) -> None:
         """Tell the replicas of a failure, and give the lease back."""

@@ -56,11 +56,10 @@ class Egress:
             return budget.probe_barrier(self.hold(ADDRESS), now)
         return self._weight_barrier(claim, now)
 
-    def reserve(self, claim: Claim) -> int:
-        """Count a call before it is sent; `settle` or `abandon` follows. Gives the minute it is sent in."""
+    def reserve(self, claim: Claim) -> None:
+        """Count a call before it is sent; `settle` or `abandon` follows."""
         self._window = budget.reserve(self.window, claim)
         self._fleet = budget.reserve(self._fleet, claim)
-        return self._window.minute
 
     def settle(self, weight: int, reported: int | None, minute: int) -> None:
         """A call sent in `minute` was answered; `reported` is the exchange's count for the address then, if any."""

@@ -82,7 +82,8 @@ def test_a_neighbours_spending_bars_us_until_the_exchanges_next_minute(egress: E
 
 
 def test_a_count_of_the_minute_before_says_nothing_of_this_one(egress: Egress, clock: FakeClock) -> None:
-    minute = egress.reserve(Claim(5))
+    egress.reserve(Claim(5))
+    minute = egress.window.minute
     clock.advance(MINUTE)
     egress.settle(5, 49, minute)
     assert egress.window.used == 5
@@ -113,7 +114,8 @@ def test_what_the_fleet_has_spent_counts_for_its_minute(egress: Egress, clock: F
 
 def test_what_is_entered_after_the_fleets_figures_counts_on_top_of_them(egress: Egress) -> None:
     egress.learn_window(Window(START // MINUTE, spent=40))
-    minute = egress.reserve(Claim(5))
+    egress.reserve(Claim(5))
+    minute = egress.window.minute
     assert egress.used == 45
     egress.settle(5, 47, minute)
     assert egress.used == 47
