@@ -122,4 +122,6 @@ async def closed(url: str) -> None:
                 await caller.get(f"{url}/healthz")
             except httpx.ConnectError:
                 return
+            except httpx.RemoteProtocolError:
+                continue  # it was accepted in the very moment of the end
             await asyncio.sleep(0.02)
