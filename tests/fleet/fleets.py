@@ -191,11 +191,11 @@ class Crowd:
 
         await until(hold, SOON, f"every replica holds the snapshot of {snapshot_time}")
 
-    async def until_all_look(self, within: float, status: int, detail: str = "") -> None:
+    async def until_all_look(self, within: float, status: int, detail: str = "", path: str = BTC) -> None:
         """Wait until every replica, asked for what it has, answers like this."""
 
         async def alike() -> bool:
-            return {(each.status, each.detail) for each in await self.look()} == {(status, detail)}
+            return {(each.status, each.detail) for each in await self.look(path)} == {(status, detail)}
 
         await until(alike, within, f"every replica answers only-if-cached with {status} {detail}")
 

@@ -52,6 +52,7 @@ async def test_a_ban_silences_the_fleet_and_its_newcomers_until_one_probe_has_go
     ):
         await crowd.warm()
         assert (await crowd.callers[0].ask(OTHER)).status == 200
+        await crowd.until_all_look(1 + SOON, 504, path=OTHER)
         exchange.faults.set([Fault("418", count=1, seconds=10), Fault("slow", path=PING_PATH, seconds=1)])
         until_ms = (await refusal(exchange, crowd, 418)).at + 10_000
         async with half.asking() as answers, others.asking(path=OTHER) as of_the_other:
