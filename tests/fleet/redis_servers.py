@@ -1,6 +1,7 @@
 """Redis servers that a test may kill, hang, empty and fail over."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from tests.process.certificates import write_certificate
@@ -200,12 +202,20 @@ class SentinelSetup:
 
     async def _replica_leads(self) -> bool:
         ports = {await sentinel.master_port() for sentinel in self.sentinels}
-        role = await self.replica.command("ROLE")
+        role = await _role(self.replica)
         return ports == {self.replica.port} and role[0] == "master"
 
     async def _master_follows(self) -> bool:
-        role = await self.master.command("ROLE")
+        role = await _role(self.master)
         return bool(role[0] == "slave" and role[2] == self.replica.port)
+
+
+async def _role(server: RedisServer) -> list[Any]:
+    """What it says it is; a server whose role is just being changed hangs up on its clients."""
+    with contextlib.suppress(RedisConnectionError):
+        role: list[Any] = await server.command("ROLE")
+        return role
+    return ["changing"]
 
 
 class RedisServers:
