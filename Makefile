@@ -25,8 +25,14 @@ install: .venv/.installed  ## the environment alone: .venv/bin/coinm-gateway
 demo: install  ## the gateway before a simulated exchange, with an embedded Redis
 	@exec $(BIN)/python -m simulator demo
 
+# ccxt pins versions of what the service uses too, so it has a folder of its own, which only its tests look into.
+.venv/clients/.installed: .venv/.installed requirements/clients.txt
+	@echo "Setting up .venv/clients (once; about a minute)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --require-hashes --target .venv/clients -r requirements/clients.txt
+	@touch $@
+
 # Two workers: most of the time tests wait for other processes. A file's tests stay together, and in order.
-test: install  ## every test, with branch coverage of service/
+test: install .venv/clients/.installed  ## every test, with branch coverage of service/
 	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
@@ -60,10 +66,11 @@ format: install  ## put the code into its form, mend what lint can mend
 	$(BIN)/ruff format $(SOURCES)
 
 # Universal: one file serves every supported Python and platform, and names no index.
-LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 lock: install  ## resolve the requirements anew
-	$(LOCK) --output-file requirements/service.txt
-	$(LOCK) --group dev --output-file requirements/dev.txt
+	$(LOCK) pyproject.toml --output-file requirements/service.txt
+	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
+	$(LOCK) --group clients --output-file requirements/clients.txt
 
 clean:  ## remove what the targets made
 	rm -rf .venv openapi/node_modules .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis build dist

@@ -10,11 +10,17 @@ from msgspec import Meta, Struct
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 """Of accounts and clients."""
 Asset = Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,20}\Z")]
+ServiceAccount = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}\Z")]
+"""`namespace/name`."""
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # safe in headers, metrics and Redis keys
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Sides = Annotated[list[Literal["BOTH", "LONG", "SHORT"]], Meta(min_length=1)]
+
+
+IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a pod finds its own token and the API server's CA."""
 
 
 class Duration(int):
@@ -83,6 +89,7 @@ class Exchange(Table, frozen=True, kw_only=True):
     weight_limit: Positive = 2_400
     weight_share: Annotated[float, Meta(gt=0, le=1)] = 0.8
     expected_replicas: Positive = 3
+    wallet_url: str | None = None
 
     @property
     def host(self) -> str:
@@ -104,6 +111,26 @@ class Freshness(Table, frozen=True, kw_only=True):
         return self.fresh_for + max(self.stale_while_revalidate, self.stale_if_error)
 
 
+class Kubernetes(Table, frozen=True, kw_only=True):
+    """Whose ServiceAccounts may call, and where their tokens are reviewed."""
+
+    audience: Annotated[str, Meta(min_length=1, max_length=253)]
+    api_server: str = "https://kubernetes.default.svc"
+    ca_file: Path = IN_CLUSTER / "ca.crt"
+    token_file: Path = IN_CLUSTER / "token"
+
+
+class Audit(Table, frozen=True, kw_only=True):
+    """Where a line about every read goes."""
+
+    file: Path | None = None
+    """None: stdout."""
+    queue: Positive = 10_000
+    """Lines that may wait to be written."""
+    when_full: Literal["drop", "refuse"] = "drop"
+    """What becomes of a line that finds no room: lost and counted, or the read is refused."""
+
+
 class Account(Table, frozen=True, kw_only=True):
     """One exchange account: its credential's files, and its own windows where they differ."""
 
@@ -123,6 +150,7 @@ class Client(Table, frozen=True, kw_only=True):
     """Who may call; without grants it sees nothing."""
 
     token_sha256: list[Digest] = []
+    service_accounts: list[ServiceAccount] = []
     requests_per_second: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
     accounts: dict[str, ClientGrant] = {}
 
@@ -135,6 +163,8 @@ class Settings(Table, frozen=True, kw_only=True):
     redis: Redis = Redis()
     exchange: Exchange = Exchange()
     freshness: Freshness = Freshness()
+    kubernetes: Kubernetes | None = None
+    audit: Audit | None = None
     accounts: dict[str, Account]
     clients: dict[str, Client] = {}
 

@@ -22,6 +22,7 @@ from service.settings import (
     Duration,
     Exchange,
     Freshness,
+    Kubernetes,
     Redis,
     Secret,
     Server,
@@ -106,7 +107,9 @@ class _Reader:
         )
         self._check_server(settings.server)
         self._check_exchange(settings.exchange)
-        self._check_tokens(settings.clients)
+        self._check_kubernetes(settings.kubernetes, settings.clients)
+        self._check_holders("token_sha256", "token", settings.clients)
+        self._check_holders("service_accounts", "ServiceAccount", settings.clients)
         return settings
 
     def _account(self, name: str, table: dict[str, Any], settings: Settings) -> Account:
@@ -156,13 +159,9 @@ class _Reader:
             self._fail("server", "expected tls_certificate_file and tls_key_file together")
 
     def _check_exchange(self, exchange: Exchange) -> None:
-        parts = _split(exchange.base_url)
-        if parts is None or parts.scheme not in ("https", "http") or not _HOST.fullmatch(parts.netloc):
-            self._fail("exchange.base_url", "expected https://HOST or https://HOST:PORT")
-        if parts.path.strip("/") or parts.query or parts.fragment:
-            self._fail("exchange.base_url", "expected no path: the gateway knows the exchange's paths")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
-            self._fail("exchange.base_url", "expected https (http only to a loopback host)")
+        self._check_base_url("exchange.base_url", exchange.base_url)
+        if exchange.wallet_url is not None:
+            self._check_base_url("exchange.wallet_url", exchange.wallet_url)
         if not 0 < exchange.recv_window <= MAX_RECV_WINDOW:
             self._fail("exchange.recv_window", "expected more than 0 and at most 60s")
         if exchange.timeout <= 0:
@@ -173,19 +172,33 @@ class _Reader:
                 f"expected weight_share of it to be at least {MIN_WEIGHT}",
             )
 
+    def _check_base_url(self, key: str, url: str) -> None:
+        parts = _split(url)
+        if parts is None or parts.scheme not in ("https", "http") or not _HOST.fullmatch(parts.netloc):
+            self._fail(key, "expected https://HOST or https://HOST:PORT")
+        if parts.path.strip("/") or parts.query or parts.fragment:
+            self._fail(key, "expected no path: the gateway knows the paths")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            self._fail(key, "expected https (http only to a loopback host)")
+
     def _check_freshness(self, where: str, freshness: Freshness) -> None:
         if freshness.fresh_for <= 0:
             self._fail(f"{where}.fresh_for", "expected more than 0")
 
-    def _check_tokens(self, clients: dict[str, Client]) -> None:
+    def _check_kubernetes(self, kubernetes: Kubernetes | None, clients: dict[str, Client]) -> None:
+        for name, client in clients.items():
+            if client.service_accounts and kubernetes is None:
+                self._fail(f"clients.{name}.service_accounts", "expected with a [kubernetes] table only")
+        if kubernetes is not None:
+            self._check_base_url("kubernetes.api_server", kubernetes.api_server)
+
+    def _check_holders(self, key: str, what: str, clients: dict[str, Client]) -> None:
+        """Nobody's identity may be another client's too."""
         holders: dict[str, str] = {}
         for name, client in clients.items():
-            for digest in client.token_sha256:
-                if holders.setdefault(digest, name) != name:
-                    self._fail(
-                        f"clients.{name}.token_sha256",
-                        f"expected a token of its own, not {holders[digest]}'s",
-                    )
+            for identity in getattr(client, key):
+                if holders.setdefault(identity, name) != name:
+                    self._fail(f"clients.{name}.{key}", f"expected a {what} of its own, not {holders[identity]}'s")
 
     def _tables(self, where: str, tables: object, also: str | None = None) -> dict[str, dict[str, Any]]:
         if not isinstance(tables, dict):

@@ -8,7 +8,19 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli import main
-from service.settings import Account, Client, ClientGrant, Duration, Exchange, Freshness, Redis, Server, Settings
+from service.settings import (
+    Account,
+    Audit,
+    Client,
+    ClientGrant,
+    Duration,
+    Exchange,
+    Freshness,
+    Kubernetes,
+    Redis,
+    Server,
+    Settings,
+)
 from service.settings_file import load
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from tests.fleet.test_connections import ACL
@@ -21,6 +33,8 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "redis": Redis,
     "exchange": Exchange,
     "freshness": Freshness,
+    "kubernetes": Kubernetes,
+    "audit": Audit,
     "accounts.NAME": Account,
     "clients.NAME": Client,
     "clients.NAME.accounts.ACCOUNT": ClientGrant,
@@ -54,7 +68,7 @@ def written(field: msgspec.structs.FieldInfo) -> str:
             return "none"
         case Duration():
             return f'`"{default // 1000}s"`'
-        case str():
+        case str() | Path():
             return f'`"{default}"`'
         case _:
             return f"`{default}`"

@@ -9,8 +9,9 @@ from msgspec import Meta
 
 from service.account.selection import Selection, Shape
 from service.web import parameters
+from service.web.callers import authenticate, gateway_of
 from service.web.problems import AnyRequest
-from service.web.reading import JSON, READS, authenticate, gateway_of, read
+from service.web.reading import JSON, READS, read
 
 
 class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):
@@ -36,7 +37,7 @@ class Accounts(Controller):
 
         `null` stands for all. What isn't listed here answers 403, be it there or not.
         """
-        client, gateway = authenticate(request), gateway_of(request)
+        client, gateway = await authenticate(request), gateway_of(request)
         parameters.no_filters(request.scope["query_string"])
         visible = [
             VisibleAccount(grant.account, gateway.settings.environment, _listed(grant.assets), _listed(grant.sides))

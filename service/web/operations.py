@@ -13,8 +13,9 @@ from service.exchange.budget import MINUTE, Hold
 from service.exchange.egress import ADDRESS
 from service.gateway import Gateway
 from service.web import parameters
+from service.web.callers import authenticate, gateway_of
 from service.web.problems import AnyRequest
-from service.web.reading import JSON, authenticate, gateway_of
+from service.web.reading import JSON
 
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-01-02T03:04:05.678Z"])]
 """RFC 3339, milliseconds, UTC."""
@@ -104,7 +105,7 @@ class Operations(Controller):
 
         For people and dashboards: request weight, clock, bans, and how old each snapshot is. Asks nobody anything.
         """
-        client, gateway = authenticate(request), gateway_of(request)
+        client, gateway = await authenticate(request), gateway_of(request)
         parameters.no_filters(request.scope["query_string"])
         status = status_of(gateway, gateway.clients.visible(client))
         return Response(msgspec.json.encode(status), media_type=JSON, headers=NO_STORE)

@@ -5,7 +5,6 @@ grant has cut it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from litestar import Response
 
@@ -17,15 +16,13 @@ from service.cache.ports import Served
 from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
 from service.web import caching
+from service.web.callers import authenticate, gateway_of
 from service.web.problems import (
     AnyRequest,
     ForbiddenError,
     NoSuchPositionSideError,
-    TooManyRequestsError,
-    UnauthenticatedError,
     UnknownAssetError,
     UnknownSymbolError,
-    retry_after,
 )
 from service.web.record import record_of
 
@@ -33,38 +30,20 @@ JSON = "application/json"
 READS = "reads"
 """The key of a handler's `opt` under which stands what it reads, for the OpenAPI document."""
 
-_CHALLENGE = 'Bearer realm="coinm-gateway"'
 _WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
 _OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})
 
 
-def gateway_of(request: AnyRequest) -> Gateway:
-    return cast("Gateway", request.app.state.gateway)
-
-
-def authenticate(request: AnyRequest) -> Client:
-    """Who is calling, within its own limit of requests.
-
-    Raises:
-        UnauthenticatedError: no credential, several, or one that nobody holds.
-        TooManyRequestsError: the client asks more often than it may.
-    """
-    gateway = gateway_of(request)
-    client = gateway.clients.authenticate(_bearer_token(request))
-    if client is None:
-        raise UnauthenticatedError(
-            "the token is not known", {"www-authenticate": f'{_CHALLENGE}, error="invalid_token"'}
-        )
-    record_of(request.scope).client = client.name
-    wait = gateway.limits.wait(client.name, gateway.clock.monotonic())
-    if wait:
-        raise TooManyRequestsError("more requests a second than this client may send", retry_after(wait))
-    return client
-
-
 async def read(request: AnyRequest, account: str, select: Callable[[bytes], Selection]) -> Response[bytes]:
     """Answer one read; `select` turns the query into a selection, or raises what is wrong with it."""
-    gateway, client = gateway_of(request), authenticate(request)
+    return await read_as(await authenticate(request), request, account, select)
+
+
+async def read_as(
+    client: Client, request: AnyRequest, account: str, select: Callable[[bytes], Selection]
+) -> Response[bytes]:
+    """The same for a caller that is known already."""
+    gateway = gateway_of(request)
     grant = gateway.clients.grant(client, account)
     if grant is None:
         raise ForbiddenError("this account is not granted to the client")
@@ -85,20 +64,6 @@ async def read(request: AnyRequest, account: str, select: Callable[[bytes], Sele
     if caching.not_modified(tags, answer.headers["etag"]):
         return Response(b"", status_code=304, headers=answer.headers)
     return answer
-
-
-def _bearer_token(request: AnyRequest) -> bytes:
-    """The one credential of a request.
-
-    A second one, be it in the header of the drop-in paths, makes it unclear who is calling.
-    """
-    given = request.headers.getall("authorization", [])
-    if not given and "x-mbx-apikey" not in request.headers:
-        raise UnauthenticatedError("a bearer token is needed", {"www-authenticate": _CHALLENGE})
-    scheme, _, token = given[0].partition(" ") if given else ("", "", "")
-    if len(given) != 1 or "x-mbx-apikey" in request.headers or scheme.lower() != "bearer":
-        raise UnauthenticatedError("exactly one bearer token is needed", {"www-authenticate": _CHALLENGE})
-    return token.strip().encode("latin-1", "replace")
 
 
 def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str, str] | None) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.settings import ClientGrant, Freshness, Settings, effective
+from service.settings import ClientGrant, Freshness, Kubernetes, Settings, effective
 from service.settings_file import SettingsError, load, read_secret
 
 HASH = "ab" * 32
@@ -88,6 +88,13 @@ def test_what_is_left_out_is_as_the_example_says(loaded: Load) -> None:
     assert (bare.server.host, bare.server.port, bare.server.metrics_port) == ("127.0.0.1", 8000, 9464)
     assert bare.server.tls_certificate_file is None
     assert bare.clients == {}
+
+
+def test_a_pod_finds_the_api_server_by_itself(loaded: Load) -> None:
+    kubernetes = loaded(f'{ACCOUNT}[kubernetes]\naudience = "coinm-gateway"').kubernetes
+    assert kubernetes == Kubernetes(audience="coinm-gateway")
+    assert kubernetes is not None
+    assert kubernetes.token_file == Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 def test_paths_are_relative_to_the_file(loaded: Load, tmp_path: Path) -> None:
@@ -174,7 +181,22 @@ GRANT = "[clients.risk.accounts.main]"
 
 # What follows a whole account.
 APPENDED = [
-    ("[kubernetes]", "unknown key kubernetes"),
+    ("[watch]", "unknown key watch"),
+    ("[kubernetes]", "kubernetes: missing key audience"),
+    ('[kubernetes]\naudience = ""', "kubernetes.audience: expected `str` of length >= 1"),
+    ('[kubernetes]\naudience = "a"\napi_server = "http://h"', "kubernetes.api_server: expected https"),
+    (
+        '[clients.risk]\nservice_accounts = ["ns/a"]',
+        "clients.risk.service_accounts: expected with a [kubernetes] table",
+    ),
+    ('[clients.risk]\nservice_accounts = ["a"]', "clients.risk.service_accounts[0]: expected `str` matching"),
+    (
+        '[kubernetes]\naudience = "a"\n[clients.a]\nservice_accounts = ["n/s"]\n[clients.b]\nservice_accounts = ["n/s"]',
+        "clients.b.service_accounts: expected a ServiceAccount of its own, not a's",
+    ),
+    ('[exchange]\nwallet_url = "https://h/sapi"', "exchange.wallet_url: expected no path"),
+    ('[audit]\nwhen_full = "fail"', "audit.when_full: "),
+    ("[audit]\nqueue = 0", "audit.queue: expected `int` >= 1"),
     ("[server]\nprot = 1", "server: unknown key prot"),
     ('[redis]\npassword = "canary"', "redis: unknown key password"),
     ("[exchange]\nproxy = 1", "exchange: unknown key proxy"),

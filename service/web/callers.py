@@ -1,0 +1,58 @@
+"""Who is calling: the one credential of a request → the client, within its own limit of requests."""
+
+from typing import cast
+
+from service.access.clients import Client
+from service.gateway import Gateway
+from service.web.problems import AnyRequest, TooManyRequestsError, UnauthenticatedError, retry_after
+from service.web.record import record_of
+
+_CHALLENGE = 'Bearer realm="coinm-gateway"'
+
+
+def gateway_of(request: AnyRequest) -> Gateway:
+    return cast("Gateway", request.app.state.gateway)
+
+
+async def authenticate(request: AnyRequest) -> Client:
+    """The caller of a path under `/v1`, by its bearer token.
+
+    Raises:
+        UnauthenticatedError: no credential, several, or one that nobody holds.
+        TooManyRequestsError: the client asks more often than it may.
+    """
+    return await identify(request, _bearer_token(request))
+
+
+async def identify(request: AnyRequest, token: bytes) -> Client:
+    """The client that holds a token.
+
+    Raises:
+        UnauthenticatedError: nobody does.
+        TooManyRequestsError: the client asks more often than it may.
+    """
+    gateway = gateway_of(request)
+    client = gateway.clients.authenticate(token)
+    if client is None:
+        raise UnauthenticatedError(
+            "the token is not known", {"www-authenticate": f'{_CHALLENGE}, error="invalid_token"'}
+        )
+    record_of(request.scope).client = client.name
+    wait = gateway.limits.wait(client.name, gateway.clock.monotonic())
+    if wait:
+        raise TooManyRequestsError("more requests a second than this client may send", retry_after(wait))
+    return client
+
+
+def _bearer_token(request: AnyRequest) -> bytes:
+    """The one credential of a request.
+
+    A second one, be it in the header of the drop-in paths, makes it unclear who is calling.
+    """
+    given = request.headers.getall("authorization", [])
+    if not given and "x-mbx-apikey" not in request.headers:
+        raise UnauthenticatedError("a bearer token is needed", {"www-authenticate": _CHALLENGE})
+    scheme, _, token = given[0].partition(" ") if given else ("", "", "")
+    if len(given) != 1 or "x-mbx-apikey" in request.headers or scheme.lower() != "bearer":
+        raise UnauthenticatedError("exactly one bearer token is needed", {"www-authenticate": _CHALLENGE})
+    return token.strip().encode("latin-1", "replace")
