@@ -191,8 +191,10 @@ APPENDED = [
     ),
     ('[clients.risk]\nservice_accounts = ["a"]', "clients.risk.service_accounts[0]: expected `str` matching"),
     (
-        '[kubernetes]\naudience = "a"\n'
-        '[clients.a]\nservice_accounts = ["n/s"]\n[clients.b]\nservice_accounts = ["n/s"]',
+        (
+            '[kubernetes]\naudience = "a"\n'
+            '[clients.a]\nservice_accounts = ["n/s"]\n[clients.b]\nservice_accounts = ["n/s"]'
+        ),
         "clients.b.service_accounts: expected a ServiceAccount of its own, not a's",
     ),
     ('[exchange]\nwallet_url = "https://h/sapi"', "exchange.wallet_url: expected no path"),
