@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from service.app import close
 from service.cache.keeper import SnapshotKeeper
 from service.clock import timestamp
 from service.exchange.budget import MINUTE
@@ -14,6 +13,7 @@ from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
 from service.store.connection import AwayError
 from service.store.rehearsal import rehearse
+from service.wiring import close
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -124,8 +124,8 @@ async def _account(gateway: Gateway, keeper: SnapshotKeeper) -> Finding:
 
 async def _learn(gateway: Gateway) -> None:
     """What the replicas know of a ban binds this command too."""
-    for account, keeper in gateway.keepers.items():
-        look = await gateway.stores[account].look(0)
+    for keeper in gateway.keepers.values():
+        look = await keeper.memory.tenure.shared.look(0)
         if look is not None:
             await keeper.source.reconcile(look.holds)
 
@@ -136,7 +136,7 @@ def _explain(error: ExchangeError) -> str:
 
 
 async def _forget(gateway: Gateway, account: str) -> list[str]:
-    forgotten = await gateway.ledger.resume(account)
+    forgotten = await gateway.ledger.resume(account, gateway.keepers[account].source.identity)
     return [
         f"{account}: {scope} not-before {timestamp(hold.until)} ({hold.problem}) cleared"
         for scope, hold in forgotten.items()

@@ -1,16 +1,17 @@
 """Everything a request may need, wired once: what `app` builds and `web` reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from service.access.clients import Clients
 from service.access.limits import RequestLimits
 from service.cache.keeper import SnapshotKeeper
+from service.cache.ports import Tenure
 from service.clock import Clock
 from service.exchange.client import ExchangeClient
+from service.exchange.signing import Credential
 from service.settings import Settings
-from service.store.accounts import AccountStore
 from service.store.connection import Link
 from service.store.ledger import EgressLedger
 from service.telemetry.metrics import Metrics
@@ -27,9 +28,10 @@ class Gateway(msgspec.Struct):
     exchange: ExchangeClient
     redis: Link
     ledger: EgressLedger
-    stores: Mapping[str, AccountStore]
-    """By account, like the keepers."""
+    tenure: Callable[[str, Credential], Tenure]
+    """An account under a credential."""
     keepers: Mapping[str, SnapshotKeeper]
+    """By account. Replaced as a whole when settings change, like `settings` and `clients`."""
     draining: bool = False
     """Whether it has been told to stop: not ready, and every answer closes its connection."""
     weight_saved: int = 0

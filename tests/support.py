@@ -106,6 +106,11 @@ class World:
         return create_app(self.settings, transport=self.transport, redis=cast("Any", redis), clock=self.clock)
 
     @property
+    def account_keys(self) -> list[str | None]:
+        """Whose account calls they were, in order."""
+        return [call.api_key for call in self.exchange.calls.kept() if call.path == "/dapi/v1/account"]
+
+    @property
     def account_calls(self) -> int:
         return self.exchange.calls.count("/dapi/v1/account")
 

@@ -46,6 +46,11 @@ class SingleFlight(Generic[T]):
         # Shielded: a caller who hangs up must not cancel the load that others await.
         return await asyncio.shield(self._take_off(load))
 
+    async def land(self) -> None:
+        """Wait until nothing is under way, however it ends."""
+        if self._flight is not None:
+            await asyncio.wait({self._flight})
+
     async def close(self) -> None:
         """Cancel what is under way and wait for its end."""
         if self._flight is not None:

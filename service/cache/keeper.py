@@ -22,11 +22,14 @@ from service.cache.policy import (
     Serve,
     ServeAndRefresh,
     Situation,
+    Windows,
 )
-from service.cache.ports import Held, KeeperSettings, Outcome, Result, Served, SharedStore, Source, Waited
+from service.cache.ports import Held, KeeperSettings, Outcome, Result, Served, Source, Tenure, Waited
 from service.cache.refresher import GRACE, Refresher
+from service.cache.rotation import Rotation
 from service.exchange.budget import Barrier
 from service.exchange.errors import ExchangeError, ExchangeTimeoutError
+from service.store.entries import Wish
 from service.telemetry.metrics import Metrics
 
 LOOK_INTERVAL = 200
@@ -56,19 +59,24 @@ class _Read:
 class SnapshotKeeper:
     """One account's snapshot in this process."""
 
-    def __init__(self, settings: KeeperSettings, source: Source, shared: SharedStore, metrics: Metrics) -> None:
+    def __init__(self, settings: KeeperSettings, tenure: Tenure, metrics: Metrics) -> None:
         self.account = settings.account
-        self.source = source
-        self.memory = Memory(settings.account, source)
+        self.memory = Memory(settings.account, tenure)
+        self.rotation = Rotation(settings, self.memory, metrics)
         self._windows = settings.windows
         self._timeout = settings.timeout
         self._metrics = metrics
-        self._monotonic = source.clock.monotonic
-        self._refresher = Refresher(settings, self.memory, source, shared)
+        self._monotonic = tenure.source.clock.monotonic
+        self._refresher = Refresher(settings, self.memory)
         self._flight = SingleFlight[Outcome]()
         self._looking = SingleFlight[None]()
         self._looked = self._monotonic() - LOOK_INTERVAL
         self._look_again = False
+
+    @property
+    def source(self) -> Source:
+        """The way to the exchange, with the credential in use."""
+        return self.memory.tenure.source
 
     @property
     def held(self) -> Held | None:
@@ -80,9 +88,21 @@ class SnapshotKeeper:
         """Symbols to margin assets, as the views are cut by; `None`: not known before the next refresh."""
         return self.held.margin_assets if self.held else self.source.margin_assets
 
-    def hear(self) -> None:
-        """Another replica has announced something: look what, unless a refresh under way does anyhow."""
+    def change(self, windows: Windows) -> None:
+        """Keep it by other windows from now on."""
+        self._windows = windows
+        self._refresher.windows = windows
+
+    def hear(self, wish: Wish | None = None) -> None:
+        """Another replica has announced something: look what, unless a refresh under way does anyhow.
+
+        A `wish` is answered by one refresh, unless this replica may not ask either.
+        """
+        if wish is not None:
+            self._answer(wish)
+            return
         self._refresher.hear()
+        self.rotation.hear()
         self._look_again = True
         if not self._flight.active:
             self._looking.start(self._look)
@@ -100,9 +120,21 @@ class SnapshotKeeper:
 
     async def close(self) -> None:
         """End what is under way; nobody is waiting for it any more."""
+        await self.rotation.close()
         await self._flight.close()
         await self._looking.close()
         await self._refresher.close()
+
+    async def retire(self) -> None:
+        """The same once who waits now has an answer: the account is no longer kept."""
+        await self.rotation.close()
+        await self._flight.land()
+        await self.close()
+
+    def _answer(self, wish: Wish) -> None:
+        if self.memory.tenure.superseded or self.memory.barrier(forced=wish.forced) is not None:
+            return
+        self._flight.start(lambda: self._refresh(wish.acceptable, forced=wish.forced))
 
     async def _get(self, read: _Read) -> Served:
         try:

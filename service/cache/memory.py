@@ -7,10 +7,10 @@ import structlog
 from service.account import snapshot as snapshots
 from service.account.selection import Views
 from service.account.snapshot import MalformedAccountError, Snapshot
-from service.cache.ports import Held, LastRefresh, Source
+from service.cache.ports import Held, LastRefresh, Tenure
 from service.exchange import budget
 from service.exchange.budget import Barrier, Failures
-from service.exchange.errors import ExchangeError
+from service.exchange.errors import ExchangeError, ExchangeRejectedCredentialsError
 from service.store.entries import Entry, Failed, Look
 
 log = structlog.get_logger("coinm.cache")
@@ -19,13 +19,14 @@ log = structlog.get_logger("coinm.cache")
 class Memory:
     """One account in this process."""
 
-    def __init__(self, account: str, source: Source) -> None:
+    def __init__(self, account: str, tenure: Tenure) -> None:
         self.account = account
+        self.tenure = tenure
+        """The credential in use."""
         self.held: Held | None = None
         self.last_refresh: LastRefresh | None = None
         self.failures: Failures | None = None
-        self._source = source
-        self._clock = source.clock
+        self._clock = tenure.source.clock
 
     @property
     def age(self) -> int | None:
@@ -42,8 +43,9 @@ class Memory:
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the exchange can't be asked now: a not-before, failures of a moment ago, or the weight."""
-        barrier = self._source.barrier(forced=forced)
-        failures = self.failures
+        barrier, failures = self.tenure.source.barrier(forced=forced), self.failures
+        if barrier and self.tenure.superseded and isinstance(barrier.error, ExchangeRejectedCredentialsError):
+            barrier = None  # another replica asks, with a newer one
         if barrier is not None or failures is None:
             return barrier
         pause = failures.until - self._clock.monotonic()
@@ -73,6 +75,11 @@ class Memory:
             log.error("shared_snapshot_refused", account=self.account, reason=str(exc))  # noqa: TRY400 - no traceback
             return
         self.adopt(snapshot, clock.monotonic() - age, entry.margin_assets)
+
+    def begin(self, tenure: Tenure) -> None:
+        """Put another credential in office; what failed with the one before says nothing of it."""
+        self.tenure = tenure
+        self.failures = None
 
     def learn(self, failed: Failed) -> None:
         """Take over a failure that another replica was told, unless this one has to wait for longer anyway."""

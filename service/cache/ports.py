@@ -13,7 +13,7 @@ from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeError
 from service.exchange.ports import Holds
-from service.store.entries import Entry, Failed, Kept, Look, Try
+from service.store.entries import Entry, Failed, Kept, Look, Try, Wish
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
@@ -29,6 +29,8 @@ class Source(Protocol):
     clock: ExchangeClock
     fingerprint: str
     """What the credential is called."""
+    identity: str
+    """What tells it from every other: a digest of its key and secret."""
 
     async def fetch(self, *, forced: bool) -> Fetched: ...
 
@@ -59,6 +61,33 @@ class SharedStore(Protocol):
     async def keep(self, entry: Entry, remaining: int, token: str) -> Kept | None: ...
 
     async def fail(self, failed: Failed, token: str) -> None: ...
+
+    async def claim(self, milliseconds: int) -> bool | None: ...
+
+    async def prove(self, replaced: str) -> int | None: ...
+
+    def wish(self, wish: Wish) -> None: ...
+
+
+class Tenure:
+    """The time in office of one credential of the account; a rotation ends it and begins another.
+
+    Args:
+        source: asks the exchange with it.
+        shared: what the replicas share, as this credential may see and change it.
+    """
+
+    def __init__(self, source: Source, shared: SharedStore) -> None:
+        self.source = source
+        self.shared = shared
+        self.generation = 0
+        """The place of the credential in the order of those that the exchange has accepted; 0: not known."""
+        self.superseded = False
+        """Whether a newer one was in use when this replica looked last."""
+
+    def learn(self, generation: int, newest: int) -> None:
+        self.generation = max(self.generation, generation)
+        self.superseded = 0 < self.generation < newest
 
 
 class KeeperSettings(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from service.cache.memory import Memory
-from service.cache.ports import KeeperSettings, Outcome, SharedStore, Source
+from service.cache.ports import KeeperSettings, Outcome, Tenure
 from service.exchange.client import Fetched
 from service.exchange.errors import (
     ExchangeError,
@@ -25,7 +25,7 @@ from service.exchange.errors import (
 )
 from service.store.accounts import LEASE
 from service.store.connection import patience, while_patient
-from service.store.entries import Entry, Failed, Look, Try
+from service.store.entries import Entry, Failed, Look, Try, Wish
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -41,12 +41,13 @@ POLL = (0.2, 0.4)
 class _Attempt:
     """One refresh under way."""
 
-    def __init__(self, acceptable: int, began: int, metrics: Metrics, *, forced: bool) -> None:
+    def __init__(self, acceptable: int, tenure: Tenure, metrics: Metrics, *, forced: bool) -> None:
         self.token = secrets.token_hex(16)
         self.acceptable = acceptable
         self.spared = acceptable
         """The age below which a shared snapshot spares the call, by the life it has left."""
-        self.began = self.tried = began
+        self.tenure = tenure
+        self.began = self.tried = tenure.source.clock.monotonic()
         self.metrics = metrics
         self.forced = forced
         self.waited = False
@@ -56,14 +57,12 @@ class _Attempt:
 class Refresher:
     """One account's refreshes in this process; one at a time, its caller sees to that."""
 
-    def __init__(self, settings: KeeperSettings, memory: Memory, source: Source, shared: SharedStore) -> None:
+    def __init__(self, settings: KeeperSettings, memory: Memory) -> None:
         self.memory = memory
-        self._settings = settings
-        self._source = source
-        self._shared = shared
-        self._monotonic = source.clock.monotonic
+        self.windows = settings.windows
+        self._timeout = settings.timeout
+        self._monotonic = memory.tenure.source.clock.monotonic
         self._news = asyncio.Event()
-        self._generation = 0
         self._telling: set[asyncio.Task[None]] = set()
 
     def hear(self) -> None:
@@ -72,7 +71,8 @@ class Refresher:
 
     async def look(self) -> None:
         """Learn what other replicas know: a newer snapshot, a not-before, a failure."""
-        await self._learn(await self._shared.look(self.memory.known))
+        tenure = self.memory.tenure
+        await self._learn(tenure, await tenure.shared.look(self.memory.known))
 
     async def refresh(self, acceptable: int, metrics: Metrics, *, forced: bool) -> Outcome:
         """See to it that the snapshot at hand is younger than `acceptable` ms, or was asked for after now.
@@ -80,7 +80,7 @@ class Refresher:
         Raises:
             ExchangeError: the exchange was asked in vain.
         """
-        attempt, ended = _Attempt(acceptable, self._monotonic(), metrics, forced=forced), "failed"
+        attempt, ended = _Attempt(acceptable, self.memory.tenure, metrics, forced=forced), "failed"
         try:
             outcome = await self._refresh(attempt)
             ended = "alone" if attempt.alone and outcome == "fetched" else outcome
@@ -91,7 +91,7 @@ class Refresher:
             raise
         except Exception as exc:
             fault = _fault(exc)
-            _ = self._count(fault)
+            _ = self._count(self.memory.tenure, fault)
             raise fault from exc
         finally:
             metrics.refreshes.labels(self.memory.account, ended).inc()
@@ -114,33 +114,42 @@ class Refresher:
     async def _try_once(self, attempt: _Attempt) -> Outcome | None:
         """A look, a try for the lease, and with it the refresh; `None`: another replica has it."""
         attempt.tried = self._monotonic()
+        tenure = attempt.tenure = self.memory.tenure
         waited = attempt.tried - attempt.began
         bound = attempt.spared and attempt.spared + waited
-        look = await self._shared.take(self.memory.known, Try(attempt.token, bound, self._generation))
-        await self._learn(look)
+        look = await tenure.shared.take(self.memory.known, Try(attempt.token, bound, tenure.generation))
+        await self._learn(tenure, look)
         if look is None:
             return await self._ask_without_redis(attempt)
         outcome = self._without_asking(attempt)
         if outcome is not None:
             if look.lease == "taken":
-                await self._shared.release(attempt.token)
+                await tenure.shared.release(attempt.token)
             return outcome
         if look.lease == "superseded":
-            error = ExchangeRejectedCredentialsError("a newer credential is in use; this replica has an older one")
-            _ = self._count(error)
-            raise error
+            self._leave_to_newer(attempt)
+            return None
         if look.lease == "needless":
             attempt.spared = 0  # it would do by the life it has left; by the exchange's clock it is older
             return await self._try_once(attempt)
         return await self._ask_for_all(attempt) if look.lease == "taken" else None
 
-    async def _learn(self, look: Look | None) -> None:
+    def _leave_to_newer(self, attempt: _Attempt) -> None:
+        """Ask who has the newest credential to refresh, again with every look; and wait, while that may help."""
+        waited = self._monotonic() - attempt.began
+        if waited > self._timeout * 1000:
+            error = ExchangeRejectedCredentialsError("a newer credential is in use; this replica has an older one")
+            _ = self._count(attempt.tenure, error)
+            raise error
+        attempt.tenure.shared.wish(Wish(attempt.acceptable + waited, attempt.forced))
+
+    async def _learn(self, tenure: Tenure, look: Look | None) -> None:
         """Take over what a look has found; `None`: Redis is away."""
-        self._source.degrade(degraded=look is None)
+        tenure.source.degrade(degraded=look is None)
         if look is None:
             return
-        self._generation = max(self._generation, look.generation)
-        await self._source.reconcile(look.holds)
+        tenure.learn(look.generation, look.newest)
+        await tenure.source.reconcile(look.holds)
         if look.entry is not None:
             self.memory.adopt_shared(look, look.entry)
         if look.failed is not None:
@@ -159,7 +168,7 @@ class Refresher:
 
     async def _wait(self, attempt: _Attempt) -> None:
         """Wait for another replica's news, or a while."""
-        if self._monotonic() - attempt.began > (self._settings.timeout + GRACE) * 1000:
+        if self._monotonic() - attempt.began > (self._timeout + GRACE) * 1000:
             raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
         attempt.waited = True
         with contextlib.suppress(TimeoutError):
@@ -183,15 +192,15 @@ class Refresher:
             try:
                 fetched = await self._ask(attempt)
             except ExchangeError as exc:
-                told, failed = True, self._count(exc)
-                await self._afterwards(self._tell(failed, attempt.token), over, renewing)
+                told, failed = True, self._count(attempt.tenure, exc)
+                await self._afterwards(self._tell(failed, attempt), over, renewing)
                 raise
             told = True
-            await self._afterwards(self._share(fetched, attempt.token), over, renewing)
+            await self._afterwards(self._share(fetched, attempt), over, renewing)
         finally:
             if not told:  # the process ends: nobody should wait for the lease to expire
                 renewing.cancel()
-                await self._shared.release(attempt.token)
+                await attempt.tenure.shared.release(attempt.token)
         return "fetched"
 
     async def _afterwards(
@@ -221,50 +230,52 @@ class Refresher:
             if over.is_set():
                 return
             began = self._monotonic()
-            held = await self._shared.renew(attempt.token, in_time=began - renewed < LEASE)
+            held = await attempt.tenure.shared.renew(attempt.token, in_time=began - renewed < LEASE)
             if held is False and not attempt.alone:
                 log.warning("lease_lost", account=self.memory.account)
                 return
             renewed = began if held else renewed
 
     async def _ask(self, attempt: _Attempt) -> Fetched:
+        source = attempt.tenure.source
         with attempt.metrics.refresh_duration.labels(self.memory.account).time():
             try:
-                fetched = await self._source.fetch(forced=attempt.forced)
+                fetched = await source.fetch(forced=attempt.forced)
             except ExchangeError:
                 raise
             except Exception as exc:
                 raise _fault(exc) from exc
-        self.memory.failures = None
-        self.memory.note()
-        self.memory.adopt(fetched.snapshot, fetched.asked, self._source.margin_assets or {})
+        if attempt.tenure is self.memory.tenure:  # else it was rotated out meanwhile: whoever waits asks anew
+            self.memory.failures = None
+            self.memory.note()
+            self.memory.adopt(fetched.snapshot, fetched.asked, source.margin_assets or {})
         return fetched
 
-    async def _share(self, fetched: Fetched, token: str) -> None:
+    async def _share(self, fetched: Fetched, attempt: _Attempt) -> None:
         """Hand a snapshot to the replicas; the lease goes back with it."""
-        snapshot, life = fetched.snapshot, self._settings.windows.hard_cap
+        snapshot, life, tenure, token = fetched.snapshot, self.windows.hard_cap, attempt.tenure, attempt.token
         remaining = life - (self._monotonic() - fetched.asked)
         # Without an offset others would take this machine's clock for the exchange's.
-        if remaining <= 0 or self._source.clock.offset is None:
-            await self._shared.release(token)
+        if remaining <= 0 or tenure.source.clock.offset is None:
+            await tenure.shared.release(token)
             return
-        entry = Entry(snapshot.body, snapshot.asked_at, self._generation, life, self._source.margin_assets or {})
-        kept = await self._shared.keep(entry, remaining, token)
+        entry = Entry(snapshot.body, snapshot.asked_at, tenure.generation, life, tenure.source.margin_assets or {})
+        kept = await tenure.shared.keep(entry, remaining, token)
         if kept is None:
             return
-        self._generation = max(self._generation, kept.generation)
+        tenure.generation = max(tenure.generation, kept.generation)
         if kept.verdict != "kept":
             log.warning("snapshot_not_shared", account=self.memory.account, reason=kept.verdict)
             await self.look()  # what stands in its place is later
 
-    async def _tell(self, failed: Failed | None, token: str) -> None:
+    async def _tell(self, failed: Failed | None, attempt: _Attempt) -> None:
         """Tell the replicas of a failure, and give the lease back."""
         if failed is None:
-            await self._shared.release(token)
+            await attempt.tenure.shared.release(attempt.token)
         else:
-            await self._shared.fail(failed, token)
+            await attempt.tenure.shared.fail(failed, attempt.token)
 
-    def _count(self, error: ExchangeError) -> Failed | None:
+    def _count(self, tenure: Tenure, error: ExchangeError) -> Failed | None:
         """What a failed refresh leaves behind: a pause, unless a not-before stands already or just weight lacks."""
         self.memory.note(error)
         log.warning(
@@ -274,7 +285,8 @@ class Refresher:
             answered=error.answered,
             code=error.code,
         )
-        if isinstance(error, WeightBudgetSpentError) or self._source.barrier(forced=False) is not None:
+        rotated = tenure is not self.memory.tenure
+        if isinstance(error, WeightBudgetSpentError) or rotated or self.memory.barrier(forced=False) is not None:
             return None
         return self.memory.count(error)
 

@@ -124,7 +124,7 @@ class Gate:
         if claim.credential:
             egress.learn(claim.credential, holds.credential)
             if egress.hold(claim.credential) > holds.credential:
-                await self._ledger.hold_credential(claim.account, egress.hold(claim.credential))
+                await self._ledger.hold_credential(claim, egress.hold(claim.credential))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -201,7 +201,7 @@ class Gate:
         if scope == ADDRESS:
             await self._ledger.hold_address(self._egress.hold(ADDRESS))
         else:
-            await self._ledger.hold_credential(claim.account, self._egress.hold(scope))
+            await self._ledger.hold_credential(claim, self._egress.hold(scope))
 
 
 def _read(answer: Answer, read: Callable[[Answer], T]) -> T:

@@ -16,6 +16,7 @@ class AccountSource:
         self.client = client
         self.clock = client.clock
         self.fingerprint = credential.fingerprint
+        self.identity = credential.identity
         self._account = account
         self._credential = credential
 

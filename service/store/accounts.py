@@ -6,7 +6,7 @@ import msgspec
 
 from service.exchange.errors import ERRORS, ExchangeError, ExchangeUnavailableError
 from service.store.connection import AwayError, Link, Patience
-from service.store.entries import Entry, Failed, Kept, Look, Try
+from service.store.entries import Entry, Failed, Kept, Look, News, Try, Wish
 from service.store.holds import holds_of
 from service.store.scripts import AccountKeys, Args, Found, Scripts
 
@@ -14,9 +14,10 @@ FORMAT = 1
 """Of the snapshot's hash; an entry of another format counts as none."""
 LEASE = 2_000
 """Ms that a lease outlives its holder; who holds it renews it four times as often."""
-CREDENTIAL_MEMORY = 60_000
-"""Ms, at the least, that the credential last accepted is remembered: as long as a snapshot asked with it may live. If
-nobody has used it for so long, replicas with another one may ask again."""
+CREDENTIAL_MEMORY = 120_000
+"""Ms, at the least, that the credential last accepted is remembered: as long as a snapshot asked with it may live, and
+longer than two replicas see a changed Secret apart (kubelet's minute and its cache: 90 s). If nobody has used it for so
+long, replicas with another one may ask again."""
 FAILURE_MEMORY = 60 * 60 * 1000
 """Ms past its pause that a failure is counted on: far longer than the longest pause, and no account's for ever."""
 
@@ -56,13 +57,14 @@ class AccountStore:
         except AwayError:
             return None
         entry, remaining, body, address, address_ttl, credential, credential_ttl, *rest = found
-        failed, failed_ttl, generation, lease = rest
+        failed, failed_ttl, generation, newest, lease = rest
         return Look(
             _entry(entry, body),
             remaining,
             holds_of(address, address_ttl, credential, credential_ttl),
             _failed(failed, failed_ttl),
             generation,
+            newest,
             lease.decode(),
         )
 
@@ -104,6 +106,34 @@ class AccountStore:
         told = msgspec.json.encode(_Failure(error.problem, error.detail, error.answered, error.code))
         args: Args = [failed.count, told, max(0, failed.pause) + FAILURE_MEMORY, token, *self._news()]
         await self._link.attempt(lambda: self._scripts.fail(keys=[self.keys.failures, self.keys.lease], args=args))
+
+    async def claim(self, milliseconds: int) -> bool | None:
+        """Whether this replica may try the credential out; nobody else does for so long. `None`: away."""
+        with contextlib.suppress(AwayError):
+            return bool(await self._link.run(lambda: self._set_once(milliseconds), Patience()))
+        return None
+
+    async def prove(self, replaced: str) -> int | None:
+        """Share that the exchange accepts the credential, in the place of another; its generation. `None`: away."""
+        own = self.keys
+        args: Args = [self._credential, replaced, CREDENTIAL_MEMORY, *self._news()]
+        with contextlib.suppress(AwayError):
+            generation: int = await self._link.run(
+                lambda: self._scripts.prove(keys=[own.credential, own.snapshot], args=args), Patience()
+            )
+            return generation
+        return None
+
+    def wish(self, wish: Wish) -> None:
+        """Ask a replica with the newest credential for a refresh."""
+        news = News(self.keys.snapshot, wish)
+        _ = self._link.tell(lambda: self._publish(news))
+
+    async def _set_once(self, milliseconds: int) -> object:
+        return await self._link.redis.set(self.keys.proof, 1, nx=True, px=milliseconds)
+
+    async def _publish(self, news: News) -> object:
+        return await self._link.redis.publish(self.keys.channel, news.encode())
 
     def _news(self) -> tuple[str, str]:
         """Channel and message that tell the replicas to look."""

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 
-from service.exchange.budget import MINUTE, Hold, Window
+from service.exchange.budget import MINUTE, Claim, Hold, Window
 from service.exchange.clock import ExchangeClock
 from service.exchange.ports import Reservation, Standing
 from service.store.connection import AwayError, Link
@@ -28,7 +28,7 @@ class EgressLedger:
     async def reserve(self, reservation: Reservation) -> Standing | None:
         """Enter a call; the ledger as it was before."""
         claim, minute = reservation.claim, reservation.minute
-        holds = [self._keys.hold, self._keys.credential_holds.get(claim.account, self._keys.hold)]
+        holds = [self._keys.hold, self._credential_hold(claim) if claim.credential else self._keys.hold]
         keys = [*self._minute(minute), self._minute(minute - 1)[0], *holds]
         args: Args = [reservation.id, claim.weight, claim.account, int(claim.forced), LEDGER_MEMORY]
         try:
@@ -49,8 +49,8 @@ class EgressLedger:
         """Share a not-before of the address, or that a probe after it was answered; what overrides it stands."""
         await self._hold(self._keys.hold, hold)
 
-    async def hold_credential(self, account: str, hold: Hold) -> None:
-        await self._hold(self._keys.credential_holds[account], hold)
+    async def hold_credential(self, claim: Claim, hold: Hold) -> None:
+        await self._hold(self._credential_hold(claim), hold)
 
     async def probe(self, milliseconds: int) -> bool | None:
         """Whether this replica may send the probe; it is its own for so long, whatever comes of it."""
@@ -59,14 +59,17 @@ class EgressLedger:
             return bool(await self._link.run(lambda: self._set_once(token, milliseconds)))
         return None
 
-    async def resume(self, account: str) -> dict[str, Hold]:
-        """Forget the not-befores that bind an account; what each was, by scope.
+    async def resume(self, account: str, credential: str) -> dict[str, Hold]:
+        """Forget the not-befores that bind an account with a credential; what each was, by scope.
 
         Raises:
             AwayError: Redis can't be reached: nothing was forgotten.
         """
-        keys = {"address": self._keys.hold, "credential": self._keys.credential_holds[account]}
+        keys = {"address": self._keys.hold, "credential": self._keys.credential_hold(account, credential)}
         return {scope: await self._forget(key) for scope, key in keys.items()}
+
+    def _credential_hold(self, claim: Claim) -> str:
+        return self._keys.credential_hold(claim.account, claim.credential)
 
     def _minute(self, minute: int) -> list[str]:
         return [f"{self._keys.ledger}:{minute}", f"{self._keys.ledger}:{minute}:calls"]

@@ -38,5 +38,6 @@ return {
     redis.call('HMGET', KEYS[4], 'count', 'error'),
     redis.call('PTTL', KEYS[4]),
     own,
+    newest,
     lease,
 }

@@ -30,7 +30,7 @@ async def rehearse(link: Link, settings: Settings, clock: ExchangeClock) -> None
     nowhere = replace(settings, exchange=replace(settings.exchange, egress=NOBODY))
     token = secrets.token_hex(8)
     keys, scripts = account_keys(nowhere, NOBODY, token), Scripts(link.redis)
-    store, egress = AccountStore(link, scripts, keys, token), egress_keys(nowhere, {NOBODY: keys})
+    store, egress = AccountStore(link, scripts, keys, token), egress_keys(nowhere)
     await _refresh(store, token)
     await _spend(EgressLedger(link, scripts, egress, clock), token)
     await link.run(lambda: _subscribe_and_clear(link, keys, egress))  # fails too if one before it did
@@ -44,6 +44,7 @@ async def _refresh(store: AccountStore, token: str) -> None:
     await store.fail(Failed(1, ExchangeUnavailableError(""), 0), token)
     _ = await store.take(0, wanted)
     await store.release(token)
+    _ = await store.claim(_LIFE), await store.prove(NOBODY)
 
 
 async def _spend(ledger: EgressLedger, token: str) -> None:
@@ -54,7 +55,7 @@ async def _spend(ledger: EgressLedger, token: str) -> None:
     await ledger.settle(answered, 1)
     await ledger.cancel(cancelled)
     await ledger.hold_address(NO_HOLD)
-    _ = await ledger.resume(NOBODY)
+    _ = await ledger.resume(NOBODY, token)
     _ = await ledger.probe(_LIFE)
 
 
@@ -64,5 +65,6 @@ async def _subscribe_and_clear(link: Link, keys: AccountKeys, egress: EgressKeys
         await subscription.ping()
         for _ in range(2):  # both are answered; a refusal is raised
             _ = await subscription.get_message(timeout=SOCKET_TIMEOUT)
-    names = [keys.snapshot, keys.credential, keys.failures, keys.lease, keys.credential_hold, egress.hold, egress.probe]
+    names = [keys.snapshot, keys.credential, keys.failures, keys.lease, keys.credential_hold, keys.proof]
+    names += [egress.hold, egress.probe]
     await link.redis.delete(*names, f"{egress.ledger}:0", f"{egress.ledger}:0:calls")

@@ -29,6 +29,8 @@ class AccountKeys(msgspec.Struct, frozen=True):
     lease: str
     address_hold: str
     credential_hold: str
+    proof: str
+    """Who tries the credential out."""
     channel: str
     """Where replicas tell each other that an account's state has changed."""
 
@@ -40,13 +42,17 @@ class EgressKeys(msgspec.Struct, frozen=True):
     probe: str
     ledger: str
     """Of a minute, with its number behind a colon."""
-    credential_holds: dict[str, str]
-    """By account."""
+    scope: str
+    """Before an account's name."""
+
+    def credential_hold(self, account: str, credential: str) -> str:
+        """Of one credential, by its identity: a changed one leaves its latch behind."""
+        return _credential_hold(self.scope, account, credential)
 
 
 def account_keys(settings: Settings, account: str, credential: str) -> AccountKeys:
-    """Names for an account under a credential's identity; a changed credential leaves its latch behind."""
-    scope = f"{settings.redis.key_prefix}:{settings.environment}:{settings.exchange.host}"
+    """Names for an account under a credential's identity."""
+    scope = _scope(settings)
     own = f"{scope}:{account}"
     return AccountKeys(
         snapshot=f"{own}:snapshot",
@@ -54,19 +60,15 @@ def account_keys(settings: Settings, account: str, credential: str) -> AccountKe
         failures=f"{own}:failures",
         lease=f"{own}:lease",
         address_hold=f"{_egress(settings)}:hold",
-        credential_hold=f"{own}:hold:{credential}",
+        credential_hold=_credential_hold(scope, account, credential),
+        proof=f"{own}:proof:{credential}",
         channel=f"{scope}:news",
     )
 
 
-def egress_keys(settings: Settings, accounts: dict[str, AccountKeys]) -> EgressKeys:
+def egress_keys(settings: Settings) -> EgressKeys:
     own = _egress(settings)
-    return EgressKeys(
-        hold=f"{own}:hold",
-        probe=f"{own}:probe",
-        ledger=f"{own}:ledger",
-        credential_holds={name: keys.credential_hold for name, keys in accounts.items()},
-    )
+    return EgressKeys(hold=f"{own}:hold", probe=f"{own}:probe", ledger=f"{own}:ledger", scope=_scope(settings))
 
 
 def heartbeat_key(settings: Settings) -> str:
@@ -79,6 +81,7 @@ class Scripts:
     def __init__(self, redis: Redis) -> None:
         self.look = _script(redis, "look")
         self.keep = _script(redis, "keep")
+        self.prove = _script(redis, "prove")
         self.fail = _script(redis, "fail")
         self.renew = _script(redis, "renew")
         self.release = _script(redis, "release")
@@ -86,6 +89,14 @@ class Scripts:
         self.settle = _script(redis, "settle")
         self.hold = _script(redis, "hold")
         self.resume = _script(redis, "resume")
+
+
+def _scope(settings: Settings) -> str:
+    return f"{settings.redis.key_prefix}:{settings.environment}:{settings.exchange.host}"
+
+
+def _credential_hold(scope: str, account: str, credential: str) -> str:
+    return f"{scope}:{account}:hold:{credential}"
 
 
 def _egress(settings: Settings) -> str:

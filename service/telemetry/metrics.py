@@ -4,7 +4,7 @@ Labels are bounded: route templates, statuses, account names, outcomes from clos
 address or a symbol. Figures that are read rather than counted are gauges with a function, asked at scrape time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -16,6 +16,8 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody reads
 
@@ -55,6 +57,13 @@ class Metrics:
         )
         self.weight_spent = self._counter("weight_spent", "Request weight of our calls.", "endpoint")
         self.weight_saved = self._counter("weight_saved", "Request weight of calls that a snapshot spared.", "account")
+        self.credential_proofs = self._counter(
+            "credential_proofs",
+            "New credentials by what became of them: accepted by the exchange, adopted as accepted already, rejected, "
+            "failed.",
+            "account",
+            "outcome",
+        )
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
         self.log_lines_dropped = self._counter("log_lines_dropped", "Log lines lost to a full queue.")
 
@@ -62,10 +71,22 @@ class Metrics:
         """A figure that is read when asked for; `NaN` where there is none."""
         Gauge(f"coinm_{name}", text, registry=self.registry).set_function(read)
 
-    def account_gauge(self, name: str, text: str, reads: dict[str, Callable[[], float]]) -> None:
-        gauge = Gauge(f"coinm_{name}", text, ["account"], registry=self.registry)
-        for account, read in reads.items():
-            gauge.labels(account).set_function(read)
+    def account_gauge(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """The same for every account there is just then: they come and go."""
+        self.registry.register(_AccountGauge(f"coinm_{name}", text, read))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"coinm_{name}", text, labels, registry=self.registry)
+
+
+class _AccountGauge(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._text, labels=["account"])
+        for account, value in self._read().items():
+            family.add_metric([account], value)
+        yield family

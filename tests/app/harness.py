@@ -56,6 +56,8 @@ class Replica:
     def __init__(self, app: App, caller: httpx.AsyncClient) -> None:
         self.app = app
         self.caller = caller
+        self.ended = asyncio.Event()
+        """Whether the test has done with it."""
 
     @property
     def gateway(self) -> Gateway:
@@ -70,6 +72,10 @@ class Replica:
         if client is None:
             del sent["authorization"]
         return await self.caller.request(method, path, headers=sent)
+
+    async def resume(self) -> None:
+        """What an operator does who knows better."""
+        await self.gateway.ledger.resume("main", self.gateway.keepers["main"].source.identity)
 
     async def status(self) -> Json:
         return (await self.get("/v1/status")).json()
@@ -89,8 +95,8 @@ class Stage(World):
         self.exposed: dict[str, str] = {}
         """What the gateways showed of themselves, by place."""
         self._replicas: list[Replica] = []
-        self._lives: list[asyncio.Task[None]] = []
-        self._ended = asyncio.Event()
+        self._lives: dict[Replica, asyncio.Task[None]] = {}
+        self._stopped = False
 
     async def start(self) -> Replica:
         """One more replica on the same exchange, Redis and clock."""
@@ -105,8 +111,9 @@ class Stage(World):
 
     async def start_app(self, app: App) -> Replica:
         started = asyncio.get_running_loop().create_future()
-        self._lives.append(asyncio.create_task(self._live(app, started)))
+        life = asyncio.create_task(self._live(app, started))
         replica: Replica = await started
+        self._lives[replica] = life
         await settle()
         self._replicas.append(replica)
         return replica
@@ -120,14 +127,21 @@ class Stage(World):
 
     async def stop(self) -> None:
         """End all replicas, once; what they would have told until now is kept."""
-        if self._ended.is_set():
+        if self._stopped:
             return
+        self._stopped = True
         self.exchange.release()
         for number, replica in enumerate(self._replicas):
             self.exposed |= {f"{place} of replica {number}": text for place, text in _exposures(replica)}
-            await replica.get("/v1/status")
-        self._ended.set()
-        await asyncio.gather(*self._lives)
+            if not replica.ended.is_set():
+                await replica.get("/v1/status")
+        for replica in self._replicas:
+            await self.end(replica)
+
+    async def end(self, replica: Replica) -> None:
+        """End one of them; what it would have told is kept."""
+        replica.ended.set()
+        await self._lives[replica]
 
     async def advance(self, milliseconds: int) -> None:
         """Time passes, in Redis too, all at once: fakeredis by itself expires by the machine's clock."""
@@ -206,8 +220,9 @@ class Stage(World):
         """A replica's life, in a task of its own: its lifespan must end where it began."""
         async with running(app) as caller:
             caller.event_hooks = {"response": [self._keep]}
-            started.set_result(Replica(app, caller))
-            await self._ended.wait()
+            replica = Replica(app, caller)
+            started.set_result(replica)
+            await replica.ended.wait()
 
     async def _keep(self, answer: httpx.Response) -> None:
         await answer.aread()
@@ -229,7 +244,12 @@ def _exposures(replica: Replica) -> list[tuple[str, str]]:
     sources = [keeper.source for keeper in gateway.keepers.values()]
     parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.keepers.values()]
     parts += [*sources, *(vars(source) for source in sources), *(keeper.held for keeper in gateway.keepers.values())]
-    parts += [gateway.clients.visible, *gateway.stores.values(), vars(gateway.exchange), vars(gateway.clients)]
+    parts += [
+        gateway.clients.visible,
+        *(keeper.memory.tenure.shared for keeper in gateway.keepers.values()),
+        vars(gateway.exchange),
+        vars(gateway.clients),
+    ]
     return [("metrics", replica.metrics()), ("repr", "\n".join(map(repr, parts)))]
 
 

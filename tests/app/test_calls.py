@@ -206,7 +206,7 @@ async def test_an_operators_resume_frees_a_running_replica(stage: Stage, fault: 
     gateway = await stage.start()
     stage.fail(Fault(fault, count=1))
     await gateway.get()
-    await gateway.gateway.ledger.resume("main")
+    await gateway.resume()
     await stage.advance(200)  # how often a barred replica looks in Redis
     assert (await gateway.get()).status_code == 200
     assert stage.account_calls == 2
@@ -216,7 +216,7 @@ async def test_an_answer_after_a_resume_can_hold_again(stage: Stage) -> None:
     gateway = await stage.start()
     stage.fail("418")
     await gateway.get()
-    await gateway.gateway.ledger.resume("main")
+    await gateway.resume()
     await stage.advance(200)
     assert told(await gateway.get()) == (503, "exchange-banned", "120")
     assert told(await (await stage.start()).get()) == (503, "exchange-banned", "120")

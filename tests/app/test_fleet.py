@@ -18,7 +18,7 @@ from simulator.exchange import Exchange
 from simulator.faults import Fault
 from simulator.transport import SimulatorTransport
 from tests.app.conftest import MakeStage
-from tests.app.harness import ASSETS, BTC, Replica, Stage, cache_status, problem, settle, told
+from tests.app.harness import ASSETS, Replica, Stage, cache_status, problem, settle, told
 from tests.support import START, FakeClock
 
 PING = "/dapi/v1/ping"
@@ -538,52 +538,3 @@ async def test_a_ban_seen_without_redis_is_written_back_and_binds_the_others(sta
     await one.get()
     assert told(await other.get()) == (503, "exchange-banned", "55")
     assert stage.exchange.calls.count() == calls
-
-
-async def test_replicas_of_one_credential_are_never_superseded_by_each_other(stage: Stage) -> None:
-    """One of them has only ever adopted; then the key is rotated, and Redis loses everything."""
-    leads, adopts = await fleet(stage, 2)
-    await leads.get()
-    await settle()
-    stage.change_key("anotherApiKey".ljust(64, "1"))
-    rotated = await stage.start()
-    await stage.advance(5_000)
-    assert fresh([await rotated.get()])
-    await stage.advance(5_000)
-    assert cache_status(await adopts.get()).endswith("detail=stale-if-error")  # it knew whose credential it has
-    async with stage.redis() as redis:
-        await redis.flushall()
-    started = await stage.start()
-    for each in (started, rotated, started, rotated):
-        calls = stage.account_calls
-        await stage.advance(5_000)
-        await each.get()
-        await settle()
-        assert fresh([await started.get(), await rotated.get()])
-        assert stage.account_calls == calls + 1
-
-
-async def test_a_credential_that_its_replicas_took_with_them_bars_nobody_for_ever(stage: Stage) -> None:
-    old = await stage.warm()
-    stage.change_key("anotherApiKey".ljust(64, "1"))
-    new = await stage.start()
-    await stage.advance(10_000)
-    await new.get()  # and then it is taken back, and asks no more
-    await stage.advance(30_000)
-    assert (await old.get(cache_control="no-cache")).status_code == 502
-    await stage.advance(40_000)
-    assert fresh([await old.get()])
-
-
-async def test_a_replica_with_an_older_credential_serves_what_newer_ones_fetch_and_asks_nothing(stage: Stage) -> None:
-    old = await stage.warm()
-    stage.change_key("anotherApiKey".ljust(64, "1"))
-    new = await stage.start()
-    await stage.advance(10_000)
-    await new.get()
-    await settle()
-    assert fresh([await old.get()])
-    await stage.advance(10_000)
-    assert cache_status(await old.get()).endswith("detail=stale-if-error")
-    assert told(await old.get(BTC, cache_control="no-cache"))[1] == "exchange-rejected-credentials"
-    assert stage.account_calls == 2

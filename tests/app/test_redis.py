@@ -83,10 +83,13 @@ async def test_a_replaced_credential_no_longer_writes(stage: Stage) -> None:
     await stage.advance(10_000)
     assert cache_status(await new.get()) == "fwd=stale; fwd-status=200; stored"
     await stage.advance(2_000)
-    stage.exchange.set_balance("BTC", "7")
-    await old.get(cache_control="no-cache")
-    third = await (await stage.start()).get(cache_control="only-if-cached")
-    assert third.headers["gateway-snapshot-time"][-8:] == ":10.000Z"
+    calls = stage.account_calls
+    with_old = asyncio.create_task(old.get(cache_control="no-cache"))
+    await stage.end(new)
+    await stage.advance(2_100)
+    assert told(await with_old)[1] == "exchange-rejected-credentials"
+    third = await (await stage.start()).get(cache_control="max-stale=60")
+    assert (third.headers["gateway-snapshot-time"][-8:], stage.account_calls) == (":10.000Z", calls)
 
 
 # Away.

@@ -8,14 +8,14 @@ import pytest
 from service.account.snapshot import parse
 from service.cache.keeper import MAX_WAITS, SnapshotKeeper
 from service.cache.policy import ANY, Demand, FreshnessUnmetError, Windows
-from service.cache.ports import KeeperSettings
+from service.cache.ports import KeeperSettings, Tenure
 from service.cache.refresher import GRACE
 from service.exchange.budget import NO_HOLD, Barrier, Hold
 from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeTimeoutError
 from service.exchange.ports import Holds
-from service.store.entries import Entry, Failed, Kept, Look, Try
+from service.store.entries import Entry, Failed, Kept, Look, Try, Wish
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -27,6 +27,7 @@ class Exchange:
     """One account; each answer takes `seconds` of the fake clock, or for ever."""
 
     fingerprint = "00000000"
+    identity = "only"
     margin_assets: Mapping[str, str] | None = None
     credential_hold: Hold = NO_HOLD
 
@@ -73,6 +74,14 @@ class NoRedis:
 
     async def fail(self, failed: Failed, token: str) -> None: ...
 
+    async def claim(self, milliseconds: int) -> bool | None:
+        return None
+
+    async def prove(self, replaced: str) -> int | None:
+        return None
+
+    def wish(self, wish: Wish) -> None: ...
+
 
 @pytest.fixture
 def exchange(clock: FakeClock) -> Exchange:
@@ -82,7 +91,7 @@ def exchange(clock: FakeClock) -> Exchange:
 @pytest.fixture
 def keeper(exchange: Exchange) -> SnapshotKeeper:
     impatient = KeeperSettings("main", WINDOWS, timeout=0.5 - GRACE)  # a waiter's own deadline: 500 ms
-    return SnapshotKeeper(impatient, exchange, NoRedis(), Metrics())
+    return SnapshotKeeper(impatient, Tenure(exchange, NoRedis()), Metrics())
 
 
 async def test_a_waiter_gives_up_at_its_own_deadline(keeper: SnapshotKeeper, exchange: Exchange) -> None:

@@ -17,7 +17,7 @@ from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
 KEYS = AccountKeys(
-    snapshot="s", credential="c", failures="f", lease="l", address_hold="a", credential_hold="h", channel="n"
+    snapshot="s", credential="c", failures="f", lease="l", address_hold="a", credential_hold="h", proof="r", channel="n"
 )
 LIFE = 10_000_000
 """Ms; far longer than a test, so that age plays no part but where it is asked for."""
@@ -125,6 +125,15 @@ class LeaseMachine(RuleBasedStateMachine):
             assert (kept.verdict, kept.generation) == ("kept", generation)
             self.kept, self.failed = Kept(asked_at, generation, body), None
             self.newest = self.generations[identity] = generation
+
+    @rule(identity=IDENTITIES, replaced=IDENTITIES)
+    def prove(self, identity: str, replaced: str) -> None:
+        generation = self.do(self.stores[identity].prove(replaced))
+        newest, own = max(self.newest, self.kept.generation if self.kept else 0, 1), self.generations.get(identity, 0)
+        if own < newest:
+            self.generations.setdefault(replaced, newest)
+            own = self.newest = self.generations[identity] = newest + 1
+        assert generation == own
 
     def accepted(self, identity: str, own: int) -> int | None:
         """The generation of a credential that was just accepted; `None`: a newer one is in use."""

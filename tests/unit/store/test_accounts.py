@@ -13,7 +13,7 @@ from service.exchange.ports import Holds
 from service.settings import Redis, Settings
 from service.store.accounts import CREDENTIAL_MEMORY, FAILURE_MEMORY, LEASE, AccountStore
 from service.store.connection import Link
-from service.store.entries import Entry, Failed, Kept, Try
+from service.store.entries import Entry, Failed, Kept, News, Try, Wish
 from service.store.scripts import AccountKeys, Scripts, account_keys, egress_keys
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
@@ -25,6 +25,7 @@ KEYS = AccountKeys(
     lease="l",
     address_hold="a",
     credential_hold="h",
+    proof="r",
     channel="news",
 )
 ENTRY = Entry(b'{"a":"\xc3\xa9"}', 1_790_000_000_000, 3, 61_000, {"ODD": "BTC"})
@@ -418,10 +419,77 @@ async def test_a_look_tells_the_generation_of_the_credential_in_use_to_who_has_i
 async def test_a_credential_that_nobody_has_used_for_a_snapshots_life_is_forgotten(
     store: AccountStore, redis: Any
 ) -> None:
-    await prove(store, ENTRY)
-    assert ENTRY.life - 1_000 < await redis.pttl("c") <= ENTRY.life
+    long = 2 * CREDENTIAL_MEMORY
+    await prove(store, replace(ENTRY, life=long))
+    assert long - 1_000 < await redis.pttl("c") <= long
     await prove(store, replace(ENTRY, life=1))
     assert CREDENTIAL_MEMORY - 1_000 < await redis.pttl("c") <= CREDENTIAL_MEMORY
+
+
+async def test_a_credential_that_replaces_another_supersedes_it(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await prove(store, ENTRY)
+    second = replica(redis, clock, "second")
+    assert await second.prove("first") == 4
+    old, new = await store.take(0, ASK), await second.take(0, ASK)
+    assert old is not None
+    assert new is not None
+    assert (old.lease, old.generation, old.newest) == ("superseded", 3, 4)
+    assert (new.lease, new.generation, new.newest) == ("taken", 4, 4)
+
+
+async def test_what_is_replaced_knows_itself_superseded_also_where_nobody_had_used_it_for_long(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    assert await replica(redis, clock, "second").prove("first") == 2
+    look = await store.take(0, ASK)
+    assert look is not None
+    assert (look.lease, look.generation) == ("superseded", 1)
+    assert CREDENTIAL_MEMORY - 1_000 < await redis.pttl("c") <= CREDENTIAL_MEMORY
+
+
+async def test_to_prove_the_newest_credential_again_changes_nothing_and_an_older_one_becomes_the_newest(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    second = replica(redis, clock, "second")
+    assert [await second.prove("first"), await second.prove("first"), await store.prove("second")] == [2, 2, 3]
+    look = await second.look(0)
+    assert look is not None
+    assert (look.generation, look.newest) == (2, 3)
+
+
+async def test_one_replica_tries_a_credential_out_and_every_credential_has_its_own_turn(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    assert [await store.claim(1_000), await replica(redis, clock).claim(1_000)] == [True, False]
+    assert 0 < await redis.pttl("r") <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("message", "news"),
+    [
+        ("s", News("s")),
+        ("s 250 0", News("s", Wish(250, forced=False))),
+        ("s 0 1", News("s", Wish(0, forced=True))),
+        ("s -1 1", News("s -1 1")),
+        ("s 1 2 3", News("s 1 2 3")),
+        (f"s {'9' * 12} 1", News(f"s {'9' * 12} 1")),
+        ("", News("")),
+    ],
+)
+def test_an_announcement_is_a_change_or_a_wish_and_anything_else_names_nobody(message: str, news: News) -> None:
+    assert News.decode(message) == news
+    assert News.decode(news.encode()) == news
+
+
+async def test_a_wish_is_heard_by_who_listens(store: AccountStore, redis: Any) -> None:
+    async with redis.pubsub() as subscription:
+        await subscription.subscribe("news")
+        await subscription.get_message(timeout=1)
+        store.wish(Wish(250, forced=True))
+        message = await subscription.get_message(timeout=1)
+    assert News.decode(message["data"].decode()) == News("s", Wish(250, forced=True))
 
 
 async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: FakeServer) -> None:
@@ -430,6 +498,8 @@ async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: F
     assert await store.keep(ENTRY, 1_000, "mine") is None
     await store.release("mine")
     await store.fail(Failed(1, OUTAGE, 1_000), "mine")
+    assert (await store.claim(1_000), await store.prove("other")) == (None, None)
+    store.wish(Wish(1_000, forced=False))
 
 
 def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> None:
@@ -442,8 +512,9 @@ def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> No
         lease="p:staging:dapi.binance.com:main:lease",
         address_hold="p:egress:dapi.binance.com:default:hold",
         credential_hold="p:staging:dapi.binance.com:main:hold:ba7816bf",
+        proof="p:staging:dapi.binance.com:main:proof:ba7816bf",
         channel="p:staging:dapi.binance.com:news",
     )
-    egress = egress_keys(settings, {"main": keys})
-    assert (egress.hold, egress.credential_holds) == (keys.address_hold, {"main": keys.credential_hold})
+    egress = egress_keys(settings)
+    assert (egress.hold, egress.credential_hold("main", "ba7816bf")) == (keys.address_hold, keys.credential_hold)
     assert egress.ledger == "p:egress:dapi.binance.com:default:ledger"

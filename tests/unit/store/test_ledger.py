@@ -18,7 +18,7 @@ from service.store.scripts import EgressKeys, Scripts
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
-KEYS = EgressKeys(hold="a", probe="p", ledger="l", credential_holds={"main": "h", "other": "o"})
+KEYS = EgressKeys(hold="a", probe="p", ledger="l", scope="s")
 BAN = Hold(0, START + 5_000, problem="exchange-banned")
 NOW = START // MINUTE
 
@@ -69,7 +69,7 @@ async def window(ledger: EgressLedger, minute: int = NOW) -> Window:
 
 
 async def holds(ledger: EgressLedger, account: str = "main") -> Holds:
-    standing = await ledger.reserve(Reservation("peek", NOW, Claim(0, account)))
+    standing = await ledger.reserve(Reservation("peek", NOW, Claim(0, account, "key")))
     assert standing is not None
     return standing.holds
 
@@ -173,7 +173,7 @@ async def test_a_hold_only_grows(ledger: EgressLedger) -> None:
 
 async def test_address_and_credentials_are_held_apart(ledger: EgressLedger) -> None:
     latch = Hold(0, START + 9_000, problem="exchange-rejected-credentials")
-    await ledger.hold_credential("main", latch)
+    await ledger.hold_credential(Claim(5, "main", "key"), latch)
     found = [await holds(ledger, account) for account in ("main", "other", "")]
     assert [each.credential for each in found] == [latch, NO_HOLD, NO_HOLD]
     assert {each.address for each in found} == {NO_HOLD}
@@ -196,14 +196,14 @@ async def test_the_life_a_hold_has_left_tells_what_time_it_is_at_the_exchange(le
 
 async def test_a_resume_says_what_it_forgot_and_voids_older_holds(ledger: EgressLedger) -> None:
     await ledger.hold_address(BAN)
-    assert await ledger.resume("main") == {"address": BAN, "credential": NO_HOLD}
+    assert await ledger.resume("main", "key") == {"address": BAN, "credential": NO_HOLD}
     epoch = START // 1_000  # later than any that Redis may have lost
     assert (await holds(ledger)).address == Hold(epoch)
     await ledger.hold_address(replace(BAN, until=10**13))  # a replica that hasn't heard of it
     assert (await holds(ledger)).address == Hold(epoch)
     await ledger.hold_address(replace(BAN, epoch=epoch))
     assert (await holds(ledger)).address == replace(BAN, epoch=epoch)
-    await ledger.resume("main")
+    await ledger.resume("main", "key")
     assert (await holds(ledger)).address == Hold(epoch + 1)
 
 
@@ -221,7 +221,7 @@ async def test_what_somebody_else_wrote_is_no_hold_and_does_not_stop_one(
     assert (await holds(ledger)).address.until == 0
     await ledger.hold_address(BAN)
     assert (await holds(ledger)).address == BAN
-    assert (await ledger.resume("main"))["address"] == BAN
+    assert (await ledger.resume("main", "key"))["address"] == BAN
 
 
 async def test_one_replica_may_probe(ledger: EgressLedger, redis: Any) -> None:
@@ -256,6 +256,6 @@ async def test_while_redis_is_away_nothing_raises_but_a_resume(ledger: EgressLed
     await ledger.settle(entry(1), 5)
     await ledger.cancel(entry(1))
     await ledger.hold_address(BAN)
-    await ledger.hold_credential("main", BAN)
+    await ledger.hold_credential(Claim(5, "main", "key"), BAN)
     with pytest.raises(AwayError):
-        await ledger.resume("main")
+        await ledger.resume("main", "key")

@@ -1,0 +1,141 @@
+"""Replaces an account's credential without a restart: the exchange must accept the new one before the old one goes.
+
+One replica tries it out for all; the others find in Redis that it is accepted. Until then everything goes on with the
+old one, and a credential that is rejected is tried again slowly, or when it changes.
+"""
+
+import asyncio
+import contextlib
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from service.cache.flight import end
+from service.cache.memory import Memory
+from service.cache.ports import KeeperSettings, Tenure
+from service.exchange.client import Fetched
+from service.exchange.errors import ExchangeError, ExchangeRejectedCredentialsError, ExchangeTimeoutError
+from service.telemetry.metrics import Metrics
+
+log = structlog.get_logger("coinm.cache")
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds between tries that nothing else tells when to repeat: as after failed refreshes."""
+
+
+class Rotation:
+    """One account's change of credentials in this process; at most one is under way, to the latest proposed."""
+
+    def __init__(self, settings: KeeperSettings, memory: Memory, metrics: Metrics) -> None:
+        self._memory = memory
+        self._timeout = settings.timeout
+        self._metrics = metrics
+        self._clock = memory.tenure.source.clock
+        self._news = asyncio.Event()
+        self._candidate: Tenure | None = None
+        self._proving: asyncio.Task[None] | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a credential waits for the exchange to accept it."""
+        return self._candidate is not None
+
+    async def propose(self, candidate: Tenure) -> None:
+        """Put a credential in office as soon as the exchange accepts it; the one in use already ends the matter."""
+        standing = self._candidate or self._memory.tenure
+        if standing.source.identity == candidate.source.identity:
+            return
+        await self.close()
+        if self._memory.tenure.source.identity != candidate.source.identity:
+            self._candidate = candidate
+            self._proving = asyncio.create_task(self._prove(candidate))
+
+    def hear(self) -> None:
+        """Another replica has announced something: it may be that the credential is accepted."""
+        self._news.set()
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        if self._proving is not None:
+            await end(self._proving)
+        self._candidate = None
+
+    async def _prove(self, candidate: Tenure) -> None:
+        trying = AsyncRetrying(
+            retry=retry_if_exception_type(ExchangeError), wait=self._pause, sleep=self._rest, reraise=True
+        )
+        try:
+            await trying(self._try, candidate)
+        except Exception:
+            log.exception("credential_proof_fault", account=self._memory.account)
+
+    async def _try(self, candidate: Tenure) -> None:
+        """Put the candidate in office, if the exchange accepts it or has accepted it.
+
+        Raises:
+            ExchangeError: not now; the error says when to try again, if that is known.
+        """
+        self._news.clear()
+        look = await candidate.shared.look(self._memory.known)
+        candidate.source.degrade(degraded=look is None)
+        if look is not None:
+            candidate.learn(look.generation, look.newest)
+            await candidate.source.reconcile(look.holds)
+            if 0 < look.generation == look.newest:
+                self._begin(candidate, "adopted")
+                return
+        barrier = candidate.source.barrier(forced=False)
+        if barrier is not None:
+            raise barrier.error
+        if await candidate.shared.claim(int(self._timeout * 1000)) is False:
+            raise ExchangeTimeoutError("another replica is trying the credential out")
+        fetched = await self._ask(candidate)
+        generation = await candidate.shared.prove(self._memory.tenure.source.identity)
+        candidate.learn(generation or 0, generation or 0)
+        self._begin(candidate, "accepted")
+        self._memory.adopt(fetched.snapshot, fetched.asked, candidate.source.margin_assets or {})
+
+    async def _ask(self, candidate: Tenure) -> Fetched:
+        """The one signed call that tells."""
+        try:
+            return await candidate.source.fetch(forced=False)
+        except ExchangeError as exc:
+            rejected = isinstance(exc, ExchangeRejectedCredentialsError)
+            self._count("rejected" if rejected else "failed")
+            log.error(  # noqa: TRY400 - what the exchange answers has no traceback of interest
+                "credential_not_accepted",
+                account=self._memory.account,
+                credential=candidate.source.fingerprint,
+                in_use=self._memory.tenure.source.fingerprint,
+                problem=exc.problem,
+                code=exc.code,
+            )
+            raise
+
+    def _begin(self, candidate: Tenure, outcome: str) -> None:
+        log.info(
+            "credential_replaced",
+            account=self._memory.account,
+            credential=candidate.source.fingerprint,
+            replaced=self._memory.tenure.source.fingerprint,
+            outcome=outcome,
+        )
+        self._count(outcome)
+        self._memory.begin(candidate)
+        self._candidate = None
+
+    def _count(self, outcome: str) -> None:
+        self._metrics.credential_proofs.labels(self._memory.account, outcome).inc()
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Seconds until it makes sense to try again."""
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, ExchangeError) and error.retry_at is not None:
+            return max(FIRST_PAUSE, (error.retry_at - self._clock.now()) / 1000)
+        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(state.attempt_number - 1, 5))
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, but look at once when another replica has news."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()

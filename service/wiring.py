@@ -1,0 +1,186 @@
+"""Every part of a gateway, built and joined: at the start, and anew where settings change."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx
+from redis.asyncio import Redis
+
+from service.access.clients import Client, Clients
+from service.access.grants import Grant
+from service.access.limits import RequestLimits
+from service.cache.flight import end
+from service.cache.keeper import SnapshotKeeper
+from service.cache.policy import Windows
+from service.cache.ports import KeeperSettings, Tenure
+from service.clock import Clock
+from service.exchange.client import ExchangeClient, Way
+from service.exchange.clock import ExchangeClock
+from service.exchange.egress import ADDRESS
+from service.exchange.signing import Credential, read_credential
+from service.exchange.source import AccountSource
+from service.gateway import Gateway
+from service.settings import Client as ClientSettings
+from service.settings import ClientGrant, Settings
+from service.store.accounts import AccountStore
+from service.store.announcements import Announcements
+from service.store.connection import Link, connect
+from service.store.entries import News
+from service.store.ledger import EgressLedger
+from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
+from service.telemetry.metrics import Metrics
+
+NOT_A_NUMBER = float("nan")
+
+
+def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, clock: Clock) -> Gateway:
+    """The gateway's parts, joined; nothing is asked of Redis or the exchange yet.
+
+    Raises:
+        SettingsError: a secret file is not what is expected.
+    """
+    metrics, exchange_clock = Metrics(), ExchangeClock(clock)
+    credentials = {name: read_credential(account) for name, account in settings.accounts.items()}
+    link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
+    scripts = Scripts(link.redis)
+    ledger = EgressLedger(link, scripts, egress_keys(settings), exchange_clock)
+    exchange = ExchangeClient(settings.exchange, exchange_clock, Way(http, ledger), metrics)
+
+    def tenure(account: str, credential: Credential) -> Tenure:
+        keys = account_keys(settings, account, credential.identity)
+        store = AccountStore(link, scripts, keys, credential.identity)
+        return Tenure(AccountSource(exchange, account, credential), store)
+
+    gateway = Gateway(
+        settings=settings,
+        clock=clock,
+        metrics=metrics,
+        clients=clients_of(settings),
+        limits=RequestLimits(rates_of(settings), settings.exchange.expected_replicas),
+        exchange=exchange,
+        redis=link,
+        ledger=ledger,
+        tenure=tenure,
+        keepers={},
+    )
+    gateway.keepers = {name: keeper_of(gateway, settings, name, each) for name, each in credentials.items()}
+    _observe(gateway)
+    return gateway
+
+
+def keeper_of(gateway: Gateway, settings: Settings, account: str, credential: Credential) -> SnapshotKeeper:
+    """What keeps an account, which has no credential in use yet."""
+    keeping = KeeperSettings(account, windows_of(settings, account), settings.exchange.timeout.seconds)
+    return SnapshotKeeper(keeping, gateway.tenure(account, credential), gateway.metrics)
+
+
+def windows_of(settings: Settings, account: str) -> Windows:
+    freshness = settings.accounts[account].freshness
+    return Windows(
+        freshness.fresh_for,
+        freshness.stale_while_revalidate,
+        freshness.stale_if_error,
+        freshness.min_refresh_interval,
+    )
+
+
+def clients_of(settings: Settings) -> Clients:
+    return Clients([_client(name, each) for name, each in settings.clients.items()], settings.accounts)
+
+
+def rates_of(settings: Settings) -> dict[str, float]:
+    """Requests a second of the clients that have a limit."""
+    return {name: each.requests_per_second for name, each in settings.clients.items() if each.requests_per_second}
+
+
+@asynccontextmanager
+async def in_touch(gateway: Gateway) -> AsyncGenerator[None, None]:
+    """While it lasts, what other replicas announce is heard, and whether Redis answers is noticed."""
+    channel = account_keys(gateway.settings, "", "").channel
+    gateway.redis.on_back = partial(_hear, gateway, None)  # so that what it has lost is written back
+    announcements = Announcements(gateway.redis.redis, channel, partial(_hear, gateway))
+    tasks = [
+        asyncio.create_task(announcements.listen()),
+        asyncio.create_task(gateway.redis.beat(heartbeat_key(gateway.settings))),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            await end(task)
+        gateway.redis.on_back = _nobody
+
+
+def _nobody() -> None:
+    """Hears nothing any more."""
+
+
+def _hear(gateway: Gateway, message: str | None) -> None:
+    """An account's state has changed, or a refresh is wished for; without a message, any may have changed."""
+    news = None if message is None else News.decode(message)
+    for name, keeper in gateway.keepers.items():
+        if news is None:
+            keeper.hear()
+        elif news.snapshot == account_keys(gateway.settings, name, "").snapshot:
+            keeper.hear(news.wish)
+
+
+async def close(gateway: Gateway) -> None:
+    """End what is under way and hang up."""
+    for keeper in gateway.keepers.values():
+        await keeper.close()
+    await gateway.exchange.close()
+    await gateway.redis.close()
+
+
+def _client(name: str, settings: ClientSettings) -> Client:
+    grants = {account: _grant(account, grant) for account, grant in settings.accounts.items()}
+    return Client(name, tuple(settings.token_sha256), grants)
+
+
+def _grant(account: str, grant: ClientGrant) -> Grant:
+    return Grant(account, _names(grant.assets), _names(grant.position_sides))
+
+
+def _names(listed: object) -> frozenset[str] | None:
+    return frozenset(listed) if isinstance(listed, list) else None
+
+
+def _observe(gateway: Gateway) -> None:
+    """Gauges of what is read rather than counted."""
+    metrics, exchange = gateway.metrics, gateway.exchange
+    metrics.gauge(
+        "exchange_used_weight",
+        "Request weight used on our address this minute.",
+        lambda: exchange.egress.used,
+    )
+    metrics.gauge("exchange_weight_ceiling", "What may be used of it.", lambda: exchange.egress.ceiling)
+    metrics.gauge(
+        "exchange_not_before_seconds",
+        "Seconds until the exchange may be asked again; 0: now.",
+        lambda: max(0, exchange.egress.hold(ADDRESS).until - exchange.clock.now()) / 1000,
+    )
+    metrics.gauge(
+        "exchange_clock_offset_seconds",
+        "How far the exchange is ahead of this machine's clock.",
+        lambda: NOT_A_NUMBER if exchange.clock.skew is None else exchange.clock.skew / 1000,
+    )
+    metrics.gauge("redis_up", "Whether the last Redis operation worked.", lambda: gateway.redis.up)
+    metrics.gauge("ready", "Whether the replica is ready.", lambda: not gateway.draining)
+    metrics.account_gauge(
+        "snapshot_age_seconds",
+        "Age of the snapshot in memory.",
+        lambda: {name: _age(keeper) for name, keeper in gateway.keepers.items()},
+    )
+    metrics.account_gauge(
+        "credential_pending",
+        "Whether a new credential waits for the exchange to accept it.",
+        lambda: {name: float(keeper.rotation.pending) for name, keeper in gateway.keepers.items()},
+    )
+
+
+def _age(keeper: SnapshotKeeper) -> float:
+    age = keeper.memory.age
+    return NOT_A_NUMBER if age is None else age / 1000
