@@ -6,12 +6,12 @@ Exit status: 0 done, 1 a check failed or a port can't be had, 2 bad usage or set
 import asyncio
 import logging
 import re
+import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import click
 import msgspec
@@ -22,10 +22,11 @@ from service import check as checks
 from service.access import tokens
 from service.app import App, create_app
 from service.check import Finding
+from service.reload import Reloader, read
 from service.server import ListenError
 from service.server import serve as serve_app
-from service.settings import NAME_PATTERN, Secret, Settings
-from service.settings_file import SettingsError, load, read_secret
+from service.settings import NAME_PATTERN, Settings
+from service.settings_file import SettingsError, load
 from service.store.connection import AwayError
 from service.telemetry import logs
 from service.web import docs
@@ -56,14 +57,16 @@ def main() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen here instead of server.port.")
 def serve(config: Path, host: str | None, port: int | None) -> None:
     """Run the gateway: one process, one event loop. SIGTERM drains and ends it."""
-    settings = _load(config)
+    reading = _load(config, read)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, **given))
+    server = msgspec.structs.replace(reading.settings.server, **given)
+    settings = msgspec.structs.replace(reading.settings, server=server)
     app = _create(settings)
     on_drop = app.gateway.metrics.log_lines_dropped.inc
     try:
-        with logs.logging_to(sys.stdout, secrets=_secrets(settings), on_drop=on_drop):
-            _run(serve_app(app))
+        redactor = logs.Redactor(reading.secrets)
+        with logs.logging_to(sys.stdout, redactor=redactor, on_drop=on_drop):
+            _run(_serve(app, Reloader(app.gateway, config, reading, redactor.learn)))
     except ListenError as exc:
         _fail(str(exc), 1)
     except SettingsError as exc:
@@ -74,7 +77,7 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
 @CONFIG
 def check(config: Path) -> None:
     """Try everything the gateway will need: settings, secrets, Redis, the exchange, one signed call an account."""
-    settings = _load(config)
+    settings = _load(config, load)
     app = _create(settings)
     findings: list[Finding] = []
 
@@ -106,7 +109,7 @@ def token(name: str) -> None:
 @click.option("--account", help="Only this account's credential and the address; without it, every account's.")
 def resume(config: Path, account: str | None) -> None:
     """Forget a remembered ban or rejected credential, in Redis and so in every running replica."""
-    settings = _load(config)
+    settings = _load(config, load)
     if account is not None and account not in settings.accounts:
         _fail(f"--account: expected one of {', '.join(settings.accounts)}", 2)
     app = _create(settings)
@@ -140,9 +143,15 @@ def openapi(output: Path | None) -> None:
         _fail(f"--output: {output}: {exc.strerror}", 1)
 
 
-def _load(config: Path) -> Settings:
+async def _serve(app: App, reloader: Reloader) -> None:
+    """Serve, and follow the files as they change; SIGHUP looks at once."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.hurry)
+    await serve_app(app, reloader.watch)
+
+
+def _load(config: Path, reader: Callable[[Path], T]) -> T:
     try:
-        return load(config)
+        return reader(config)
     except SettingsError as exc:
         _fail(str(exc), 2)
 
@@ -152,16 +161,6 @@ def _create(settings: Settings) -> App:
         return create_app(settings)
     except SettingsError as exc:
         _fail(str(exc), 2)
-
-
-def _secrets(settings: Settings) -> list[Secret]:
-    """Every secret the settings name, for the log's mask."""
-    redis = settings.redis
-    files = [file for each in settings.accounts.values() for file in (each.api_key_file, each.secret_key_file)]
-    files += [file for file in (redis.url_file, redis.password_file, redis.sentinel_password_file) if file]
-    url = redis.url or (read_secret(redis.url_file).reveal() if redis.url_file else "")
-    password = urlsplit(url).password
-    return [read_secret(file) for file in files] + ([Secret(unquote(password)), Secret(password)] if password else [])
 
 
 def _run(main: Coroutine[Any, Any, T]) -> T:

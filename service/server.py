@@ -7,8 +7,9 @@ only one that knows it, so that another server is one file away.
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import structlog
 from granian.constants import HTTPModes, Interfaces
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 import service
 from service.app import App
+from service.cache.flight import end
 from service.settings import Server as ServerSettings
 from service.settings import effective
 from service.settings_file import SettingsError
@@ -42,7 +44,11 @@ class ListenError(Exception):
     """A port can't be had."""
 
 
-async def serve(app: App) -> None:
+Duty: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+"""What a served process does by itself, for as long as it serves; ends only by being cancelled."""
+
+
+async def serve(app: App, *duties: Duty) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Raises:
@@ -54,22 +60,25 @@ async def serve(app: App) -> None:
         for number in SIGNALS:
             loop.add_signal_handler(number, stop.set)
         try:
-            await _serve(app, stop)
+            await _serve(app, stop, duties)
         finally:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
 
 
-async def _serve(app: App, stop: asyncio.Event) -> None:
+async def _serve(app: App, stop: asyncio.Event, duties: Iterable[Duty]) -> None:
     settings = app.gateway.settings.server
     _require_free(settings)
     server = _server(app, settings)
     serving = asyncio.create_task(server.serve())
-    stopping = asyncio.create_task(stop.wait())
+    stopping, beside = asyncio.create_task(stop.wait()), [asyncio.create_task(_do(duty)) for duty in duties]
     log.info("starting", version=service.__version__, settings=effective(app.gateway.settings))
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
         await _drain(app, settings.drain.seconds, stop)
+    for task in beside:
+        await end(task)
+    if not serving.done():
         server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
     stopping.cancel()
     try:
@@ -77,6 +86,14 @@ async def _serve(app: App, stop: asyncio.Event) -> None:
     except OSError as exc:
         raise ListenError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}") from None
     log.info("stopped")
+
+
+async def _do(duty: Duty) -> None:
+    """Whatever becomes of a duty, the gateway serves; that it ended is told."""
+    try:
+        await duty()
+    except Exception:
+        log.exception("duty_fault")
 
 
 async def _drain(app: App, seconds: float, stop: asyncio.Event) -> None:

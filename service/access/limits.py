@@ -46,6 +46,12 @@ class RequestLimits:
         self._rates = {client: Rate(limit / replicas) for client, limit in per_second.items()}
         self._buckets: dict[str, Bucket] = {}
 
+    def change(self, per_second: dict[str, float], replicas: int) -> None:
+        """Other limits from now on; who keeps its limit keeps its bucket."""
+        before, self._rates = self._rates, {client: Rate(limit / replicas) for client, limit in per_second.items()}
+        kept = {client for client, rate in self._rates.items() if before.get(client) == rate}
+        self._buckets = {client: bucket for client, bucket in self._buckets.items() if client in kept}
+
     def wait(self, client: str, now: int) -> int:
         """Take one request from a client's bucket; ms until there is room again, 0 when there was."""
         rate = self._rates.get(client)

@@ -40,12 +40,12 @@ def logging_to(
     stream: TextIO,
     *,
     level: int = logging.INFO,
-    secrets: Iterable[Secret] = (),
+    redactor: "Redactor | None" = None,
     on_drop: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Send all logs of the process to a stream until the block ends; flushes what is queued."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Redacting(stream.isatty(), redactor(secrets)))
+    handler.setFormatter(_Redacting(stream.isatty(), redactor or Redactor()))
     lines: queue.Queue[Any] = queue.Queue(QUEUE_LINES)
     listener = _Listener(lines, handler)
     root = logging.getLogger()
@@ -67,13 +67,23 @@ def logging_to(
         structlog.reset_defaults()
 
 
-def redactor(secrets: Iterable[Secret]) -> Callable[[str], str]:
-    """A function that masks these secrets, and anything with a secret's form, in a text."""
-    texts = {part for secret in secrets for part in (secret.reveal(), *secret.reveal().splitlines())}
-    values = texts | {msgspec.json.encode(text).decode()[1:-1] for text in texts}  # as a JSON line has it
-    known = sorted((re.escape(value) for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
-    pattern = re.compile("|".join([*known, _GIVEAWAYS]), re.DOTALL)
-    return lambda text: pattern.sub(_MASK, text)
+class Redactor:
+    """Masks the secrets it knows, and anything with a secret's form, in a text."""
+
+    def __init__(self, secrets: Iterable[Secret] = ()) -> None:
+        self._known: set[str] = set()
+        self._pattern = re.compile(_GIVEAWAYS, re.DOTALL)
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[Secret]) -> None:
+        """Know these too; what was secret once stays so."""
+        texts = {part for secret in secrets for part in (secret.reveal(), *secret.reveal().splitlines())}
+        self._known |= texts | {msgspec.json.encode(text).decode()[1:-1] for text in texts}  # as a JSON line has it
+        known = sorted((text for text in self._known if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
+        self._pattern = re.compile("|".join([*map(re.escape, known), _GIVEAWAYS]), re.DOTALL)
+
+    def __call__(self, text: str) -> str:
+        return self._pattern.sub(_MASK, text)
 
 
 _SHARED: list[Processor] = [

@@ -64,6 +64,7 @@ class Metrics:
             "account",
             "outcome",
         )
+        self.reloads = self._counter("reloads", "Changed settings and secrets: applied, refused.", "outcome")
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
         self.log_lines_dropped = self._counter("log_lines_dropped", "Log lines lost to a full queue.")
 

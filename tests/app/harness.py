@@ -13,6 +13,7 @@ from prometheus_client import generate_latest
 
 from service.app import App, create_app
 from service.gateway import Gateway
+from service.reload import Reloader, read
 from service.settings_file import load
 from simulator.exchange import MAIN, Exchange
 from simulator.faults import Fault
@@ -97,6 +98,7 @@ class Stage(World):
         self._replicas: list[Replica] = []
         self._lives: dict[Replica, asyncio.Task[None]] = {}
         self._stopped = False
+        self._keys: list[str] = []
 
     async def start(self) -> Replica:
         """One more replica on the same exchange, Redis and clock."""
@@ -117,6 +119,12 @@ class Stage(World):
         await settle()
         self._replicas.append(replica)
         return replica
+
+    async def start_watched(self) -> tuple[Replica, Reloader]:
+        """A replica, and what looks at its files when the test says so."""
+        reading = read(self.file)
+        replica = await self.start()
+        return replica, Reloader(replica.gateway, self.file, reading, lambda _: None)
 
     async def warm(self, age: int = 0) -> Replica:
         """A replica with a snapshot `age` ms old."""
@@ -179,11 +187,23 @@ class Stage(World):
         """Somebody else on our address has spent so much this minute."""
         self.exchange.limits.set_used(ADDRESS, weight, self.exchange.now_ms())
 
-    def change_key(self, api_key: str) -> None:
-        """Rotate the credential: at the exchange, and in the gateways' files (for those started later)."""
-        self.exchange.add_secret_key(api_key, DEMO_SECRET_KEY)
+    @property
+    def file(self) -> Path:
+        return self.folder / "gateway.toml"
+
+    def edit(self, old: str, new: str) -> None:
+        """Change the settings file, which running gateways look at when a test says so."""
+        text = self.file.read_text()
+        assert old in text
+        self.file.write_text(text.replace(old, new, 1))
+
+    def change_key(self, api_key: str, *, known: bool = True) -> None:
+        """Rotate the credential: at the exchange, unless it is to be unknown there, and in the gateways' files."""
+        if known:
+            self.exchange.add_secret_key(api_key, DEMO_SECRET_KEY)
+        self._keys.append(api_key)
         (self.folder / "secrets" / "api_key").write_text(api_key)
-        self.settings = load(self.folder / "gateway.toml")
+        self.settings = load(self.file)
 
     def give_credential(self, account: str, api_key: str, secret_key: str) -> None:
         """Another account's own key files, for the gateways started later."""
@@ -201,6 +221,7 @@ class Stage(World):
         return (
             {f"token of {name}": token for name, token in TOKENS.items()}
             | {"API key": DEMO_API_KEY, "secret key": DEMO_SECRET_KEY}
+            | {f"API key {number}": key for number, key in enumerate(self._keys)}
             | {f"signature {number}": value for number, value in enumerate(sorted(signatures))}
         )
 

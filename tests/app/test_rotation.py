@@ -1,11 +1,21 @@
 """A credential is replaced: by replicas that are started with another, and by files that change."""
 
 import asyncio
+import hashlib
+import io
+import re
 
-from tests.app.harness import BTC, Stage, settle
+import msgspec
+import pytest
+
+from simulator.faults import Fault
+from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
+from tests.app.harness import BTC, Replica, Stage, cache_status, settle, told
 from tests.app.test_fleet import fleet, fresh
 
 NEW_KEY = "anotherApiKey".ljust(64, "1")
+OLD, NEW = (hashlib.sha256(key.encode()).hexdigest()[:8] for key in (DEMO_API_KEY, NEW_KEY))
+"""Fingerprints."""
 
 # Replicas that are started with another credential.
 
@@ -63,3 +73,274 @@ async def test_a_replica_with_an_older_credential_serves_what_newer_ones_fetch_a
         assert fresh([await old.get(BTC, **headers)])
         assert stage.account_calls == number
     assert stage.account_keys[1:] == [NEW_KEY] * 4
+
+
+# Files that change under running replicas.
+
+
+async def decided() -> None:
+    """Let proposals be proven or refused: some hundred turns of the loop, for all of it is in this one."""
+    for _ in range(5):
+        await settle()
+
+
+async def in_use(replica: Replica) -> str:
+    return str((await replica.status())["accounts"][0]["credential"])
+
+
+def logged(log_text: io.StringIO, event: str) -> list[tuple[str | None, ...]]:
+    """Each such line's credentials and outcome."""
+    lines = [msgspec.json.decode(line) for line in log_text.getvalue().splitlines()]
+    names = ("credential", "in_use", "replaced", "outcome", "problem")
+    return [tuple(line[name] for name in names if name in line) for line in lines if line["event"] == event]
+
+
+async def test_a_new_credential_is_proven_by_one_call_and_then_in_use(stage: Stage, log_text: io.StringIO) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    stage.change_key(NEW_KEY)
+    await reloader.look()
+    await decided()
+    assert stage.account_keys == [DEMO_API_KEY, NEW_KEY]
+    assert await in_use(gateway) == NEW
+    await stage.advance(5_000)
+    assert fresh([await gateway.get()])
+    assert stage.account_keys[2:] == [NEW_KEY]
+    assert logged(log_text, "credential_replaced") == [(NEW, OLD, "accepted")]
+    assert proofs(gateway) == {"accepted": 1}
+
+
+async def test_replicas_that_see_the_secret_at_once_prove_it_by_one_call(stage: Stage) -> None:
+    watched = [await stage.start_watched() for _ in range(4)]
+    await watched[0][0].get()
+    await settle()
+    stage.change_key(NEW_KEY)
+    await asyncio.gather(*(reloader.look() for _, reloader in watched))
+    await decided()
+    assert [await in_use(replica) for replica, _ in watched] == [NEW] * 4
+    assert stage.account_keys == [DEMO_API_KEY, NEW_KEY]
+
+
+async def test_replicas_that_see_it_90_s_apart_neither_flap_nor_double_the_calls(stage: Stage) -> None:
+    (early, sees_early), (late, sees_late) = await stage.start_watched(), await stage.start_watched()
+    await early.get()
+    await settle()
+    stage.change_key(NEW_KEY)
+    await sees_early.look()
+    await decided()
+    for _ in range(9):
+        await stage.advance(10_000)
+        calls = stage.account_calls
+        assert fresh([await late.get(), await early.get()])
+        assert stage.account_calls == calls + 1
+    await sees_late.look()
+    await decided()
+    assert (await in_use(late), proofs(late)) == (NEW, {"adopted": 1})
+    await stage.advance(10_000)
+    assert fresh([await late.get()])
+    assert stage.account_keys == [DEMO_API_KEY, *[NEW_KEY] * 11]
+
+
+async def test_a_wrong_key_leaves_the_old_pair_in_use_and_is_tried_once_by_the_fleet(
+    stage: Stage, log_text: io.StringIO
+) -> None:
+    watched = [await stage.start_watched() for _ in range(3)]
+    await watched[0][0].get()
+    stage.change_key(NEW_KEY, known=False)
+    for _, reloader in watched:
+        await reloader.look()
+    await decided()
+    for _ in range(20):
+        await stage.advance(10_000)
+        assert fresh([await replica.get() for replica, _ in watched])
+        await decided()
+    assert [key for key in stage.account_keys if key != DEMO_API_KEY] == [NEW_KEY]
+    assert logged(log_text, "credential_not_accepted") == [(NEW, OLD, "exchange-rejected-credentials")]
+    assert 'coinm_credential_pending{account="main"} 1.0' in watched[0][0].metrics()
+
+
+async def test_a_rejected_credential_is_tried_again_slowly_and_taken_once_it_works(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    stage.change_key(NEW_KEY, known=False)
+    await reloader.look()
+    await decided()
+    stage.exchange.add_secret_key(NEW_KEY, DEMO_SECRET_KEY)
+    await stage.advance(600_000)
+    await gateway.get()  # announced, and so a reason to look
+    await decided()
+    assert await in_use(gateway) == NEW
+    assert 'coinm_credential_pending{account="main"} 0.0' in gateway.metrics()
+
+
+async def test_a_key_that_is_revoked_before_the_new_one_comes_fails_no_read_that_the_snapshot_meets(
+    stage: Stage,
+) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    stage.exchange.revoke(DEMO_API_KEY)
+    await stage.advance(10_000)
+    assert cache_status(await gateway.get()).startswith("fwd=stale; fwd-status=401; ttl=-9")
+    stage.change_key(NEW_KEY)
+    await reloader.look()
+    await decided()
+    assert fresh([await gateway.get()])
+    assert stage.account_keys == [DEMO_API_KEY, DEMO_API_KEY, NEW_KEY]
+
+
+async def test_a_replica_with_a_revoked_key_is_served_by_who_has_the_new_one(stage: Stage) -> None:
+    (early, sees_early), (late, _) = await stage.start_watched(), await stage.start_watched()
+    await late.get()
+    stage.exchange.revoke(DEMO_API_KEY)
+    await stage.advance(10_000)
+    await late.get()
+    stage.change_key(NEW_KEY)
+    await sees_early.look()
+    await decided()
+    for _ in range(3):
+        await stage.advance(20_000)
+        assert fresh([await late.get()])
+    assert await in_use(early) == NEW
+
+
+async def test_half_of_a_new_pair_is_not_taken_for_one(stage: Stage, log_text: io.StringIO) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    stage.exchange.add_secret_key(NEW_KEY, "anotherSecret".ljust(64, "1"))
+    stage.change_key(NEW_KEY, known=False)
+    await reloader.look()
+    await decided()
+    assert await in_use(gateway) == OLD
+    (stage.folder / "secrets" / "secret_key").write_text("anotherSecret".ljust(64, "1"))
+    await reloader.look()
+    await decided()
+    assert await in_use(gateway) == NEW
+    assert [outcome[-1] for outcome in logged(log_text, "credential_not_accepted")] == ["exchange-rejected-credentials"]
+
+
+@pytest.mark.parametrize("content", ["", "\n", "two words", "\u00e4"])
+async def test_a_file_that_is_half_written_changes_nothing(stage: Stage, log_text: io.StringIO, content: str) -> None:
+    gateway, reloader = await stage.start_watched()
+    (stage.folder / "secrets" / "api_key").write_text(content)
+    await reloader.look()
+    await decided()
+    assert (await gateway.get()).status_code == 200
+    assert await in_use(gateway) == OLD
+    assert "settings_refused" in log_text.getvalue()
+
+
+async def test_a_change_that_is_taken_back_before_it_is_proven_is_forgotten(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    stage.exchange.hold()
+    stage.change_key(NEW_KEY)
+    await reloader.look()
+    await stage.exchange.wait_held()
+    stage.change_key(DEMO_API_KEY)
+    await reloader.look()
+    stage.exchange.release()
+    await decided()
+    assert await in_use(gateway) == OLD
+    await stage.advance(5_000)
+    assert fresh([await gateway.get()])
+    assert stage.account_keys[-1] == DEMO_API_KEY
+
+
+async def test_a_change_that_is_taken_back_after_it_was_in_use_is_proven_anew(stage: Stage) -> None:
+    (one, sees_one), (other, sees_other) = await stage.start_watched(), await stage.start_watched()
+    await one.get()
+    for key in (NEW_KEY, DEMO_API_KEY):
+        stage.change_key(key)
+        await sees_one.look()
+        await decided()
+        await sees_other.look()
+        await decided()
+    assert [await in_use(each) for each in (one, other)] == [OLD, OLD]
+    assert stage.account_keys == [DEMO_API_KEY, NEW_KEY, DEMO_API_KEY]
+
+
+async def test_a_read_under_way_with_the_old_key_is_answered_and_does_not_land_over_the_new(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    stage.exchange.hold()
+    read = asyncio.create_task(gateway.get())
+    await stage.exchange.wait_held()
+    stage.change_key(NEW_KEY)
+    await reloader.look()
+    await stage.exchange.wait_held(2)
+    stage.exchange.release()
+    assert (await read).status_code == 200
+    await decided()
+    assert await in_use(gateway) == NEW
+    async with stage.redis() as redis:
+        stored = await redis.hget("coinm:testing:127.0.0.1:1:main:credential", "newest")
+    assert stored == b"2"
+
+
+async def test_during_a_ban_nothing_is_proven_and_afterwards_it_is(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    stage.fail(Fault("418", seconds=60, count=1))
+    await stage.advance(5_000)
+    await gateway.get()
+    calls = stage.exchange.calls.count()
+    stage.change_key(NEW_KEY)
+    await reloader.look()
+    await decided()
+    assert stage.exchange.calls.count() == calls
+    await stage.advance(61_000)
+    await gateway.get()  # sends the probe
+    await decided()
+    assert await in_use(gateway) == NEW
+
+
+async def test_an_exchange_that_is_down_leaves_the_proof_for_later(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    stage.fail("maintenance")
+    stage.change_key(NEW_KEY)
+    await reloader.look()
+    await decided()
+    assert proofs(gateway) == {"failed": 1}
+    assert await in_use(gateway) == OLD
+    stage.fail()
+    await stage.advance(10_000)
+    await gateway.get()
+    await decided()
+    assert await in_use(gateway) == NEW
+
+
+async def test_without_redis_a_replica_proves_it_by_itself(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    stage.redis_server.connected = False
+    stage.change_key(NEW_KEY)
+    await reloader.look()
+    await decided()
+    assert await in_use(gateway) == NEW
+    stage.redis_server.connected = True
+    await stage.advance(5_000)
+    assert fresh([await gateway.get()])
+    assert stage.account_keys == [DEMO_API_KEY, NEW_KEY, NEW_KEY]
+
+
+async def test_a_wish_that_nobody_can_grant_comes_to_an_end(stage: Stage) -> None:
+    """Two replicas with an older credential must not keep each other asking."""
+    olds = [await stage.start() for _ in range(2)]
+    await olds[0].get()
+    stage.change_key(NEW_KEY)
+    (new, _) = await stage.start_watched()
+    await stage.advance(10_000)
+    await new.get()
+    await stage.end(new)
+    await stage.advance(10_000)
+    reads = [asyncio.create_task(each.get(cache_control="no-cache")) for each in olds]
+    await stage.advance(2_100)
+    assert [told(await read)[1] for read in reads] == ["exchange-rejected-credentials"] * 2
+    calls = stage.account_calls
+    await decided()
+    assert stage.account_calls == calls
+
+
+def proofs(replica: Replica) -> dict[str, int]:
+    """What became of new credentials."""
+    found = re.findall(r'coinm_credential_proofs_total{account="main",outcome="(\w+)"} (\d+)', replica.metrics())
+    return {outcome: int(count) for outcome, count in found}

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from service.settings import Secret
-from service.telemetry.logs import QUEUE_LINES, logging_to, redactor
+from service.telemetry.logs import QUEUE_LINES, Redactor, logging_to
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----"
 
@@ -17,7 +17,7 @@ PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END
 def logged(write: Callable[[Any], None], *secrets: str) -> str:
     """What the log shows of what is written to it."""
     stream = io.StringIO()
-    with logging_to(stream, secrets=map(Secret, secrets)):
+    with logging_to(stream, redactor=Redactor(map(Secret, secrets))):
         write(structlog.get_logger("coinm.test"))
     return stream.getvalue()
 
@@ -69,27 +69,27 @@ def test_a_known_secret_is_masked_wherever_it_stands(secret: str) -> None:
     ],
 )
 def test_what_has_a_secrets_form_is_masked_though_nobody_knows_it(text: str, kept: str) -> None:
-    masked = redactor([])(text)
+    masked = Redactor([])(text)
     assert "canary" not in masked
     assert kept in masked
 
 
 def test_each_line_of_a_private_key_is_masked_by_itself() -> None:
-    shown = redactor([Secret(PEM)])("parsing MIIEvQIBADANBgkq and hkiG9w0BAQEFAASC")
+    shown = Redactor([Secret(PEM)])("parsing MIIEvQIBADANBgkq and hkiG9w0BAQEFAASC")
     assert shown == "parsing … and …"
 
 
 def test_the_longest_of_overlapping_secrets_is_masked_whole() -> None:
-    assert redactor([Secret("secret"), Secret("secret-canary")])("x secret-canary x secret x") == "x … x … x"
+    assert Redactor([Secret("secret"), Secret("secret-canary")])("x secret-canary x secret x") == "x … x … x"
 
 
 def test_words_too_short_to_hide_leave_the_log_readable() -> None:
-    assert redactor([Secret("main")])("account main") == "account main"
+    assert Redactor([Secret("main")])("account main") == "account main"
 
 
 def test_what_holds_no_secret_is_left_alone() -> None:
     text = "signature checks took 5 ms for cgw_x; assets BTC, ETH"
-    assert redactor([Secret("another-secret")])(text) == text
+    assert Redactor([Secret("another-secret")])(text) == text
 
 
 @pytest.mark.parametrize("name", ["httpx", "httpcore"])
@@ -157,3 +157,9 @@ def test_afterwards_logging_is_as_it_was() -> None:
     logged(lambda log: log.info("x"))
     assert logging.getLogger().handlers == []
     assert not structlog.is_configured()
+
+
+def test_a_secret_that_is_learnt_later_is_masked_and_earlier_ones_still_are() -> None:
+    redactor = Redactor([Secret("first-canary")])
+    redactor.learn([Secret("second-canary")])
+    assert redactor("first-canary second-canary") == "… …"

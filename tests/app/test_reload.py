@@ -1,0 +1,200 @@
+"""Settings that change while the gateway runs: in force at once and whole, or not at all."""
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.access import tokens
+from service.reload import changes, read
+from service.settings_file import SettingsError
+from tests.app.conftest import MakeStage
+from tests.app.harness import ACCOUNT, ASSETS, BTC, Json, Stage, told
+from tests.support import TOKENS, bearer, write_settings
+
+OTHER = "/v1/accounts/other/assets"
+
+
+def logged(log_text: io.StringIO, event: str) -> list[Json]:
+    lines = [msgspec.json.decode(line) for line in log_text.getvalue().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+async def test_a_grant_that_is_narrowed_is_narrow_at_once_on_hits_too(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    assert (await gateway.get(f"{ASSETS}/ETH", "treasury")).status_code == 200
+    stage.edit('assets = ["BTC", "ETH"]', 'assets = ["BTC"]')
+    await reloader.look()
+    assert told(await gateway.get(f"{ASSETS}/ETH", "treasury"))[:2] == (403, "forbidden")
+    assert [row["asset"] for row in (await gateway.get(ASSETS, "treasury")).json()] == ["BTC"]
+    assert stage.account_calls == 1
+
+
+async def test_a_client_and_a_token_come_and_go(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    second, newcomer = tokens.generate(), tokens.generate()
+    old = tokens.digest(TOKENS["risk"].encode())
+    stage.edit(f'"{old}"', f'"{old}", "{tokens.digest(second.encode())}"')
+    stage.edit(
+        "[clients.nobody]", f'[clients.new]\ntoken_sha256 = ["{tokens.digest(newcomer.encode())}"]\n[clients.nobody]'
+    )
+    await reloader.look()
+    for token, status in ((second, 200), (newcomer, 403)):
+        answer = await gateway.caller.get(BTC, headers=bearer() | {"authorization": f"Bearer {token}"})
+        assert answer.status_code == status
+    stage.edit(f'"{old}", ', "")
+    await reloader.look()
+    assert (await gateway.get(BTC)).status_code == 401
+
+
+async def test_an_account_comes_and_its_readers_wait_for_its_own_call(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    gateway, reloader = await stage.start_watched()
+    assert (await gateway.get(OTHER)).status_code == 403
+    stage.edit(
+        "[clients.risk]",
+        '[accounts.other]\napi_key_file = "secrets/api_key"\nsecret_key_file = "secrets/secret_key"\n[clients.risk]',
+    )
+    await reloader.look()
+    assert (await gateway.get(OTHER)).status_code == 200
+    assert [each["account"] for each in (await gateway.status())["accounts"]] == ["main", "other"]
+    assert 'coinm_snapshot_age_seconds{account="other"} 0.0' in gateway.metrics()
+    await stage.advance(10_000)
+    started = await stage.start()  # by the settings of before
+    await started.get()
+    assert stage.account_calls == 2
+
+
+async def test_an_account_that_goes_is_nobodys_and_who_waits_for_it_is_answered(make_stage: MakeStage) -> None:
+    stage = make_stage(accounts={"main": None, "other": None})
+    gateway, reloader = await stage.start_watched()
+    stage.exchange.hold()
+    waiting = asyncio.create_task(gateway.get(OTHER))
+    await stage.exchange.wait_held()
+    write_settings(stage.folder)
+    await reloader.look()
+    assert (await gateway.get(OTHER)).status_code == 403
+    stage.exchange.release()
+    assert (await waiting).status_code == 200
+    assert "other" not in str(await gateway.status())
+    assert 'account="other"} ' not in gateway.metrics().partition("coinm_snapshot_age_seconds")[2]
+
+
+async def test_windows_change_for_the_account_that_is_kept(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    await stage.advance(8_000)
+    stage.edit("[freshness]", '[freshness]\nfresh_for = "10s"')
+    await reloader.look()
+    assert (await gateway.get()).headers["cache-status"] == "coinm-gateway; hit; ttl=2"
+    assert stage.account_calls == 1
+
+
+async def test_limits_change_and_who_keeps_its_limit_keeps_its_bucket(make_stage: MakeStage) -> None:
+    limits = {"risk": {"requests_per_second": 2}, "treasury": {"requests_per_second": 1}}
+    stage = make_stage(exchange={"expected_replicas": 1}, clients=limits)
+    gateway, reloader = await stage.start_watched()
+    for client in ("risk", "risk", "treasury"):
+        assert (await gateway.get(BTC, client)).status_code == 200
+    stage.edit("requests_per_second = 2", "requests_per_second = 3")
+    await reloader.look()
+    assert [(await gateway.get(BTC, "risk")).status_code for _ in range(4)] == [200, 200, 200, 429]
+    assert (await gateway.get(BTC, "treasury")).status_code == 429
+
+
+TWIN = f'[clients.twin]\ntoken_sha256 = ["{tokens.digest(TOKENS["risk"].encode())}"]'
+BROKEN = [
+    ("assets = ", "asset = ", "clients.risk.accounts.*: unknown key asset"),
+    ("[clients.risk]", "[clients.risk", "expected TOML"),
+    ('api_key_file = "secrets/api_key"', 'api_key_file = "secrets/nowhere"', "secrets/nowhere: cannot be read"),
+    ("[clients.nobody]", f"{TWIN}\n[clients.nobody]", "expected a token of its own"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "error"), BROKEN, ids=["key", "toml", "file", "token"])
+async def test_what_is_broken_changes_nothing_and_is_said_once(
+    stage: Stage, log_text: io.StringIO, old: str, new: str, error: str
+) -> None:
+    gateway, reloader = await stage.start_watched()
+    before = (await gateway.get(ACCOUNT, "treasury")).content
+    whole = stage.file.read_text()
+    stage.edit('assets = ["BTC", "ETH"]', 'assets = ["BTC"]')
+    stage.edit(old, new)
+    for _ in range(3):
+        await reloader.look()
+    assert (await gateway.get(ACCOUNT, "treasury")).content == before
+    [line] = logged(log_text, "settings_refused")
+    assert error in line["error"]
+    assert line["level"] == "error"
+    assert 'coinm_reloads_total{outcome="refused"} 1.0' in gateway.metrics()
+    assert "coinm_settings_refused 1.0" in gateway.metrics()
+    stage.file.write_text(whole)
+    await reloader.look()
+    assert "coinm_settings_refused 0.0" in gateway.metrics()
+    assert logged(log_text, "settings_reloaded") == []
+
+
+async def test_what_needs_a_restart_is_named_and_the_rest_takes_effect(stage: Stage, log_text: io.StringIO) -> None:
+    gateway, reloader = await stage.start_watched()
+    stage.edit('timeout = "2s"', 'timeout = "3s"\nweight_share = 0.5')
+    stage.edit('assets = ["BTC", "ETH"]', 'assets = ["BTC"]')
+    stage.edit('environment = "testing"', 'environment = "other"')
+    await reloader.look()
+    [line] = logged(log_text, "settings_reloaded")
+    restart = ["environment", "exchange.timeout", "exchange.weight_share"]
+    assert line["needs_restart"] == restart
+    assert line["changed"] == ["clients.treasury.accounts.main.assets", *restart]
+    assert (await gateway.get(f"{ASSETS}/ETH", "treasury")).status_code == 403
+    status = await gateway.status()
+    assert (status["environment"], status["weight"]["ceiling"]) == ("testing", 1920)
+    assert 'coinm_reloads_total{outcome="applied"} 1.0' in gateway.metrics()
+
+
+async def test_a_look_that_finds_nothing_new_does_nothing(stage: Stage, log_text: io.StringIO) -> None:
+    gateway, reloader = await stage.start_watched()
+    keepers = gateway.gateway.keepers
+    await reloader.look()
+    assert gateway.gateway.keepers is keepers
+    assert logged(log_text, "settings_reloaded") == []
+
+
+async def test_a_comment_is_no_change(stage: Stage) -> None:
+    before = read(stage.file)
+    stage.file.write_text("# why\n" + stage.file.read_text())
+    assert changes(before, read(stage.file)) == []
+
+
+async def test_a_file_that_a_restart_reads_is_named_by_its_key(tmp_path: Path, make_stage: MakeStage) -> None:
+    password = tmp_path / "password"
+    password.write_text("canary-one")
+    stage = make_stage(redis={"password_file": str(password)})
+    before = read(stage.file)
+    password.write_text("canary-two")
+    assert changes(before, read(stage.file)) == ["redis.password_file"]
+
+
+async def test_every_secret_is_known_to_the_log_before_it_is_used(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    learnt: list[str] = []
+    reloader._learn = lambda secrets: learnt.extend(secret.reveal() for secret in secrets)
+    stage.change_key("anotherApiKey".ljust(64, "1"))
+    await reloader.look()
+    assert "anotherApiKey".ljust(64, "1") in learnt
+    assert (await gateway.get()).status_code == 200
+
+
+def test_files_that_do_not_stop_changing_are_refused(stage: Stage) -> None:
+    class Restless(type(stage.file)):  # type: ignore[misc]  # pathlib's own class for this platform
+        """A path whose file somebody writes to whenever it is read."""
+
+        def read_text(self, *args: Any, **kwargs: Any) -> str:
+            text: str = super().read_text(*args, **kwargs)
+            if self.suffix == ".toml":
+                self.write_text(text.replace('environment = "', 'environment = "x'))
+            return text
+
+    with pytest.raises(SettingsError, match="stand still"):
+        read(Restless(stage.file))
