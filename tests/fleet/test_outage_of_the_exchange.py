@@ -74,7 +74,7 @@ async def test_a_hanging_exchange_keeps_nobody_waiting_for_what_is_known(
             times = await failing_for(exchange, 12)
             exchange.faults.clear()
         first = [call.at for call in exchange.calls.kept() if call.path == ACCOUNT_PATH][1]
-        between = answered_between(answers, [first + time for time in times])
+        between = answered_between(answers, [first + time for time in times], first + 12_000)
 
     assert len(times) == 3
     assert all(gap >= pause + 1_000 for gap, pause in zip(gaps(times), PAUSES[:2], strict=True))
@@ -84,8 +84,11 @@ async def test_a_hanging_exchange_keeps_nobody_waiting_for_what_is_known(
     assert {"", "exchange-timeout"} == {answer.problem for answer in answers}
 
 
-def answered_between(answers: list[Answer], calls: list[int]) -> list[Answer]:
-    """Those who asked well after an attempt had failed, for that has to be heard first, and well before the next."""
+def answered_between(answers: list[Answer], calls: list[int], until: int) -> list[Answer]:
+    """Those who asked well after an attempt had failed, for that has to be heard first, and well before the next.
+
+    The last attempt's window lasts `until` the end of the test: the one after would come a second later.
+    """
     failed = int(TIMEOUT * 1000) + 800
-    windows = [(call + failed, following - 300) for call, following in pairwise(calls)]
+    windows = [(call + failed, following - 1_000) for call, following in pairwise([*calls, until + 1_000])]
     return [answer for answer in answers if any(begin < answer.asked < end for begin, end in windows)]
