@@ -14,7 +14,10 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.limits import Quota
 from service.gateway import Gateway
+from service.telemetry.attribution import CLIENT
+from service.web.problems import whole_seconds
 from service.web.record import Record, attach
 
 log = structlog.get_logger("coinm.request")
@@ -41,9 +44,11 @@ class Edge:
             await self._app(scope, receive, send)
             return
         answering = _Answering(self._gateway, cast("dict[str, Any]", scope), send)
+        nobody = CLIENT.set("")
         try:
             await self._app(scope, receive, answering.send)
         finally:
+            CLIENT.reset(nobody)  # the task may be its caller's, and live on
             answering.close()
 
 
@@ -90,9 +95,20 @@ class _Answering:
 
     def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         added = [(b"x-request-id", self.record.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        if self.record.quota is not None:
+            added += _limits(self.record.quota)
         if self._gateway.draining:
             added.append((b"connection", b"close"))
         return [(name, _with_head(value) if name == b"allow" else value) for name, value in headers] + added
+
+
+def _limits(quota: Quota) -> Headers:
+    """`draft-ietf-httpapi-ratelimit-headers-10`; whole seconds up and never zero, as in `Retry-After`."""
+    gain = whole_seconds(quota.gain)
+    return [
+        (b"ratelimit-policy", f'"requests";q={quota.limit};w={quota.window}'.encode()),
+        (b"ratelimit", f'"requests";r={quota.remaining};t={gain}'.encode()),
+    ]
 
 
 def _with_head(allowed: bytes) -> bytes:

@@ -59,7 +59,7 @@ async def read_as(
     if served.held.margin_assets is not known:
         _require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
-    _count(gateway, account, served)
+    _count(gateway, client, account, served)
     answer = _answer(served, selection, grant, gateway.settings.environment)
     if caching.not_modified(tags, answer.headers["etag"]):
         return Response(b"", status_code=304, headers=answer.headers)
@@ -102,8 +102,8 @@ def _missing(snapshot: Snapshot, selection: Selection) -> UnknownAssetError | No
     return NoSuchPositionSideError(f"symbol {symbol} has no {side} position{why}")
 
 
-def _count(gateway: Gateway, account: str, served: Served) -> None:
+def _count(gateway: Gateway, client: Client, account: str, served: Served) -> None:
     gateway.metrics.cache_results.labels(account, served.result).inc()
     if served.result not in ("stored", "stale-if-error"):
         gateway.weight_saved += ACCOUNT.weight
-        gateway.metrics.weight_saved.labels(account).inc(ACCOUNT.weight)
+        gateway.metrics.weight_saved.labels(account, client.name).inc(ACCOUNT.weight)

@@ -3,13 +3,16 @@
 from collections.abc import MutableMapping
 from typing import Any, cast
 
+from service.access.limits import Quota
+
 _KEY = "coinm.record"
+_LOGGED = ("account", "age_ms", "client", "problem", "refresh", "request_id", "result")
 
 
 class Record:
     """One request's facts. A field nobody has set stays `None` and out of the log line."""
 
-    __slots__ = ("account", "age_ms", "client", "problem", "refresh", "request_id", "result")
+    __slots__ = (*_LOGGED, "quota")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
@@ -21,9 +24,11 @@ class Record:
         """Why a refresh was waited for."""
         self.age_ms: int | None = None
         self.problem: str | None = None
+        self.quota: Quota | None = None
+        """What is left of the client's limit; `None`: it has none, or isn't known."""
 
     def facts(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields = {name: getattr(self, name) for name in _LOGGED}
         return {name: value for name, value in fields.items() if value is not None}
 
 
