@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 
 import httpx
@@ -27,13 +27,18 @@ from service.exchange.transport import open_client
 from service.gateway import Gateway
 from service.settings import Client as ClientSettings
 from service.settings import ClientGrant, Settings
+from service.settings_file import secrets_of
 from service.store.accounts import AccountStore
 from service.store.announcements import Announcements
 from service.store.connection import Link, connect
 from service.store.ledger import EgressLedger
 from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
+from service.telemetry.audit import AuditLog
+from service.telemetry.logs import redactor
 from service.telemetry.metrics import Metrics
+from service.telemetry.sinks import sink_of
 from service.web.accounts import Accounts
+from service.web.auditing import admit
 from service.web.docs import Docs
 from service.web.edge import Edge
 from service.web.operations import Operations
@@ -76,7 +81,7 @@ def create_app(
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         app.state.gateway = gateway
         try:
-            async with in_touch(gateway):
+            async with gateway.audit.running() if gateway.audit else nullcontext(), in_touch(gateway):
                 yield
         finally:
             await close(gateway)
@@ -84,6 +89,7 @@ def create_app(
     litestar = Litestar(
         route_handlers=[Accounts, Operations, Docs],
         lifespan=[lifespan],
+        before_request=admit,
         exception_handlers={Exception: answer},
         openapi_config=None,
         logging_config=None,  # its default would log at INFO what httpx asks for, signatures included
@@ -124,6 +130,7 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
             name: SnapshotKeeper(_keeping(settings, name), source, stores[name], metrics)
             for name, source in sources.items()
         },
+        audit=_audit(settings, metrics),
     )
     _observe(gateway)
     return gateway
@@ -176,6 +183,13 @@ def _keeping(settings: Settings, account: str) -> KeeperSettings:
         freshness.min_refresh_interval,
     )
     return KeeperSettings(account, windows, settings.exchange.timeout.seconds)
+
+
+def _audit(settings: Settings, metrics: Metrics) -> AuditLog | None:
+    if settings.audit is None:
+        return None
+    sink, redact = sink_of(settings.audit.file), redactor(secrets_of(settings))
+    return AuditLog(settings.audit, sink, redact, metrics.audit_lines_dropped.inc)
 
 
 def _client(name: str, settings: ClientSettings) -> Client:

@@ -11,7 +11,6 @@ from collections.abc import Coroutine
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import click
 import msgspec
@@ -24,10 +23,10 @@ from service.app import App, create_app
 from service.check import Finding
 from service.server import ListenError
 from service.server import serve as serve_app
-from service.settings import NAME_PATTERN, Secret, Settings
-from service.settings_file import SettingsError, load, read_secret
+from service.settings import NAME_PATTERN, Settings
+from service.settings_file import SettingsError, load, secrets_of
 from service.store.connection import AwayError
-from service.telemetry import logs
+from service.telemetry import logs, sinks
 from service.web import docs
 
 T = TypeVar("T")
@@ -59,10 +58,11 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
     settings = _load(config)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, **given))
+    _require_audit(config, settings)
     app = _create(settings)
     on_drop = app.gateway.metrics.log_lines_dropped.inc
     try:
-        with logs.logging_to(sys.stdout, secrets=_secrets(settings), on_drop=on_drop):
+        with logs.logging_to(sys.stdout, secrets=secrets_of(settings), on_drop=on_drop):
             _run(serve_app(app))
     except ListenError as exc:
         _fail(str(exc), 1)
@@ -154,14 +154,11 @@ def _create(settings: Settings) -> App:
         _fail(str(exc), 2)
 
 
-def _secrets(settings: Settings) -> list[Secret]:
-    """Every secret the settings name, for the log's mask."""
-    redis = settings.redis
-    files = [file for each in settings.accounts.values() for file in (each.api_key_file, each.secret_key_file)]
-    files += [file for file in (redis.url_file, redis.password_file, redis.sentinel_password_file) if file]
-    url = redis.url or (read_secret(redis.url_file).reveal() if redis.url_file else "")
-    password = urlsplit(url).password
-    return [read_secret(file) for file in files] + ([Secret(unquote(password)), Secret(password)] if password else [])
+def _require_audit(config: Path, settings: Settings) -> None:
+    file = settings.audit.file if settings.audit else None
+    fault = sinks.fault(file) if file else None
+    if fault is not None:
+        _fail(f"{config}: audit.file: {file} {fault}", 2)
 
 
 def _run(main: Coroutine[Any, Any, T]) -> T:

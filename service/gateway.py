@@ -13,6 +13,7 @@ from service.settings import Settings
 from service.store.accounts import AccountStore
 from service.store.connection import Link
 from service.store.ledger import EgressLedger
+from service.telemetry.audit import AuditLog
 from service.telemetry.metrics import Metrics
 
 
@@ -30,6 +31,7 @@ class Gateway(msgspec.Struct):
     stores: Mapping[str, AccountStore]
     """By account, like the keepers."""
     keepers: Mapping[str, SnapshotKeeper]
+    audit: AuditLog | None = None
     draining: bool = False
     """Whether it has been told to stop: not ready, and every answer closes its connection."""
     weight_saved: int = 0

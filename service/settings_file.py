@@ -10,7 +10,7 @@ import tomllib
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -73,6 +73,20 @@ def read_secret(path: Path) -> Secret:
     if not text.strip():
         raise SettingsError(f"{path}: expected a secret, found nothing")
     return Secret(text.removesuffix("\n").removesuffix("\r"))
+
+
+def secrets_of(settings: Settings) -> list[Secret]:
+    """Every secret the settings name, for the logs' mask.
+
+    Raises:
+        SettingsError: a secret file is not what is expected.
+    """
+    redis = settings.redis
+    files = [file for each in settings.accounts.values() for file in (each.api_key_file, each.secret_key_file)]
+    files += [file for file in (redis.url_file, redis.password_file, redis.sentinel_password_file) if file]
+    url = redis.url or (read_secret(redis.url_file).reveal() if redis.url_file else "")
+    password = urlsplit(url).password
+    return [read_secret(file) for file in files] + ([Secret(unquote(password)), Secret(password)] if password else [])
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Every metric the gateway has, declared in one place.
 
-Labels are bounded: route templates, statuses, accounts' and clients' names, outcomes from closed lists; never a path, a
-client's address or a symbol. Figures that are read rather than counted are gauges with a function, asked at scrape time.
+Labels are bounded: route templates, statuses, accounts' and clients' names, outcomes from closed lists; never a path,
+an address or a symbol. Figures that are read rather than counted are gauges with a function, asked at scrape time.
 """
 
 from collections.abc import Callable
@@ -60,6 +60,7 @@ class Metrics:
             "weight_saved", "Request weight of calls that a snapshot spared, by its reader.", "account", "client"
         )
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
+        self.audit_lines_dropped = self._counter("audit_lines_dropped", "Audit lines that were not written.")
         self.log_lines_dropped = self._counter("log_lines_dropped", "Log lines lost to a full queue.")
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:

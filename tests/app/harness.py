@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from service.app import App, create_app
 from service.gateway import Gateway
 from service.settings_file import load
+from service.telemetry.audit import Line
 from simulator.exchange import MAIN, Exchange
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
@@ -34,6 +35,9 @@ ADDRESS = "127.0.0.1"
 
 TURNS = 60
 """Of the event loop: for a subscription, a message, and a look, each some ten, with room."""
+
+AUDIT = {"file": "audit.jsonl"}
+"""The settings of an audit log, in the stage's folder."""
 
 Json = Any
 
@@ -196,11 +200,22 @@ class Stage(World):
             yield f"answer {answer.url.path}", f"{answer.headers.raw}{answer.content.decode('latin-1')}"
         for place, text in self.exposed.items():
             yield place, text
+        for line in self._audit_lines():
+            yield "the audit log", line
         async with self.redis() as redis:
             for key in await keys(redis):
                 kind = await redis.type(key)
                 value = await redis.hgetall(key) if kind == b"hash" else await redis.get(key)
                 yield f"Redis {key.decode()}", f"{key!r}{value!r}"
+
+    async def audited(self) -> list[Line]:
+        """The audit's lines, once the replicas have ended; where it is kept, it is kept in `audit.jsonl`."""
+        await self.stop()
+        return [msgspec.json.decode(line, type=Line) for line in self._audit_lines()]
+
+    def _audit_lines(self) -> list[str]:
+        file = self.folder / AUDIT["file"]
+        return file.read_text().splitlines() if file.exists() else []
 
     async def _live(self, app: App, started: asyncio.Future[Replica]) -> None:
         """A replica's life, in a task of its own: its lifespan must end where it began."""
