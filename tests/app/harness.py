@@ -37,7 +37,7 @@ TURNS = 60
 """Of the event loop: for a subscription, a message, and a look, each some ten, with room."""
 
 AUDIT = {"file": "audit.jsonl"}
-"""The settings of an audit log, in the stage's folder."""
+"""The settings of every stage's audit log, in its folder, so that the canary searches it too."""
 
 Json = Any
 
@@ -86,7 +86,7 @@ class Stage(World):
     """A world whose gateways are started by the test and ended after it."""
 
     def __init__(self, folder: Path, **tables: Mapping[str, object]) -> None:
-        super().__init__(folder, **tables)
+        super().__init__(folder, **{"audit": AUDIT, **tables})
         self.folder = folder
         self.transport: Wire = Wire(self.exchange)
         self.answers: list[httpx.Response] = []
@@ -209,7 +209,7 @@ class Stage(World):
                 yield f"Redis {key.decode()}", f"{key!r}{value!r}"
 
     async def audited(self) -> list[Line]:
-        """The audit's lines, once the replicas have ended; where it is kept, it is kept in `audit.jsonl`."""
+        """The audit's lines, once the replicas have ended."""
         await self.stop()
         return [msgspec.json.decode(line, type=Line) for line in self._audit_lines()]
 
