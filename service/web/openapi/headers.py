@@ -64,7 +64,7 @@ _HEADERS: Mapping[str, tuple[str, Json, object]] = {
         7,
     ),
     "RateLimit-Policy": (
-        "Your client's limit on this replica: `q` requests in `w` seconds, all at once if need be. Not sent without.",
+        "Your client's limit on this replica: `q` requests in `w` seconds, or all at once. Left out if there is none.",
         {"type": "string", "pattern": '^"requests";q=[0-9]+;w=[0-9]+$', "maxLength": 64},
         '"requests";q=66;w=1',
     ),
