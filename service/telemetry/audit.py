@@ -175,11 +175,11 @@ class AuditLog:
 
     def _note(self, fault: OSError | None) -> None:
         """One log line a change."""
-        if fault is not None and not self._failing:
+        before, self._failing = self._failing, fault is not None
+        if fault is not None and not before:
             log.error("audit_unwritable", sink=str(self._sink), error=fault.strerror)
-        if fault is None and self._failing:
+        if fault is None and before:
             log.warning("audit_written_again", sink=str(self._sink))
-        self._failing = fault is not None
 
     def _lose(self, lines: int) -> None:
         log.error("audit_lines_lost", lines=lines, sink=str(self._sink))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from service.telemetry.logs import WHOLE_LINES
 
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK  # which says of a pipe that nobody reads it
 _MODE = 0o600
 """Who may read an audit is decided by whoever runs the gateway, who widens it if need be."""
 
@@ -52,6 +52,8 @@ class File:
         self._path = path
         self._begun = b""
         """What stands in the file of a line whose rest it didn't take."""
+        self._owed = b""
+        """The same of a former file: a line stands whole in one, so this one gets it again."""
 
     def open(self) -> None:
         self._descriptor = os.open(self._path, _FLAGS | os.O_CREAT, _MODE)
@@ -61,8 +63,10 @@ class File:
             former = self._descriptor
             self.open()
             os.close(former)
-            lines, self._begun = self._begun + lines, b""  # a line stands whole in one file
+            self._owed, self._begun = self._owed + self._begun, b""
+        lines = self._owed + lines
         left = _write(self._descriptor, lines)
+        self._owed = b""
         self._begun = (self._begun + lines[: len(lines) - len(left)]).rpartition(b"\n")[2]
         return left
 

@@ -1,4 +1,3 @@
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -80,7 +79,6 @@ def narrow(path: Path) -> Iterator[tuple[File, int]]:
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     file = File(path)
     file.open()
-    fcntl.fcntl(file._descriptor, fcntl.F_SETFL, os.O_NONBLOCK)
     yield file, reader
     file.close()
     os.close(reader)
@@ -107,6 +105,25 @@ def test_a_line_that_was_begun_is_whole_in_the_next_file(narrow: tuple[File, int
     path.touch()
     assert file.write(left) == b""
     assert path.read_bytes() == LINES[HELD // 7 * 7 :]
+
+
+def test_it_is_whole_there_however_often_that_fails_first(narrow: tuple[File, int], path: Path) -> None:
+    file, _ = narrow
+    left = file.write(LINES)
+    path.unlink()
+    path.symlink_to("/dev/full")
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            file.write(left)
+    path.unlink()
+    path.touch()
+    assert file.write(left) == b""
+    assert path.read_bytes() == LINES[HELD // 7 * 7 :]
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    assert fault(path) == "cannot be written: No such device or address"
 
 
 def test_stdout_takes_lines(capfd: pytest.CaptureFixture[str]) -> None:
