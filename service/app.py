@@ -1,7 +1,7 @@
 """The composition root: every part is built and joined here, and closed again when the app ends."""
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import httpx
 from litestar import Litestar
@@ -13,6 +13,7 @@ from service.exchange.transport import open_client
 from service.gateway import Gateway
 from service.settings import Settings
 from service.web.accounts import Accounts
+from service.web.auditing import admit
 from service.web.docs import Docs
 from service.web.edge import Edge
 from service.web.operations import Operations
@@ -54,7 +55,7 @@ def create_app(
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         app.state.gateway = gateway
         try:
-            async with in_touch(gateway):
+            async with gateway.audit.running() if gateway.audit else nullcontext(), in_touch(gateway):
                 yield
         finally:
             await close(gateway)
@@ -62,6 +63,7 @@ def create_app(
     litestar = Litestar(
         route_handlers=[Accounts, Operations, Docs],
         lifespan=[lifespan],
+        before_request=admit,
         exception_handlers={Exception: answer},
         openapi_config=None,
         logging_config=None,  # its default would log at INFO what httpx asks for, signatures included

@@ -11,8 +11,10 @@ from service.exchange.budget import MINUTE
 from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
+from service.settings import Audit
 from service.store.connection import AwayError
 from service.store.rehearsal import rehearse
+from service.telemetry import sinks
 from service.wiring import close
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -40,6 +42,7 @@ async def run(gateway: Gateway, show: Show) -> None:
         accounts = len(gateway.keepers)
         show(Finding("settings", "ok", f"{accounts} account(s), {len(gateway.settings.clients)} client(s)"))
         show(_weight(gateway))
+        show(audit_finding(gateway.settings.audit))
         for finding in await _redis(gateway):
             show(finding)
         await _learn(gateway)
@@ -72,6 +75,15 @@ def _weight(gateway: Gateway) -> Finding:
     if wanted > ceiling:
         return Finding("weight", "warn", f"{text}; answers will grow older than fresh_for")
     return Finding("weight", "ok", text)
+
+
+def audit_finding(audit: Audit | None) -> Finding:
+    """Where the audit log would go, and whether it can."""
+    if audit is None:
+        return Finding("audit", "ok", "none: there is no [audit] table")
+    fault = sinks.fault(audit.file) if audit.file else None
+    where = f"{audit.file or 'stdout'}{f' {fault}' if fault else ''}, queue {audit.queue}, when full {audit.when_full}"
+    return Finding("audit", "fail" if fault else "ok", where)
 
 
 async def _redis(gateway: Gateway) -> Sequence[Finding]:

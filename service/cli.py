@@ -28,7 +28,7 @@ from service.server import serve as serve_app
 from service.settings import NAME_PATTERN, Settings
 from service.settings_file import SettingsError, load
 from service.store.connection import AwayError
-from service.telemetry import logs
+from service.telemetry import logs, sinks
 from service.web import docs
 
 T = TypeVar("T")
@@ -61,12 +61,12 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     server = msgspec.structs.replace(reading.settings.server, **given)
     settings = msgspec.structs.replace(reading.settings, server=server)
+    _require_audit(config, settings)
     app = _create(settings)
-    on_drop = app.gateway.metrics.log_lines_dropped.inc
+    gateway = app.gateway
     try:
-        redactor = logs.Redactor(reading.secrets)
-        with logs.logging_to(sys.stdout, redactor=redactor, on_drop=on_drop):
-            _run(_serve(app, Reloader(app.gateway, config, reading, redactor.learn)))
+        with logs.logging_to(sys.stdout, redactor=gateway.redactor, on_drop=gateway.metrics.log_lines_dropped.inc):
+            _run(_serve(app, Reloader(gateway, config, reading)))
     except ListenError as exc:
         _fail(str(exc), 1)
     except SettingsError as exc:
@@ -161,6 +161,13 @@ def _create(settings: Settings) -> App:
         return create_app(settings)
     except SettingsError as exc:
         _fail(str(exc), 2)
+
+
+def _require_audit(config: Path, settings: Settings) -> None:
+    file = settings.audit.file if settings.audit else None
+    fault = sinks.fault(file) if file else None
+    if fault is not None:
+        _fail(f"{config}: audit.file: {file} {fault}", 2)
 
 
 def _run(main: Coroutine[Any, Any, T]) -> T:

@@ -14,6 +14,8 @@ from service.exchange.signing import Credential
 from service.settings import Settings
 from service.store.connection import Link
 from service.store.ledger import EgressLedger
+from service.telemetry.audit import AuditLog
+from service.telemetry.logs import Redactor
 from service.telemetry.metrics import Metrics
 
 
@@ -32,6 +34,9 @@ class Gateway(msgspec.Struct):
     """An account under a credential."""
     keepers: Mapping[str, SnapshotKeeper]
     """By account. Replaced as a whole when settings change, like `settings` and `clients`."""
+    redactor: Redactor
+    """Masks in the log and the audit log what it knows to be secret."""
+    audit: AuditLog | None = None
     draining: bool = False
     """Whether it has been told to stop: not ready, and every answer closes its connection."""
     weight_saved: int = 0

@@ -8,7 +8,7 @@ never again. For what no watch tells, the files are read every 30 s besides.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from service.cache.keeper import SnapshotKeeper
 from service.exchange.signing import Credential, read_credential
 from service.gateway import Gateway
 from service.settings import Secret, Settings
-from service.settings_file import SettingsError, load, secrets_in
+from service.settings_file import SettingsError, load, secrets_of
 from service.wiring import clients_of, keeper_of, rates_of, windows_of
 
 log = structlog.get_logger("coinm.settings")
@@ -66,7 +66,7 @@ def read(path: Path) -> Reading:
         settings = load(path)
         files = _files(path, settings)
         credentials = {name: read_credential(account) for name, account in settings.accounts.items()}
-        reading = Reading(settings, credentials, tuple(secrets_in(settings)), files)
+        reading = Reading(settings, credentials, tuple(secrets_of(settings)), files)
         if load(path) == settings and _files(path, settings) == files:
             return reading
     raise SettingsError(f"{path}: expected files that stand still; they changed while they were read")
@@ -86,15 +86,11 @@ class Reloader:
         gateway: what is changed.
         path: the settings file.
         reading: what it said when the gateway was built.
-        learn: told every secret before it is used, so that it is masked in logs.
     """
 
-    def __init__(
-        self, gateway: Gateway, path: Path, reading: Reading, learn: Callable[[Iterable[Secret]], None]
-    ) -> None:
+    def __init__(self, gateway: Gateway, path: Path, reading: Reading) -> None:
         self._gateway = gateway
         self._path = path
-        self._learn = learn
         self._reading = reading
         self._refused = ""
         self._hurry = asyncio.Event()
@@ -117,7 +113,7 @@ class Reloader:
         self._refused = ""
         changed = changes(self._reading, reading)
         if changed:
-            self._learn(reading.secrets)
+            self._gateway.redactor.learn(reading.secrets)  # before anything can show them
             await self._apply(reading, changed)
 
     async def watch(self) -> None:

@@ -75,11 +75,11 @@ def read_secret(path: Path) -> Secret:
     return Secret(text.removesuffix("\n").removesuffix("\r"))
 
 
-def secrets_in(settings: Settings) -> list[Secret]:
-    """Every secret the settings name.
+def secrets_of(settings: Settings) -> list[Secret]:
+    """Every secret the settings name, for the logs' mask.
 
     Raises:
-        SettingsError: a file is unreadable or empty.
+        SettingsError: a secret file is not what is expected.
     """
     redis = settings.redis
     files = [file for each in settings.accounts.values() for file in (each.api_key_file, each.secret_key_file)]

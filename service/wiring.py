@@ -24,13 +24,17 @@ from service.exchange.source import AccountSource
 from service.gateway import Gateway
 from service.settings import Client as ClientSettings
 from service.settings import ClientGrant, Settings
+from service.settings_file import secrets_of
 from service.store.accounts import AccountStore
 from service.store.announcements import Announcements
 from service.store.connection import Link, connect
 from service.store.entries import News
 from service.store.ledger import EgressLedger
 from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
+from service.telemetry.audit import AuditLog
+from service.telemetry.logs import Redactor
 from service.telemetry.metrics import Metrics
+from service.telemetry.sinks import sink_of
 
 NOT_A_NUMBER = float("nan")
 
@@ -41,7 +45,7 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
     Raises:
         SettingsError: a secret file is not what is expected.
     """
-    metrics, exchange_clock = Metrics(), ExchangeClock(clock)
+    metrics, exchange_clock, redactor = Metrics(), ExchangeClock(clock), Redactor(secrets_of(settings))
     credentials = {name: read_credential(account) for name, account in settings.accounts.items()}
     link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
@@ -64,6 +68,8 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
         ledger=ledger,
         tenure=tenure,
         keepers={},
+        redactor=redactor,
+        audit=_audit(settings, redactor, metrics),
     )
     gateway.keepers = {name: keeper_of(gateway, settings, name, each) for name, each in credentials.items()}
     _observe(gateway)
@@ -133,6 +139,12 @@ async def close(gateway: Gateway) -> None:
         await keeper.close()
     await gateway.exchange.close()
     await gateway.redis.close()
+
+
+def _audit(settings: Settings, redactor: Redactor, metrics: Metrics) -> AuditLog | None:
+    if settings.audit is None:
+        return None
+    return AuditLog(settings.audit, sink_of(settings.audit.file), redactor, metrics.audit_lines_dropped.inc)
 
 
 def _client(name: str, settings: ClientSettings) -> Client:

@@ -11,6 +11,20 @@ import msgspec
 MILLISECONDS = 1000
 
 
+class Quota(msgspec.Struct, frozen=True):
+    """What a request left of its client's limit on this replica."""
+
+    limit: int
+    """Requests a window: the burst, whole."""
+    window: int
+    """Whole seconds in which an empty bucket is sure to gain so many."""
+    remaining: int
+    """Whole requests that would be admitted now."""
+    gain: int
+    """Ms until there is one more of them."""
+    admitted: bool
+
+
 class Bucket(msgspec.Struct, frozen=True):
     """Tokens left at an instant (ms, monotonic)."""
 
@@ -27,6 +41,11 @@ class Rate(msgspec.Struct, frozen=True):
     def burst(self) -> float:
         return max(1.0, self.per_second)
 
+    @property
+    def window(self) -> int:
+        """Seconds in which the burst's whole requests are gained: 1, or longer where that is less than one."""
+        return math.ceil(max(1.0, 1 / self.per_second))
+
 
 def take(rate: Rate, bucket: Bucket | None, now: int) -> tuple[Bucket, int]:
     """One request: the bucket after it, and how many ms the caller must wait (0: admitted)."""
@@ -36,7 +55,17 @@ def take(rate: Rate, bucket: Bucket | None, now: int) -> tuple[Bucket, int]:
     tokens = min(rate.burst, bucket.tokens + gained)
     if tokens >= 1:
         return Bucket(tokens - 1, now), 0
-    return Bucket(tokens, now), math.ceil((1 - tokens) * MILLISECONDS / rate.per_second)
+    return Bucket(tokens, now), _gain(rate, tokens)
+
+
+def quota(rate: Rate, bucket: Bucket, *, admitted: bool) -> Quota:
+    """What a bucket holds after a request; who was refused is told to wait exactly until one more would pass."""
+    return Quota(int(rate.burst), rate.window, int(bucket.tokens), _gain(rate, bucket.tokens), admitted)
+
+
+def _gain(rate: Rate, tokens: float) -> int:
+    """Ms until a bucket holds one more whole token, rounded up."""
+    return math.ceil((math.floor(tokens) + 1 - tokens) * MILLISECONDS / rate.per_second)
 
 
 class RequestLimits:
@@ -52,10 +81,11 @@ class RequestLimits:
         kept = {client for client, rate in self._rates.items() if before.get(client) == rate}
         self._buckets = {client: bucket for client, bucket in self._buckets.items() if client in kept}
 
-    def wait(self, client: str, now: int) -> int:
-        """Take one request from a client's bucket; ms until there is room again, 0 when there was."""
+    def take(self, client: str, now: int) -> Quota | None:
+        """Take one request from a client's bucket; `None`: it has no limit."""
         rate = self._rates.get(client)
         if rate is None:
-            return 0
-        self._buckets[client], wait = take(rate, self._buckets.get(client), now)
-        return wait
+            return None
+        bucket, wait = take(rate, self._buckets.get(client), now)
+        self._buckets[client] = bucket
+        return quota(rate, bucket, admitted=wait == 0)

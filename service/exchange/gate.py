@@ -26,6 +26,7 @@ from service.exchange.errors import (
 )
 from service.exchange.ports import Holds, Ledger, Reservation
 from service.exchange.signing import Credential
+from service.telemetry.attribution import CLIENT
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -162,7 +163,7 @@ class Gate:
         A call that got no answer, for whatever reason, stays counted.
         """
         weight = call.endpoint.weight
-        self._metrics.weight_spent.labels(call.endpoint.name).inc(weight)
+        self._metrics.weight_spent.labels(call.endpoint.name, CLIENT.get()).inc(weight)
         try:
             answer = await transport.fetch(self._http, call.endpoint.path, call.query, call.headers)
         except BaseException:

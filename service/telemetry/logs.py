@@ -8,6 +8,7 @@ import logging
 import logging.handlers
 import queue
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
@@ -34,6 +35,9 @@ _GIVEAWAYS = r"(?<=signature=)[^&\s\"'\\]+|cgw_[0-9A-Za-z]{8,}|-----BEGIN [A-Z ]
 _SHORTEST_SECRET = 6
 """Characters; masking shorter values would garble the log without hiding them."""
 
+WHOLE_LINES = threading.Lock()
+"""Held for each write to the log's stream, by whoever else writes lines to it too."""
+
 
 @contextmanager
 def logging_to(
@@ -44,7 +48,7 @@ def logging_to(
     on_drop: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Send all logs of the process to a stream until the block ends; flushes what is queued."""
-    handler = logging.StreamHandler(stream)
+    handler = _WholeLines(stream)
     handler.setFormatter(_Redacting(stream.isatty(), redactor or Redactor()))
     lines: queue.Queue[Any] = queue.Queue(QUEUE_LINES)
     listener = _Listener(lines, handler)
@@ -99,6 +103,12 @@ class _Listener(logging.handlers.QueueListener):
     def enqueue_sentinel(self) -> None:
         """Wait for room: the end must come through even a full queue, after all that is in it."""
         cast("queue.Queue[Any]", self.queue).put(None)
+
+
+class _WholeLines(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        with WHOLE_LINES:
+            super().emit(record)
 
 
 class _BoundedQueueHandler(logging.handlers.QueueHandler):

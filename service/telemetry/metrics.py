@@ -1,7 +1,7 @@
 """Every metric the gateway has, declared in one place.
 
-Labels are bounded: route templates, statuses, account names, outcomes from closed lists; never a path, a client's
-address or a symbol. Figures that are read rather than counted are gauges with a function, asked at scrape time.
+Labels are bounded: route templates, statuses, accounts' and clients' names, outcomes from closed lists; never a path,
+an address or a symbol. Figures that are read rather than counted are gauges with a function, asked at scrape time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -55,8 +55,12 @@ class Metrics:
             "account",
             "outcome",
         )
-        self.weight_spent = self._counter("weight_spent", "Request weight of our calls.", "endpoint")
-        self.weight_saved = self._counter("weight_saved", "Request weight of calls that a snapshot spared.", "account")
+        self.weight_spent = self._counter(
+            "weight_spent", "Request weight of our calls, by the client that caused them.", "endpoint", "client"
+        )
+        self.weight_saved = self._counter(
+            "weight_saved", "Request weight of calls that a snapshot spared, by its reader.", "account", "client"
+        )
         self.credential_proofs = self._counter(
             "credential_proofs",
             "New credentials by what became of them: accepted by the exchange, adopted as accepted already, rejected, "
@@ -66,6 +70,7 @@ class Metrics:
         )
         self.reloads = self._counter("reloads", "Changed settings and secrets: applied, refused.", "outcome")
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
+        self.audit_lines_dropped = self._counter("audit_lines_dropped", "Audit lines that were not written.")
         self.log_lines_dropped = self._counter("log_lines_dropped", "Log lines lost to a full queue.")
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:

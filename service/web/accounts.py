@@ -11,7 +11,7 @@ from service.account.selection import Selection, Shape
 from service.web import parameters
 from service.web.callers import authenticate, gateway_of
 from service.web.problems import AnyRequest
-from service.web.reading import JSON, READS, read
+from service.web.reading import JSON, LISTS, READS, read
 
 
 class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):
@@ -31,7 +31,7 @@ class Accounts(Controller):
 
     path = "/v1/accounts"
 
-    @get("/", operation_id="list_accounts", tags=["accounts"])
+    @get("/", operation_id="list_accounts", tags=["accounts"], opt={LISTS: "accounts"})
     async def list_accounts(self, request: AnyRequest) -> Response[bytes]:
         """The accounts the caller may see, with the grant.
 

@@ -4,6 +4,7 @@ from typing import cast
 
 from service.access.clients import Client
 from service.gateway import Gateway
+from service.telemetry.attribution import CLIENT
 from service.web.problems import AnyRequest, TooManyRequestsError, UnauthenticatedError, retry_after
 from service.web.record import record_of
 
@@ -37,10 +38,12 @@ async def identify(request: AnyRequest, token: bytes) -> Client:
         raise UnauthenticatedError(
             "the token is not known", {"www-authenticate": f'{_CHALLENGE}, error="invalid_token"'}
         )
-    record_of(request.scope).client = client.name
-    wait = gateway.limits.wait(client.name, gateway.clock.monotonic())
-    if wait:
-        raise TooManyRequestsError("more requests a second than this client may send", retry_after(wait))
+    CLIENT.set(client.name)
+    record = record_of(request.scope)
+    record.client = client.name
+    record.quota = gateway.limits.take(client.name, gateway.clock.monotonic())
+    if record.quota is not None and not record.quota.admitted:
+        raise TooManyRequestsError("more requests a second than this client may send", retry_after(record.quota.gain))
     return client
 
 

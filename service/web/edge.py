@@ -1,6 +1,7 @@
 """The outermost ring, plain ASGI: what every answer has, also where no handler ran.
 
-Request id, HEAD, the log line, the counters, and `Connection: close` while draining.
+Request id, HEAD, the caller's limit, the log line and the audit line, the counters, and `Connection: close` while
+draining.
 """
 
 import logging
@@ -14,7 +15,11 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.limits import Quota
 from service.gateway import Gateway
+from service.telemetry.attribution import CLIENT
+from service.web.auditing import UNMATCHED, audit
+from service.web.problems import whole_seconds
 from service.web.record import Record, attach
 
 log = structlog.get_logger("coinm.request")
@@ -22,8 +27,6 @@ log = structlog.get_logger("coinm.request")
 Headers = list[tuple[bytes, bytes]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_UNMATCHED = "unmatched"
-"""The route of requests that match none: paths are unbounded, labels must not be."""
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 """What the counters tell apart: a caller may invent any method."""
 _PROBES = frozenset({"/healthz", "/readyz"})
@@ -41,9 +44,11 @@ class Edge:
             await self._app(scope, receive, send)
             return
         answering = _Answering(self._gateway, cast("dict[str, Any]", scope), send)
+        nobody = CLIENT.set("")
         try:
             await self._app(scope, receive, answering.send)
         finally:
+            CLIENT.reset(nobody)  # the task may be its caller's, and live on
             answering.close()
 
 
@@ -72,9 +77,9 @@ class _Answering:
         await self._send(message)
 
     def close(self) -> None:
-        """The log line and the counters; also for a request whose caller hung up (status 0)."""
+        """The log line, the audit line and the counters; also for a request whose caller hung up (status 0)."""
         duration = time.perf_counter() - self._started
-        route = str(self.scope.get("path_template") or _UNMATCHED)
+        route = str(self.scope.get("path_template") or UNMATCHED)
         metrics = self._gateway.metrics
         metrics.requests.labels(route, self._method, str(self._status)).inc()
         metrics.request_duration.labels(route).observe(duration)
@@ -87,12 +92,24 @@ class _Answering:
             duration_ms=round(duration * 1000, 3),
             **self.record.facts(),
         )
+        audit(self._gateway, self.scope, self._method, self._status)
 
     def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         added = [(b"x-request-id", self.record.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        if self.record.quota is not None:
+            added += _limits(self.record.quota)
         if self._gateway.draining:
             added.append((b"connection", b"close"))
         return [(name, _with_head(value) if name == b"allow" else value) for name, value in headers] + added
+
+
+def _limits(quota: Quota) -> Headers:
+    """`draft-ietf-httpapi-ratelimit-headers-10`; whole seconds up and never zero, as in `Retry-After`."""
+    gain = whole_seconds(quota.gain)
+    return [
+        (b"ratelimit-policy", f'"requests";q={quota.limit};w={quota.window}'.encode()),
+        (b"ratelimit", f'"requests";r={quota.remaining};t={gain}'.encode()),
+    ]
 
 
 def _with_head(allowed: bytes) -> bytes:

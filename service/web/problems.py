@@ -101,8 +101,13 @@ def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
 
 
 def retry_after(milliseconds: int) -> dict[str, str]:
-    """`Retry-After` in whole seconds, rounded up and never zero, so that nobody comes back too early."""
-    return {"retry-after": str(max(1, math.ceil(milliseconds / 1000)))}
+    """`Retry-After`, so that nobody comes back too early."""
+    return {"retry-after": str(whole_seconds(milliseconds))}
+
+
+def whole_seconds(milliseconds: int) -> int:
+    """Rounded up and never zero."""
+    return max(1, math.ceil(milliseconds / 1000))
 
 
 def _told(exc: Exception) -> Told:

@@ -28,7 +28,9 @@ from service.web.record import record_of
 
 JSON = "application/json"
 READS = "reads"
-"""The key of a handler's `opt` under which stands what it reads, for the OpenAPI document."""
+"""The key of a handler's `opt` under which stands the shape that it reads, for the audit and the OpenAPI document."""
+LISTS = "lists"
+"""The key of one that reads which accounts there are, for the audit."""
 
 _WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
 _OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})
@@ -49,7 +51,7 @@ async def read_as(
         raise ForbiddenError("this account is not granted to the client")
     record = record_of(request.scope)
     record.account = account
-    selection = select(request.scope["query_string"])
+    selection = record.selection = select(request.scope["query_string"])
     demand = caching.demand(caching.fields(request.headers, "Cache-Control"), request.headers.get("pragma"))
     tags = caching.fields(request.headers, "If-None-Match")
     keeper = gateway.keepers[account]
@@ -59,8 +61,9 @@ async def read_as(
     if served.held.margin_assets is not known:
         _require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
-    _count(gateway, account, served)
+    _count(gateway, client, account, served)
     answer = _answer(served, selection, grant, gateway.settings.environment)
+    record.served = served
     if caching.not_modified(tags, answer.headers["etag"]):
         return Response(b"", status_code=304, headers=answer.headers)
     return answer
@@ -102,8 +105,8 @@ def _missing(snapshot: Snapshot, selection: Selection) -> UnknownAssetError | No
     return NoSuchPositionSideError(f"symbol {symbol} has no {side} position{why}")
 
 
-def _count(gateway: Gateway, account: str, served: Served) -> None:
+def _count(gateway: Gateway, client: Client, account: str, served: Served) -> None:
     gateway.metrics.cache_results.labels(account, served.result).inc()
     if served.result not in ("stored", "stale-if-error"):
         gateway.weight_saved += ACCOUNT.weight
-        gateway.metrics.weight_saved.labels(account).inc(ACCOUNT.weight)
+        gateway.metrics.weight_saved.labels(account, client.name).inc(ACCOUNT.weight)

@@ -3,13 +3,18 @@
 from collections.abc import MutableMapping
 from typing import Any, cast
 
+from service.access.limits import Quota
+from service.account.selection import Selection
+from service.cache.ports import Served
+
 _KEY = "coinm.record"
+_LOGGED = ("account", "age_ms", "client", "problem", "refresh", "request_id", "result")
 
 
 class Record:
     """One request's facts. A field nobody has set stays `None` and out of the log line."""
 
-    __slots__ = ("account", "age_ms", "client", "problem", "refresh", "request_id", "result")
+    __slots__ = (*_LOGGED, "quota", "reserved", "selection", "served")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
@@ -21,9 +26,17 @@ class Record:
         """Why a refresh was waited for."""
         self.age_ms: int | None = None
         self.problem: str | None = None
+        self.quota: Quota | None = None
+        """What is left of the client's limit; `None`: it has none, or isn't known."""
+        self.selection: Selection | None = None
+        """What a read asks for, once that is known to be well-formed."""
+        self.served: Served | None = None
+        """What a read was answered from, if it was."""
+        self.reserved = False
+        """Whether the audit log keeps a place for this read's line."""
 
     def facts(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields = {name: getattr(self, name) for name in _LOGGED}
         return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -15,6 +15,7 @@ from service.app import App, create_app
 from service.gateway import Gateway
 from service.reload import Reloader, read
 from service.settings_file import load
+from service.telemetry.audit import Line
 from simulator.exchange import MAIN, Exchange
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
@@ -35,6 +36,9 @@ ADDRESS = "127.0.0.1"
 
 TURNS = 60
 """Of the event loop: for a subscription, a message, and a look, each some ten, with room."""
+
+AUDIT = {"file": "audit.jsonl"}
+"""The settings of every stage's audit log, in its folder, so that the canary searches it too."""
 
 Json = Any
 
@@ -89,7 +93,7 @@ class Stage(World):
     """A world whose gateways are started by the test and ended after it."""
 
     def __init__(self, folder: Path, **tables: Mapping[str, object]) -> None:
-        super().__init__(folder, **tables)
+        super().__init__(folder, **{"audit": AUDIT, **tables})
         self.folder = folder
         self.transport: Wire = Wire(self.exchange)
         self.answers: list[httpx.Response] = []
@@ -124,7 +128,7 @@ class Stage(World):
         """A replica, and what looks at its files when the test says so."""
         reading = read(self.file)
         replica = await self.start()
-        return replica, Reloader(replica.gateway, self.file, reading, lambda _: None)
+        return replica, Reloader(replica.gateway, self.file, reading)
 
     async def warm(self, age: int = 0) -> Replica:
         """A replica with a snapshot `age` ms old."""
@@ -231,11 +235,22 @@ class Stage(World):
             yield f"answer {answer.url.path}", f"{answer.headers.raw}{answer.content.decode('latin-1')}"
         for place, text in self.exposed.items():
             yield place, text
+        for line in self._audit_lines():
+            yield "the audit log", line
         async with self.redis() as redis:
             for key in await keys(redis):
                 kind = await redis.type(key)
                 value = await redis.hgetall(key) if kind == b"hash" else await redis.get(key)
                 yield f"Redis {key.decode()}", f"{key!r}{value!r}"
+
+    async def audited(self) -> list[Line]:
+        """The audit's lines, once the replicas have ended."""
+        await self.stop()
+        return [msgspec.json.decode(line, type=Line) for line in self._audit_lines()]
+
+    def _audit_lines(self) -> list[str]:
+        file = self.folder / AUDIT["file"]
+        return file.read_text().splitlines() if file.exists() else []
 
     async def _live(self, app: App, started: asyncio.Future[Replica]) -> None:
         """A replica's life, in a task of its own: its lifespan must end where it began."""

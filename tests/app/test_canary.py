@@ -27,6 +27,7 @@ async def test_every_place_is_searched(stage: Stage, gateway: Replica) -> None:
         "answer /v1/status",
         "metrics of replica 0",
         "repr of replica 0",
+        "the audit log",
         f"Redis coinm:{key}:snapshot",
         f"Redis coinm:{key}:credential",
         "Redis coinm:egress:127.0.0.1:1:default:ledger:29833334",

@@ -151,7 +151,7 @@ async def test_reads_are_counted_by_how_the_cache_met_them(stage: Stage) -> None
 async def test_weight_saved_is_what_answers_from_a_snapshot_would_have_cost(stage: Stage) -> None:
     gateway = await stage.warm()
     await asyncio.gather(*(gateway.get() for _ in range(10)))
-    assert figure(gateway, 'coinm_weight_saved_total{account="main"}') == 50
+    assert figure(gateway, 'coinm_weight_saved_total{account="main",client="risk"}') == 50
     assert (await gateway.status())["weight"]["savedTotal"] == 50
 
 
@@ -166,7 +166,7 @@ async def test_calls_and_their_weight_are_counted_by_endpoint_and_outcome(stage:
     assert figure(gateway, f'{calls}{{endpoint="account",outcome="exchange-banned"}}') == 1
     assert figure(gateway, f'{calls}{{endpoint="time",outcome="ok"}}') == 3
     assert figure(gateway, f'{calls}{{endpoint="exchangeInfo",outcome="ok"}}') == 1
-    assert figure(gateway, 'coinm_weight_spent_total{endpoint="account"}') == 15
+    assert figure(gateway, 'coinm_weight_spent_total{client="risk",endpoint="account"}') == 15
     assert figure(gateway, "coinm_exchange_used_weight") == 19
     assert figure(gateway, "coinm_exchange_weight_ceiling") == 1920
     assert figure(gateway, "coinm_exchange_not_before_seconds") == 120

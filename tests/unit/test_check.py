@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from service.check import line, redis_findings
+from service.check import audit_finding, line, redis_findings
+from service.settings import Audit
 
 GOOD = {"redis_mode": "standalone", "role": "master", "maxmemory_policy": "noeviction", "redis_version": "7.0.15"}
 
@@ -25,3 +28,23 @@ def test_what_the_gateway_cannot_work_with_is_a_row_more(told: dict[str, str], f
 
     assert [(row.subject, row.verdict) for row in found] == [finding]
     assert found[0].text.startswith("expected")
+
+
+@pytest.mark.parametrize(
+    ("audit", "row"),
+    [
+        (None, "ok    audit                    none: there is no [audit] table"),
+        (Audit(), "ok    audit                    stdout, queue 10000, when full drop"),
+        (
+            Audit(file=Path("/dev/null"), queue=5, when_full="refuse"),
+            "ok    audit                    /dev/null, queue 5, when full refuse",
+        ),
+        (
+            Audit(file=Path("/nowhere/a")),
+            "fail  audit                    /nowhere/a cannot be created in /nowhere, queue 10000, when full drop",
+        ),
+    ],
+    ids=["none", "stdout", "a file", "no folder"],
+)
+def test_where_the_audit_goes_is_a_row(audit: Audit | None, row: str) -> None:
+    assert line(audit_finding(audit)) == row

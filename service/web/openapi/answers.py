@@ -7,7 +7,7 @@ import msgspec
 
 from service.cache.policy import FreshnessUnmetError
 from service.exchange.errors import ERRORS, ExchangeError
-from service.web.openapi.headers import EVERYWHERE, references
+from service.web.openapi.headers import EVERYWHERE, LIMITS, references
 from service.web.openapi.schemas import Json, ref
 from service.web.problems import (
     MEDIA_TYPE,
@@ -142,7 +142,8 @@ def by_status(names: Iterable[str]) -> Json:
 
 def _refusal(refusal: Refusal) -> Json:
     examples = {each.problem: _example(each) for each in refusal.problems}
-    names = (*EVERYWHERE, *([refusal.header] if refusal.header else []))
+    known = () if UnauthenticatedError in refusal.problems else LIMITS
+    names = (*EVERYWHERE, *known, *([refusal.header] if refusal.header else []))
     return {
         "description": refusal.words,
         "headers": references(names),

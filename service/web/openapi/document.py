@@ -161,7 +161,8 @@ def _plain(operation_id: str) -> Json:
         "get_health": ("Alive.", ref("Health")),
         "get_readiness": ("Ready.", ref("Health")),
     }[operation_id]
-    found = answers.success(words, schema, examples.OF_OURS[operation_id])
+    names = headers.EVERYWHERE if operation_id in ("get_health", "get_readiness") else headers.LIMITED
+    found = answers.success(words, schema, examples.OF_OURS[operation_id], names)
     if operation_id == "get_health":
         return {"security": [], "responses": {"200": found}}
     if operation_id == "get_readiness":

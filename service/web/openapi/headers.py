@@ -63,6 +63,16 @@ _HEADERS: Mapping[str, tuple[str, Json, object]] = {
         {"type": "integer", "format": "int32", "minimum": 1, "maximum": 2**31 - 1},
         7,
     ),
+    "RateLimit-Policy": (
+        "Your client's limit on this replica: `q` requests in `w` seconds, or all at once. Left out if there is none.",
+        {"type": "string", "pattern": '^"requests";q=[0-9]+;w=[0-9]+$', "maxLength": 64},
+        '"requests";q=66;w=1',
+    ),
+    "RateLimit": (
+        "What is left of it: `r` requests pass now, and one more in `t` seconds.",
+        {"type": "string", "pattern": '^"requests";r=[0-9]+;t=[0-9]+$', "maxLength": 64},
+        '"requests";r=65;t=1',
+    ),
     "WWW-Authenticate": (
         "How to say who is calling.",
         {"type": "string", "pattern": "^Bearer "},
@@ -70,8 +80,11 @@ _HEADERS: Mapping[str, tuple[str, Json, object]] = {
     ),
 }
 EVERYWHERE = ("Cache-Control", "X-Request-Id")
+LIMITS = ("RateLimit-Policy", "RateLimit")
+"""Of every answer to a client that is known and has a limit."""
+LIMITED = (*EVERYWHERE, *LIMITS)
 _OF_DATA = (
-    *EVERYWHERE,
+    *LIMITED,
     "Age",
     "Gateway-Snapshot-Age",
     "Gateway-Snapshot-Time",
@@ -80,7 +93,7 @@ _OF_DATA = (
     "ETag",
     "Vary",
 )
-_NOT_ALWAYS = frozenset({"Gateway-Position-Mode", "Retry-After"})
+_NOT_ALWAYS = frozenset({"Gateway-Position-Mode", "Retry-After", *LIMITS})
 
 
 def headers() -> Json:

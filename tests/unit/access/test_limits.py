@@ -1,10 +1,8 @@
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.access.limits import Bucket, Rate, RequestLimits, take
+from service.access.limits import Bucket, Quota, Rate, RequestLimits, quota, take
 
 
 def test_a_burst_of_a_seconds_worth_passes_and_the_next_one_waits() -> None:
@@ -62,6 +60,61 @@ def test_waiting_as_told_is_long_enough(per_second: float, tokens: float, now: i
 
 def test_each_client_has_its_own_bucket_and_a_replicas_share_of_its_limit() -> None:
     limits = RequestLimits({"risk": 6, "treasury": 3}, replicas=3)
-    assert [limits.wait("risk", 0) for _ in range(3)] == [0, 0, 500]
-    assert [limits.wait("treasury", 0) for _ in range(2)] == [0, 1_000]
-    assert math.fsum(limits.wait("unlimited", 0) for _ in range(1_000)) == 0
+    assert [limits.take("risk", 0) for _ in range(3)] == [
+        Quota(2, 1, remaining=1, gain=500, admitted=True),
+        Quota(2, 1, remaining=0, gain=500, admitted=True),
+        Quota(2, 1, remaining=0, gain=500, admitted=False),
+    ]
+    assert [limits.take("treasury", 0) for _ in range(2)] == [
+        Quota(1, 1, remaining=0, gain=1_000, admitted=True),
+        Quota(1, 1, remaining=0, gain=1_000, admitted=False),
+    ]
+    assert {limits.take("unlimited", 0) for _ in range(1_000)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("per_second", "limit", "window"),
+    [
+        (200, 200, 1),
+        (66.67, 66, 1),  # two thirds of a request never pass
+        (1, 1, 1),
+        (0.75, 1, 2),
+        (0.1, 1, 10),
+    ],
+)
+def test_a_limit_is_told_in_whole_requests_and_seconds(per_second: float, limit: int, window: int) -> None:
+    told = quota(Rate(per_second), Bucket(0, 0), admitted=True)
+    assert (told.limit, told.window) == (limit, window)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "remaining", "gain"),
+    [
+        (3.0, 3, 250),
+        (2.75, 2, 63),  # a quarter of 250 ms, rounded up
+        (0.5, 0, 125),
+        (0.0, 0, 250),
+    ],
+)
+def test_what_is_left_is_whole_and_the_next_one_comes_when_it_is_whole(
+    tokens: float, remaining: int, gain: int
+) -> None:
+    told = quota(Rate(4), Bucket(tokens, 0), admitted=True)
+    assert (told.remaining, told.gain) == (remaining, gain)
+
+
+@given(st.floats(0.01, 1_000), st.lists(st.integers(0, 5_000), max_size=30))
+def test_as_many_pass_as_are_said_to_remain_and_one_more_after_the_gain(per_second: float, pauses: list[int]) -> None:
+    rate, bucket, now, wait = Rate(per_second), None, 0, 0
+    for pause in [0, *pauses]:
+        now += pause
+        bucket, wait = take(rate, bucket, now)
+    assert bucket is not None
+    told = quota(rate, bucket, admitted=wait == 0)
+    assert 0 <= told.remaining <= told.limit
+    later = bucket
+    for _ in range(told.remaining):
+        later, wait = take(rate, later, now)
+        assert wait == 0
+    assert take(rate, later, now)[1] > 0
+    assert take(rate, later, now + told.gain + 1)[1] == 0

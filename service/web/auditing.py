@@ -1,0 +1,90 @@
+"""Which requests are reads, and the audit line of each. Routes say themselves what they read."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from service.account.selection import Selection, Shape
+from service.cache.ports import Served
+from service.clock import timestamp
+from service.gateway import Gateway
+from service.settings import NAME_PATTERN
+from service.telemetry.audit import Filters, Line, SnapshotRead
+from service.web.problems import AnyRequest, InternalError, retry_after
+from service.web.reading import LISTS, READS
+from service.web.record import record_of
+
+UNMATCHED = "unmatched"
+"""The route of requests that match none: paths are unbounded, labels must not be."""
+
+_DATA_PATHS = re.compile(r"/+v1/+accounts(?:/|\Z)")
+"""Where a request that no route takes is a refused read all the same; slashes as the framework counts them."""
+_ACCOUNT = re.compile(NAME_PATTERN)
+_AGAIN = 1_000
+"""Ms after which whoever was refused for the audit's sake may try again; the queue is emptied in far less."""
+
+
+async def admit(request: AnyRequest) -> None:
+    """Before any handler: where no read may go without its line, one that has no room for it ends here.
+
+    Raises:
+        InternalError: the queue is full, or what it is written to fails.
+    """
+    audit = request.app.state.gateway.audit
+    if audit is None or audit.settings.when_full != "refuse" or _shape(request.route_handler.opt) is None:
+        return
+    if not audit.reserve():
+        raise InternalError("the audit log takes no line now, and no read is answered without", retry_after(_AGAIN))
+    record_of(request.scope).reserved = True
+
+
+def audit(gateway: Gateway, scope: Mapping[str, Any], method: str, status: int) -> None:
+    """Write the line of a request that has ended, if it was a read; `status` 0: the caller hung up before."""
+    if gateway.audit is None:
+        return
+    handler = scope.get("route_handler")
+    shape = None if handler is None else _shape(handler.opt)
+    if shape is None and (handler is not None or not _DATA_PATHS.match(scope["path"])):
+        return
+    record, account = record_of(scope), str(scope.get("path_params", {}).get("account"))
+    line = Line(
+        time=timestamp(gateway.clock.epoch()),
+        request_id=record.request_id,
+        environment=gateway.settings.environment,
+        client=record.client,
+        account=account if _ACCOUNT.fullmatch(account) else None,
+        method=method,
+        route=str(scope.get("path_template") or UNMATCHED),
+        shape=shape,
+        filters=_filters(record.selection),
+        status=status or None,
+        problem=record.problem,
+        snapshot=_snapshot(record.served) if 0 < status < 400 else None,
+    )
+    gateway.audit.put(line, reserved=record.reserved)
+
+
+def _shape(opt: Mapping[str, Any]) -> str | None:
+    """What a route reads; `None`: nothing."""
+    shape: Shape | None = opt.get(READS)
+    return shape.value if shape else opt.get(LISTS)
+
+
+def _filters(selection: Selection | None) -> Filters | None:
+    if selection is None:
+        return None
+    return Filters(
+        _listed(selection.assets),
+        _listed(selection.symbols),
+        _listed(selection.sides),
+        selection.open,
+        selection.nonzero,
+    )
+
+
+def _listed(names: frozenset[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(sorted(names))
+
+
+def _snapshot(served: Served | None) -> SnapshotRead | None:
+    return None if served is None else SnapshotRead(timestamp(served.held.snapshot.asked_at), served.age)

@@ -1,0 +1,117 @@
+"""The audit log of a real process: no read without its line, to the end."""
+
+import asyncio
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from service.telemetry.audit import Line
+from simulator.exchange import Exchange
+from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command, tables
+from tests.process.test_ends import closed, keep_asking, until
+from tests.support import bearer, write_settings
+
+BTC = "/v1/accounts/main/assets/BTC"
+
+
+def audited(redis_port: int, exchange_url: str, **audit: object) -> Tables:
+    return tables(redis_port, exchange_url) | {"audit": {"when_full": "refuse", **audit}}
+
+
+async def load(gateway: GatewayProcess, count: int) -> Counter[int]:
+    """20 keep-alive callers, each of whom asks until it is told to go; SIGTERM after `count` answers."""
+    seen: Counter[int] = Counter()
+    callers = [asyncio.create_task(keep_asking(gateway.url + BTC, seen)) for _ in range(20)]
+    await until(seen, count)
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGTERM)
+    await asyncio.gather(*callers)
+    return seen
+
+
+async def test_sigterm_under_load_loses_no_line(tmp_path: Path, redis_port: int, exchange_url: str) -> None:
+    async with gateway_process(tmp_path, audited(redis_port, exchange_url, file="audit.jsonl")) as gateway:
+        seen = await load(gateway, 100)
+        status, _ = await gateway.ended()
+    lines = [msgspec.json.decode(line, type=Line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+
+    assert (status, set(seen)) == (0, {200})
+    assert len(lines) == seen.total()
+    assert len({line.request_id for line in lines}) == seen.total()
+
+
+async def test_a_read_that_outlasts_the_drain_has_its_line(
+    tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
+) -> None:
+    exchange.hold()
+    async with gateway_process(tmp_path, audited(redis_port, exchange_url, file="audit.jsonl")) as gateway:
+        async with httpx.AsyncClient(headers=bearer(), timeout=30) as caller:
+            asked = asyncio.create_task(caller.get(gateway.url + BTC))
+            await exchange.wait_held()
+            assert gateway.process is not None
+            gateway.process.send_signal(signal.SIGTERM)
+            gateway.process.send_signal(signal.SIGTERM)  # ends the drain at once
+            await closed(gateway.url)
+            exchange.release()
+            answer = await asked
+        await gateway.ended()
+    line = msgspec.json.decode((tmp_path / "audit.jsonl").read_text(), type=Line)
+
+    assert (answer.status_code, line.status) == (200, 200)
+    assert line.request_id == answer.headers["x-request-id"]
+
+
+async def test_on_stdout_lines_stand_whole_among_the_logs(tmp_path: Path, redis_port: int, exchange_url: str) -> None:
+    async with gateway_process(tmp_path, audited(redis_port, exchange_url)) as gateway:
+        seen = await load(gateway, 200)
+        _, output = await gateway.ended()
+    lines: list[dict[str, Any]] = [json.loads(line) for line in output.splitlines()]
+
+    assert sum(line.get("stream") == "audit" for line in lines) == seen.total()
+    assert sum(line.get("event") == "request" for line in lines) == seen.total()
+
+
+async def test_a_caller_who_hangs_up_has_its_line(
+    tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
+) -> None:
+    exchange.hold()
+    async with gateway_process(tmp_path, audited(redis_port, exchange_url, file="audit.jsonl")) as gateway:
+        async with httpx.AsyncClient(headers=bearer()) as caller:
+            with pytest.raises(httpx.ReadTimeout):
+                await caller.get(gateway.url + BTC, timeout=0.5)
+        exchange.release()
+        await gateway.stop()
+    line = msgspec.json.decode((tmp_path / "audit.jsonl").read_text(), type=Line)
+
+    assert (line.client, line.status) == ("risk", 200)
+
+
+async def test_a_file_that_cannot_be_written_ends_it_at_once(
+    tmp_path: Path, redis_port: int, exchange_url: str
+) -> None:
+    config = write_settings(tmp_path, **audited(redis_port, exchange_url, file="none/audit.jsonl"))
+
+    served = await run_command("serve", "--config", str(config))
+    status, output, _ = await run_command("check", "--config", str(config))
+
+    told = f"audit.file: {tmp_path}/none/audit.jsonl cannot be created in {tmp_path}/none"
+    assert served == (2, "", f"coinm-gateway: {config}: {told}\n")
+    assert status == 1
+    assert "fail  audit" in output
+
+
+async def test_check_says_where_lines_go_and_creates_nothing(
+    tmp_path: Path, redis_port: int, exchange_url: str
+) -> None:
+    config = write_settings(tmp_path, **audited(redis_port, exchange_url, file="audit.jsonl"))
+
+    _, output, _ = await run_command("check", "--config", str(config))
+
+    assert f"{tmp_path}/audit.jsonl, queue 10000, when full refuse" in output
+    assert not (tmp_path / "audit.jsonl").exists()
