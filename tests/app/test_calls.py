@@ -48,7 +48,7 @@ async def test_a_fault_that_passes_is_ridden_out_within_one_read(stage: Stage, f
 
 
 async def test_tries_end_with_the_time_for_one_refresh(make_stage: MakeStage) -> None:
-    stage = make_stage(exchange={"timeout": "100ms"})  # shorter than the first pause
+    stage = make_stage(exchange={"timeout": "190ms"})  # shorter than the first pause
     gateway = await stage.start()
     stage.fail("503-unknown")
     assert told(await gateway.get()) == (504, "exchange-timeout", "1")
