@@ -25,6 +25,9 @@ from service.exchange.signing import read_credential
 from service.exchange.source import AccountSource
 from service.exchange.transport import open_client
 from service.gateway import Gateway
+from service.kubernetes import api_server
+from service.kubernetes.api_server import ApiServer
+from service.kubernetes.reviews import TokenReviews
 from service.settings import Client as ClientSettings
 from service.settings import ClientGrant, Settings
 from service.store.accounts import AccountStore
@@ -64,13 +67,15 @@ def create_app(
     transport: httpx.AsyncBaseTransport | None = None,
     redis: Redis | None = None,
     clock: Clock | None = None,
+    cluster: httpx.AsyncBaseTransport | None = None,
 ) -> App:
-    """The gateway for these settings; `transport`, `redis` and `clock` are the seams to the world outside.
+    """The gateway for these settings; `transport`, `redis`, `clock` and `cluster` are the seams to the world outside.
 
     Raises:
         SettingsError: a secret file is not what is expected.
     """
     gateway = build(settings, open_client(settings.exchange, transport), redis, clock or SystemClock())
+    gateway.reviews = _reviews(gateway, cluster)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
@@ -163,6 +168,8 @@ async def close(gateway: Gateway) -> None:
     """End what is under way and hang up."""
     for keeper in gateway.keepers.values():
         await keeper.close()
+    if gateway.reviews is not None:
+        await gateway.reviews.close()
     await gateway.exchange.close()
     await gateway.redis.close()
 
@@ -178,9 +185,17 @@ def _keeping(settings: Settings, account: str) -> KeeperSettings:
     return KeeperSettings(account, windows, settings.exchange.timeout.seconds)
 
 
+def _reviews(gateway: Gateway, transport: httpx.AsyncBaseTransport | None) -> TokenReviews | None:
+    settings = gateway.settings.kubernetes
+    if settings is None:
+        return None
+    server = ApiServer(settings, api_server.open_client(settings, transport))
+    return TokenReviews(settings.audience, server, gateway.clock, gateway.metrics)
+
+
 def _client(name: str, settings: ClientSettings) -> Client:
     grants = {account: _grant(account, grant) for account, grant in settings.accounts.items()}
-    return Client(name, tuple(settings.token_sha256), grants)
+    return Client(name, tuple(settings.token_sha256), grants, tuple(settings.service_accounts))
 
 
 def _grant(account: str, grant: ClientGrant) -> Grant:

@@ -9,6 +9,7 @@ from service.access.limits import RequestLimits
 from service.cache.keeper import SnapshotKeeper
 from service.clock import Clock
 from service.exchange.client import ExchangeClient
+from service.kubernetes.reviews import TokenReviews
 from service.settings import Settings
 from service.store.accounts import AccountStore
 from service.store.connection import Link
@@ -30,6 +31,8 @@ class Gateway(msgspec.Struct):
     stores: Mapping[str, AccountStore]
     """By account, like the keepers."""
     keepers: Mapping[str, SnapshotKeeper]
+    reviews: TokenReviews | None = None
+    """None: no ServiceAccount may call."""
     draining: bool = False
     """Whether it has been told to stop: not ready, and every answer closes its connection."""
     weight_saved: int = 0

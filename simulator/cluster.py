@@ -44,6 +44,8 @@ class Cluster:
         """Usernames that may create TokenReviews, as those bound to the ClusterRole system:auth-delegator may."""
         self.requests = 0
         self.reviews: list[Review] = []
+        self.issued: list[str] = []
+        """Every token there is, for who looks whether one has leaked."""
         self._bell = Bell()
 
     def add(self, name: str, *, reviewer: bool = False) -> Account:
@@ -58,7 +60,9 @@ class Cluster:
 
     def token(self, account: Account, *audiences: str, terms: Terms | None = None) -> str:
         """A token of an account; without audiences, one for the API server itself."""
-        return issue(account, audiences or (ISSUER,), terms or Terms(), self.clock.now_ms() // 1000)
+        token = issue(account, audiences or (ISSUER,), terms or Terms(), self.clock.now_ms() // 1000)
+        self.issued.append(token)
+        return token
 
     async def wait_for(self, requests: int) -> None:
         """Return once so many requests have arrived since the start."""

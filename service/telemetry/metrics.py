@@ -55,6 +55,17 @@ class Metrics:
         )
         self.weight_spent = self._counter("weight_spent", "Request weight of our calls.", "endpoint")
         self.weight_saved = self._counter("weight_saved", "Request weight of calls that a snapshot spared.", "account")
+        self.token_reviews = self._counter(
+            "token_reviews",
+            "ServiceAccounts' tokens: accepted or refused by a review, remembered, implausible, or why none was had.",
+            "outcome",
+        )
+        self.token_review_duration = Histogram(
+            "coinm_token_review_duration_seconds",
+            "From a TokenReview sent to its answer or failure.",
+            buckets=_LATENCY,
+            registry=self.registry,
+        )
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
         self.log_lines_dropped = self._counter("log_lines_dropped", "Log lines lost to a full queue.")
 

@@ -9,11 +9,18 @@ _KEY = "coinm.record"
 class Record:
     """One request's facts. A field nobody has set stays `None` and out of the log line."""
 
-    __slots__ = ("account", "age_ms", "client", "problem", "refresh", "request_id", "result")
+    __slots__ = (
+        *("account", "age_ms", "client", "problem", "refresh", "refusal", "request_id", "result"),
+        "service_account",
+    )
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.client: str | None = None
+        self.service_account: str | None = None
+        """`namespace/name`, of a caller with a ServiceAccount's token."""
+        self.refusal: str | None = None
+        """Why such a token is nobody's, or could not be verified."""
         self.account: str | None = None
         self.result: str | None = None
         """How the cache met the read."""

@@ -123,6 +123,7 @@ class Stage(World):
         if self._ended.is_set():
             return
         self.exchange.release()
+        self.cluster.gate.release()
         for number, replica in enumerate(self._replicas):
             self.exposed |= {f"{place} of replica {number}": text for place, text in _exposures(replica)}
             await replica.get("/v1/status")
@@ -188,6 +189,7 @@ class Stage(World):
             {f"token of {name}": token for name, token in TOKENS.items()}
             | {"API key": DEMO_API_KEY, "secret key": DEMO_SECRET_KEY}
             | {f"signature {number}": value for number, value in enumerate(sorted(signatures))}
+            | {f"ServiceAccount token {number}": value for number, value in enumerate(self.cluster.issued)}
         )
 
     async def traces(self) -> AsyncIterator[tuple[str, str]]:
@@ -229,6 +231,7 @@ def _exposures(replica: Replica) -> list[tuple[str, str]]:
     sources = [keeper.source for keeper in gateway.keepers.values()]
     parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.keepers.values()]
     parts += [*sources, *(vars(source) for source in sources), *(keeper.held for keeper in gateway.keepers.values())]
+    parts += [vars(gateway.reviews)] if gateway.reviews is not None else []
     parts += [gateway.clients.visible, *gateway.stores.values(), vars(gateway.exchange), vars(gateway.clients)]
     return [("metrics", replica.metrics()), ("repr", "\n".join(map(repr, parts)))]
 

@@ -13,11 +13,16 @@ ROOT = Path(service.__file__).parent
 FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
 
 # From the top down: a room imports only what stands below it; all but the domain read what is shared.
-ORDER = "__main__ cli check server app web gateway cache store exchange access account".split()  # noqa: SIM905
+ORDER = "__main__ cli check server app web gateway kubernetes cache store exchange access account".split()  # noqa: SIM905
 SHARED = {"telemetry", "settings", "settings_file", "clock"}
 
 # `app` joins the parts, and so names their libraries' types.
-OWNERS = {"litestar": {"web", "app"}, "httpx": {"exchange", "app"}, "redis": {"store", "app"}}
+OWNERS = {
+    "litestar": {"web", "app"},
+    "httpx": {"exchange", "kubernetes", "app"},
+    "jwt": {"kubernetes"},
+    "redis": {"store", "app"},
+}
 
 
 def room(file: str) -> str:
@@ -39,6 +44,11 @@ def test_a_room_imports_only_rooms_below(file: str) -> None:
     below = set(ORDER[ORDER.index(own) + 1 :]) if own in ORDER else set[str]()
     allowed = below | {own, "__version__"} | (SHARED if own != "account" else set())
     assert {name.split(".")[1] for name in imports(file) if name.startswith("service.")} <= allowed
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) == "kubernetes"])
+def test_who_calls_is_found_out_without_the_exchange_or_redis(file: str) -> None:
+    assert not any(name.startswith(("service.exchange", "service.store", "service.account.")) for name in imports(file))
 
 
 @pytest.mark.parametrize("file", FILES)
