@@ -3,6 +3,7 @@
 Messages of httpx may quote header values, so only the kind of a failure is kept.
 """
 
+import contextlib
 import re
 import ssl
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -23,7 +24,7 @@ MAX_ANSWER = 64 * 1024
 """Bytes. The token comes back in it, 8 KiB at the most, with a handful of groups."""
 
 _ONE_WORD = re.compile(r"[!-~]+")
-_BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError)
+_BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
 
 class ApiServer:
@@ -49,13 +50,10 @@ class ApiServer:
         """
         content = _tokenreview(token, audience)
         try:
-            try:
+            with contextlib.suppress(*_BROKEN):
                 return await self._post(content)
-            except _BROKEN as exc:
-                if isinstance(exc, httpx.ConnectError):
-                    raise
-                # A connection kept open that the server closed just then; to review twice changes nothing.
-                return await self._post(content)
+            # It was a connection kept open that the server closed just then; to review twice changes nothing.
+            return await self._post(content)
         except httpx.HTTPError as exc:
             raise NotVerifiedError(_kind(exc)) from None
 

@@ -27,6 +27,9 @@ TURN = 1.0
 """Seconds that a token waits for its turn."""
 PATIENCE = 2.0
 """Seconds for a review; it is much of what a caller waits for an answer at all."""
+PAUSE = 1_000
+"""Ms after one that had no answer in time, in which none is begun: nobody waits to be told what is known. Failures that
+come at once need no pause, and one of them says little of the next."""
 
 
 class Reviewer(Protocol):
@@ -55,6 +58,7 @@ class TokenReviews:
         self._flights: defaultdict[str, SingleFlight[Verdict]] = defaultdict(SingleFlight)
         self._accepted, self._others = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
         self._trouble: str | None = None
+        self._next_try = 0
 
     async def verify(self, token: bytes) -> Verdict:
         """Whose token it is.
@@ -71,6 +75,9 @@ class TokenReviews:
         if isinstance(claims, Refusal):
             self._count("implausible")
             return claims
+        if self._clock.monotonic() < self._next_try and digest not in self._flights:
+            self._count("timeout")
+            raise NotVerifiedError("timeout")
         return await self._flights[digest].join(partial(self._review, digest, token.decode(), claims))
 
     async def rehearse(self) -> None:
@@ -119,6 +126,8 @@ class TokenReviews:
 
     def _fail(self, kind: str) -> None:
         self._count(kind)
+        if kind == "timeout":
+            self._next_try = self._clock.monotonic() + PAUSE
         if kind in (self._trouble, "busy"):  # the API server has nothing to do with the latter
             return
         self._trouble = kind

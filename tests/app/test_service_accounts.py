@@ -338,7 +338,7 @@ async def test_while_nobody_can_say_a_token_is_refused_with_a_time_to_come_back(
 ) -> None:
     gateway, token, (kind, level, make) = await desk.stage.warm(), desk.token(), TROUBLES[what]
     make(desk)
-    answers = [await ask(gateway, token) for _ in range(2 if kind != "timeout" else 1)]  # each lasts 2 s
+    answers = [await ask(gateway, token) for _ in range(2)]
     for answer in answers:
         assert told(answer) == (401, "unauthenticated", "1")
         assert answer.json()["detail"] == "the token cannot be verified now"

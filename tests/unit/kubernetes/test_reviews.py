@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from service.kubernetes.errors import NotVerifiedError
-from service.kubernetes.reviews import AT_ONCE, TokenReviews
+from service.kubernetes.reviews import AT_ONCE, PAUSE, TokenReviews
 from service.kubernetes.verdicts import ACCEPTED_FOR, REFUSED_FOR, Refusal, ServiceAccount
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
@@ -177,6 +177,22 @@ async def test_a_reviewer_that_does_not_answer_is_given_up(scene: Scene) -> None
         await scene.reviews.verify(token())
     assert raised.value.kind == "timeout"
     assert scene.outcomes() == {"timeout": 1}
+
+
+async def test_after_that_nobody_waits_for_a_second_to_be_told_the_same(scene: Scene) -> None:
+    await scene.reviews.verify(token("known"))
+    scene.reviewer.held = {"risk"}
+    with pytest.raises(NotVerifiedError):
+        await scene.reviews.verify(token())
+    for name in ("risk", "other"):
+        with pytest.raises(NotVerifiedError) as raised:
+            await scene.reviews.verify(token(name))
+        assert raised.value.kind == "timeout"
+    assert await scene.reviews.verify(token("known")) == ServiceAccount("desk/known")
+    assert scene.reviewer.asked == {"known": 1, "risk": 1}
+    scene.clock.advance(PAUSE)
+    assert await scene.reviews.verify(token("other")) == ServiceAccount("desk/other")
+    assert scene.outcomes() == {"timeout": 3, "accepted": 2, "remembered": 1}
 
 
 async def test_closing_ends_what_is_under_way(scene: Scene) -> None:
