@@ -19,7 +19,7 @@ from service.web.dropin import DropIn
 from service.web.edge import Edge
 from service.web.failures import answer
 from service.web.operations import Operations
-from service.wiring import build, close, in_touch
+from service.wiring import build, close, in_touch, reviews_of
 
 
 class App:
@@ -44,13 +44,15 @@ def create_app(
     transport: httpx.AsyncBaseTransport | None = None,
     redis: Redis | None = None,
     clock: Clock | None = None,
+    cluster: httpx.AsyncBaseTransport | None = None,
 ) -> App:
-    """The gateway for these settings; `transport`, `redis` and `clock` are the seams to the world outside.
+    """The gateway for these settings; `transport`, `redis`, `clock` and `cluster` are the seams to the world outside.
 
     Raises:
         SettingsError: a secret file is not what is expected.
     """
     gateway = build(settings, open_client(settings.exchange, transport), redis, clock or SystemClock())
+    gateway.reviews = reviews_of(gateway, cluster)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:

@@ -11,6 +11,8 @@ from service.exchange.budget import MINUTE
 from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
+from service.kubernetes.errors import NotVerifiedError
+from service.kubernetes.reviews import TokenReviews
 from service.settings import Audit
 from service.store.connection import AwayError
 from service.store.rehearsal import rehearse
@@ -45,6 +47,8 @@ async def run(gateway: Gateway, show: Show) -> None:
         show(audit_finding(gateway.settings.audit))
         for finding in await _redis(gateway):
             show(finding)
+        if gateway.reviews is not None:
+            show(await _kubernetes(gateway.reviews))
         await _learn(gateway)
         show(await _clock(gateway))
         for keeper in gateway.keepers.values():
@@ -107,6 +111,15 @@ def redis_findings(info: Mapping[str, Any]) -> list[Finding]:
     if policy != "noeviction":
         findings.append(Finding("redis eviction", "warn", "expected noeviction: a forgotten ban is a longer ban"))
     return findings
+
+
+async def _kubernetes(reviews: TokenReviews) -> Finding:
+    """Whether we may create TokenReviews, by one of our own token."""
+    try:
+        await reviews.rehearse()
+    except NotVerifiedError as exc:
+        return Finding("kubernetes", "fail", f"API server: {exc}")
+    return Finding("kubernetes", "ok", f"tokens for the audience {reviews.audience} can be reviewed")
 
 
 async def _clock(gateway: Gateway) -> Finding:

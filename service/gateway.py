@@ -11,6 +11,7 @@ from service.cache.ports import Tenure
 from service.clock import Clock
 from service.exchange.client import ExchangeClient
 from service.exchange.signing import Credential
+from service.kubernetes.reviews import TokenReviews
 from service.settings import Settings
 from service.store.connection import Link
 from service.store.ledger import EgressLedger
@@ -36,6 +37,8 @@ class Gateway(msgspec.Struct):
     """By account. Replaced as a whole when settings change, like `settings` and `clients`."""
     redactor: Redactor
     """Masks in the log and the audit log what it knows to be secret."""
+    reviews: TokenReviews | None = None
+    """None: no ServiceAccount may call."""
     audit: AuditLog | None = None
     draining: bool = False
     """Whether it has been told to stop: not ready, and every answer closes its connection."""

@@ -22,6 +22,9 @@ from service.exchange.egress import ADDRESS
 from service.exchange.signing import Credential, read_credential
 from service.exchange.source import AccountSource
 from service.gateway import Gateway
+from service.kubernetes import api_server
+from service.kubernetes.api_server import ApiServer
+from service.kubernetes.reviews import TokenReviews
 from service.settings import Client as ClientSettings
 from service.settings import ClientGrant, Settings
 from service.settings_file import secrets_of
@@ -137,8 +140,23 @@ async def close(gateway: Gateway) -> None:
     """End what is under way and hang up."""
     for keeper in gateway.keepers.values():
         await keeper.close()
+    if gateway.reviews is not None:
+        await gateway.reviews.close()
     await gateway.exchange.close()
     await gateway.redis.close()
+
+
+def reviews_of(gateway: Gateway, transport: httpx.AsyncBaseTransport | None) -> TokenReviews | None:
+    """What verifies ServiceAccounts' tokens, where any may call.
+
+    Raises:
+        SettingsError: the CA or the gateway's own token is not what is expected.
+    """
+    settings = gateway.settings.kubernetes
+    if settings is None:
+        return None
+    server = ApiServer(settings, api_server.open_client(settings, transport))
+    return TokenReviews(settings.audience, server, gateway.clock, gateway.metrics)
 
 
 def _audit(settings: Settings, redactor: Redactor, metrics: Metrics) -> AuditLog | None:
@@ -149,7 +167,7 @@ def _audit(settings: Settings, redactor: Redactor, metrics: Metrics) -> AuditLog
 
 def _client(name: str, settings: ClientSettings) -> Client:
     grants = {account: _grant(account, grant) for account, grant in settings.accounts.items()}
-    return Client(name, tuple(settings.token_sha256), grants)
+    return Client(name, tuple(settings.token_sha256), grants, tuple(settings.service_accounts))
 
 
 def _grant(account: str, grant: ClientGrant) -> Grant:

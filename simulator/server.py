@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -44,9 +45,12 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+async def serving(
+    app: Any, *, host: str = "127.0.0.1", port: int = 0, tls: tuple[Path, Path] | None = None
+) -> AsyncIterator[str]:
     """Serve an ASGI app while the block runs; gives its base URL, `http://host:port`.
 
+    `tls` is a certificate's file and its key's: then it is `https`.
     Signal handlers and logging stay as they are. OSError: the address can't be bound.
     """
     listener = bind(host, port)
@@ -61,6 +65,8 @@ async def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> AsyncI
         server_header=False,  # the app sends Server and Date itself
         date_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        ssl_certfile=tls[0] if tls else None,
+        ssl_keyfile=tls[1] if tls else None,
     )
     config.load()
     server = uvicorn.Server(config)
@@ -69,6 +75,6 @@ async def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> AsyncI
     await server.startup(sockets=[listener])
     try:
         shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{listener.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
     finally:
         await server.shutdown(sockets=[listener])

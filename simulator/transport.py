@@ -1,7 +1,7 @@
-"""The exchange in process, failing as httpx would report it over a socket."""
+"""A simulated server in process, failing as httpx would report it over a socket."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 
@@ -10,6 +10,8 @@ from simulator.exchange import Exchange
 
 # Bodies arrive in pieces, as from a socket, so that a client which bounds what it reads is exercised.
 CHUNK_BYTES = 64 * 1024
+
+Server = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class _Body(httpx.AsyncByteStream):
@@ -32,8 +34,8 @@ class _Body(httpx.AsyncByteStream):
 class _Attempt:
     """One request's way through the app, and whether the connection broke in the body."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, app: Server) -> None:
+        self._app = app
         self.torn = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +47,7 @@ class _Attempt:
             await send(message)
 
         try:
-            await self._exchange(scope, receive, notice)
+            await self._app(scope, receive, notice)
         except ConnectionResetError:
             if not started:
                 raise
@@ -53,28 +55,27 @@ class _Attempt:
             await send({"type": "http.response.body"})
 
 
-class SimulatorTransport(httpx.AsyncBaseTransport):
-    """Give to `httpx.AsyncClient(transport=…)`; any host name reaches the exchange.
+class AppTransport(httpx.AsyncBaseTransport):
+    """Give to `httpx.AsyncClient(transport=…)`; any host name reaches the app.
 
     Args:
-        exchange: The app.
-        client: The address and port the exchange sees; several transports with several addresses can share
-            one exchange.
+        app: The server.
+        client: The address and port it sees; several transports with several addresses can share one server.
 
     Raises what a socket would: httpx.ConnectError while `down`, httpx.ReadError for a reset,
     httpx.RemoteProtocolError for a body cut short (while it is read), httpx.ReadTimeout when the answer takes
-    longer than the request's read timeout (the exchange then sees the client leave).
+    longer than the request's read timeout (the server then sees the client leave).
     """
 
-    def __init__(self, exchange: Exchange, client: tuple[str, int] = ("127.0.0.1", 50_000)) -> None:
-        self.exchange = exchange
+    def __init__(self, app: Server, client: tuple[str, int] = ("127.0.0.1", 50_000)) -> None:
+        self._app = app
         self.client = client
         self.down = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self.down:
             raise httpx.ConnectError("All connection attempts failed", request=request)
-        attempt = _Attempt(self.exchange)
+        attempt = _Attempt(self._app)
         seconds = request.extensions.get("timeout", {}).get("read")
         try:
             async with asyncio.timeout(seconds):
@@ -86,3 +87,11 @@ class SimulatorTransport(httpx.AsyncBaseTransport):
         content = await response.aread()
         body = _Body(content, request, torn=attempt.torn)
         return httpx.Response(response.status_code, headers=response.headers, stream=body)
+
+
+class SimulatorTransport(AppTransport):
+    """The way to a simulated exchange."""
+
+    def __init__(self, exchange: Exchange, client: tuple[str, int] = ("127.0.0.1", 50_000)) -> None:
+        super().__init__(exchange, client)
+        self.exchange = exchange

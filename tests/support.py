@@ -16,9 +16,10 @@ from service.access import tokens
 from service.app import App, create_app
 from service.settings import Settings
 from service.settings_file import load
+from simulator.cluster import Cluster
 from simulator.exchange import Exchange
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
-from simulator.transport import SimulatorTransport
+from simulator.transport import AppTransport, SimulatorTransport
 
 START = 1_790_000_040_000
 """Epoch ms the fake clock starts at: a whole minute."""
@@ -71,6 +72,7 @@ def write_settings(folder: Path, **tables: Mapping[str, object]) -> Path:
         table = {**DEFAULTS.get(name, {}), **tables.get(name, {})}
         lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
     lines += _table("audit", tables["audit"]) if "audit" in tables else []
+    lines += _table("kubernetes", tables["kubernetes"]) if "kubernetes" in tables else []
     for account, own in tables.get("accounts", {"main": None}).items():
         lines += [_ACCOUNT.format(account=account), *_table(f"accounts.{account}.freshness", own)]
     lines += [_clients(tables.get("clients", {}))]
@@ -98,13 +100,21 @@ class World:
         self.clock = FakeClock()
         self.exchange = Exchange(clock=self.clock.seconds)
         self.transport = SimulatorTransport(self.exchange)
+        self.cluster = Cluster(clock=self.clock.seconds)
+        self.way_to_cluster = AppTransport(self.cluster)
         self.redis_server = FakeServer()
         self.settings = settings(folder, **tables)
 
     def app(self) -> App:
         """A replica; several share the exchange, Redis and the clock."""
         redis = FakeAsyncRedis(server=self.redis_server)
-        return create_app(self.settings, transport=self.transport, redis=cast("Any", redis), clock=self.clock)
+        return create_app(
+            self.settings,
+            transport=self.transport,
+            redis=cast("Any", redis),
+            clock=self.clock,
+            cluster=self.way_to_cluster,
+        )
 
     @property
     def account_keys(self) -> list[str | None]:

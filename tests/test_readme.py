@@ -5,9 +5,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from service.cli import main
+from service.kubernetes import errors, reviews, verdicts
 from service.settings import (
     Account,
     Audit,
@@ -91,6 +93,41 @@ def test_the_example_settings_load(tmp_path: Path) -> None:
 
     assert list(settings.accounts) == ["main"]
     assert settings.clients["risk"].accounts["main"].assets == ["BTC", "ETH"]
+
+
+def test_the_kubernetes_examples_fit_together(tmp_path: Path) -> None:
+    _, example = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    pod, binding = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    account = '[accounts.main]\napi_key_file = "a"\nsecret_key_file = "b"\n'
+    (tmp_path / "gateway.toml").write_text(account + example)
+    settings = load(tmp_path / "gateway.toml")
+    (volume,), (container,) = pod["spec"]["volumes"], pod["spec"]["containers"]
+    (source,) = volume["projected"]["sources"]
+
+    assert settings.kubernetes is not None
+    assert source["serviceAccountToken"]["audience"] == settings.kubernetes.audience
+    assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"]]
+    assert settings.clients["risk"].service_accounts == [f"desk/{pod['spec']['serviceAccountName']}"]
+    assert binding["roleRef"]["name"] in errors.FAILURES["forbidden"]
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (r"an accepted token for (\d+) s", verdicts.ACCEPTED_FOR // 1000),
+        (r"stops within (\d+) s", verdicts.ACCEPTED_FOR // 1000),
+        (r"a refused one for (\d+) s", verdicts.REFUSED_FOR // 1000),
+        (r"Of the rest (\d+) are reviewed", reviews.AT_ONCE),
+        (r"API server away\*\*, slow \((\d+) s\)", int(reviews.PATIENCE)),
+    ],
+)
+def test_what_it_says_of_token_reviews_is_so(words: str, number: int) -> None:
+    assert re.findall(words, README) == [str(number)]
+
+
+def test_the_troubles_it_calls_errors_are_those_that_people_must_act_on() -> None:
+    (told,) = re.findall(r"an error where people must act: (.*?)\)", README, re.DOTALL)
+    assert set(re.findall(r"`([a-z-]+)`", told)) == errors.MISCONFIGURED
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"coinm-gateway ([a-z]+)", README))))

@@ -1,4 +1,4 @@
-"""From a bearer token to the client that holds it. Tokens are known by their SHA-256 only."""
+"""From a bearer token, or a Kubernetes ServiceAccount, to the client. Tokens are known by their SHA-256 only."""
 
 import hmac
 from collections import defaultdict
@@ -21,6 +21,8 @@ class Client(msgspec.Struct, frozen=True):
     """SHA-256 of its tokens, hex; several while one is rotated out."""
     grants: Mapping[str, Grant]
     """By account name, or `grants.ANY_ACCOUNT`."""
+    service_accounts: tuple[str, ...] = ()
+    """`namespace/name` of those that are this client."""
 
     def __repr__(self) -> str:
         return f"<Client {self.name}>"
@@ -32,9 +34,11 @@ class Clients:
     def __init__(self, clients: Iterable[Client], accounts: Iterable[str]) -> None:
         self._accounts = tuple(accounts)
         self._by_prefix: dict[str, list[tuple[str, Client]]] = defaultdict(list)
+        self._by_service_account: dict[str, Client] = {}
         for client in clients:
             for digest in client.token_digests:
                 self._by_prefix[digest[:_PREFIX]].append((digest, client))
+            self._by_service_account |= dict.fromkeys(client.service_accounts, client)
 
     def authenticate(self, token: bytes) -> Client | None:
         """The client that holds a token, or `None`.
@@ -46,6 +50,10 @@ class Clients:
             if hmac.compare_digest(known, digest):
                 return client
         return None
+
+    def of_service_account(self, name: str) -> Client | None:
+        """The client that a ServiceAccount, `namespace/name`, is listed for, or `None`."""
+        return self._by_service_account.get(name)
 
     def grant(self, client: Client, account: str) -> Grant | None:
         """What a client may see of an account; an account that doesn't exist and one not granted look alike."""

@@ -1,1 +1,1 @@
-"""The exchange: signed calls, the weight they cost, and every way they fail. Alone knows httpx."""
+"""The exchange: signed calls, the weight they cost, and every way they fail."""

@@ -30,8 +30,11 @@ _QUIET = ("httpx", "httpcore")
 """They log whole URLs at INFO, signatures included."""
 
 _MASK = "…"
-# A signature in a query, a bearer token of ours, a key block: masked whether or not we know the value.
-_GIVEAWAYS = r"(?<=signature=)[^&\s\"'\\]+|cgw_[0-9A-Za-z]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END|\Z)"
+# A signature in a query, a bearer token of ours, a JWT, a key block: masked whether or not we know the value.
+_GIVEAWAYS = (
+    r"(?<=signature=)[^&\s\"'\\]+|cgw_[0-9A-Za-z]{8,}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]*"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END|\Z)"
+)
 _SHORTEST_SECRET = 6
 """Characters; masking shorter values would garble the log without hiding them."""
 

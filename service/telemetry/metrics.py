@@ -69,6 +69,17 @@ class Metrics:
             "outcome",
         )
         self.reloads = self._counter("reloads", "Changed settings and secrets: applied, refused.", "outcome")
+        self.token_reviews = self._counter(
+            "token_reviews",
+            "ServiceAccounts' tokens: accepted or refused by a review, remembered, implausible, or why none was had.",
+            "outcome",
+        )
+        self.token_review_duration = Histogram(
+            "coinm_token_review_duration_seconds",
+            "From a TokenReview sent to its answer or failure.",
+            buckets=_LATENCY,
+            registry=self.registry,
+        )
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
         self.audit_lines_dropped = self._counter("audit_lines_dropped", "Audit lines that were not written.")
         self.log_lines_dropped = self._counter("log_lines_dropped", "Log lines lost to a full queue.")

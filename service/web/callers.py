@@ -4,8 +4,17 @@ from typing import cast
 
 from service.access.clients import Client
 from service.gateway import Gateway
+from service.kubernetes.errors import RETRY, NotVerifiedError
+from service.kubernetes.reviews import TokenReviews
+from service.kubernetes.verdicts import Refusal
 from service.telemetry.attribution import CLIENT
-from service.web.problems import AnyRequest, TooManyRequestsError, UnauthenticatedError, retry_after
+from service.web.problems import (
+    AnyRequest,
+    TooManyRequestsError,
+    UnauthenticatedError,
+    UnverifiedError,
+    retry_after,
+)
 from service.web.record import record_of
 
 _CHALLENGE = 'Bearer realm="coinm-gateway"'
@@ -26,14 +35,17 @@ async def authenticate(request: AnyRequest) -> Client:
 
 
 async def identify(request: AnyRequest, token: bytes) -> Client:
-    """The client that holds a token.
+    """The client that holds a token, or whose ServiceAccount does.
 
     Raises:
         UnauthenticatedError: nobody does.
+        UnverifiedError: a ServiceAccount may, but the API server can't say now.
         TooManyRequestsError: the client asks more often than it may.
     """
     gateway = gateway_of(request)
     client = gateway.clients.authenticate(token)
+    if client is None and gateway.reviews is not None:
+        client = await _by_service_account(request, gateway.reviews, token)
     if client is None:
         raise UnauthenticatedError(
             "the token is not known", {"www-authenticate": f'{_CHALLENGE}, error="invalid_token"'}
@@ -44,6 +56,24 @@ async def identify(request: AnyRequest, token: bytes) -> Client:
     record.quota = gateway.limits.take(client.name, gateway.clock.monotonic())
     if record.quota is not None and not record.quota.admitted:
         raise TooManyRequestsError("more requests a second than this client may send", retry_after(record.quota.gain))
+    return client
+
+
+async def _by_service_account(request: AnyRequest, reviews: TokenReviews, token: bytes) -> Client | None:
+    """The client of the ServiceAccount whose token it is; why there is none is for the log alone."""
+    record = record_of(request.scope)
+    try:
+        verdict = await reviews.verify(token)
+    except NotVerifiedError as exc:
+        record.refusal = exc.kind
+        headers = {"www-authenticate": _CHALLENGE} | retry_after(RETRY)
+        raise UnverifiedError("the token cannot be verified now", headers) from None
+    if isinstance(verdict, Refusal):
+        record.refusal = verdict.reason
+        return None
+    record.service_account = verdict.name
+    client = gateway_of(request).clients.of_service_account(verdict.name)
+    record.refusal = "not-listed" if client is None else None
     return client
 
 

@@ -17,6 +17,7 @@ from service.web.problems import (
     Told,
     TooManyRequestsError,
     UnauthenticatedError,
+    UnverifiedError,
     retry_after,
 )
 
@@ -57,6 +58,7 @@ UNAVAILABLE = ExchangeForm(
 
 _FORMS: tuple[tuple[type[Exception], ExchangeForm], ...] = (
     (KeyFormatError, KEY_FORMAT),
+    (UnverifiedError, UNAVAILABLE),
     (UnauthenticatedError, REJECTED),
     (ForbiddenError, REJECTED),
     (InvalidParameterError, UNREAD),
@@ -76,6 +78,7 @@ def answer(told: Told, headers: Mapping[str, str]) -> Response[bytes]:
     """The answer for an error that brings these headers."""
     form, sent = form_of(told), dict(headers)
     sent.pop("allow", None)  # here every other method is a path that isn't
+    sent.pop("www-authenticate", None)
     if form.status == 401:
         sent["www-authenticate"] = CHALLENGE
     if form is UNAVAILABLE:

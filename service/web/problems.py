@@ -44,6 +44,10 @@ class UnauthenticatedError(ProblemError):
     problem, status, title = "unauthenticated", 401, "Who is calling is not known"
 
 
+class UnverifiedError(UnauthenticatedError):
+    """Who is calling could not be found out: our trouble, not the caller's."""
+
+
 class ForbiddenError(ProblemError):
     problem, status, title = "forbidden", 403, "Not granted to this client"
 

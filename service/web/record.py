@@ -8,7 +8,10 @@ from service.account.selection import Selection
 from service.cache.ports import Served
 
 _KEY = "coinm.record"
-_LOGGED = ("account", "age_ms", "client", "problem", "refresh", "request_id", "result")
+_LOGGED = (
+    *("account", "age_ms", "client", "problem", "refresh", "refusal", "request_id", "result"),
+    "service_account",
+)
 
 
 class Record:
@@ -19,6 +22,10 @@ class Record:
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.client: str | None = None
+        self.service_account: str | None = None
+        """`namespace/name`, of a caller with a ServiceAccount's token."""
+        self.refusal: str | None = None
+        """Why such a token is nobody's, or could not be verified."""
         self.account: str | None = None
         self.result: str | None = None
         """How the cache met the read."""

@@ -143,6 +143,7 @@ class Stage(World):
             return
         self._stopped = True
         self.exchange.release()
+        self.cluster.gate.release()
         for number, replica in enumerate(self._replicas):
             self.exposed |= {f"{place} of replica {number}": text for place, text in _exposures(replica)}
             if not replica.ended.is_set():
@@ -227,6 +228,7 @@ class Stage(World):
             | {"API key": DEMO_API_KEY, "secret key": DEMO_SECRET_KEY}
             | {f"API key {number}": key for number, key in enumerate(self._keys)}
             | {f"signature {number}": value for number, value in enumerate(sorted(signatures))}
+            | {f"ServiceAccount token {number}": value for number, value in enumerate(self.cluster.issued)}
         )
 
     async def traces(self) -> AsyncIterator[tuple[str, str]]:
@@ -280,6 +282,7 @@ def _exposures(replica: Replica) -> list[tuple[str, str]]:
     sources = [keeper.source for keeper in gateway.keepers.values()]
     parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.keepers.values()]
     parts += [*sources, *(vars(source) for source in sources), *(keeper.held for keeper in gateway.keepers.values())]
+    parts += [vars(gateway.reviews)] if gateway.reviews is not None else []
     parts += [
         gateway.clients.visible,
         *(keeper.memory.tenure.shared for keeper in gateway.keepers.values()),

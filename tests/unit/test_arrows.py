@@ -13,11 +13,19 @@ ROOT = Path(service.__file__).parent
 FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
 
 # From the top down: a room imports only what stands below it; all but the domain read what is shared.
-ORDER = "__main__ cli check reload server app web wiring gateway cache store exchange access account".split()  # noqa: SIM905
+ORDER = (
+    "__main__ cli check reload server app web wiring gateway kubernetes cache store exchange access account".split()  # noqa: SIM905
+)
 SHARED = {"telemetry", "settings", "settings_file", "clock"}
 
 # `app` and `wiring` join the parts, and so name their libraries' types.
-OWNERS = {"litestar": {"web", "app"}, "httpx": {"exchange", "app", "wiring"}, "redis": {"store", "app", "wiring"}}
+OWNERS = {
+    "litestar": {"web", "app"},
+    "httpx": {"exchange", "kubernetes", "app", "wiring"},
+    "jwt": {"kubernetes"},
+    "redis": {"store", "app", "wiring"},
+    "watchfiles": {"reload"},
+}
 
 
 def room(file: str) -> str:
@@ -39,6 +47,11 @@ def test_a_room_imports_only_rooms_below(file: str) -> None:
     below = set(ORDER[ORDER.index(own) + 1 :]) if own in ORDER else set[str]()
     allowed = below | {own, "__version__"} | (SHARED if own != "account" else set())
     assert {name.split(".")[1] for name in imports(file) if name.startswith("service.")} <= allowed
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) == "kubernetes"])
+def test_who_calls_is_found_out_without_the_exchange_or_redis(file: str) -> None:
+    assert not any(name.startswith(("service.exchange", "service.store", "service.account.")) for name in imports(file))
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -35,6 +35,8 @@ class Refusal(msgspec.Struct, frozen=True):
     problems: tuple[Told, ...]
     header: str | None = None
     """The header that says what to do next."""
+    also: str | None = None
+    """One that may come with it."""
 
 
 def _exchange(status: int) -> tuple[Told, ...]:
@@ -48,7 +50,12 @@ REFUSALS: Mapping[str, Refusal] = {
         (InvalidParameterError,),
     ),
     "Unauthenticated": Refusal(
-        401, "No token, an unknown one, or more than one.", (UnauthenticatedError,), "WWW-Authenticate"
+        401,
+        "No token, an unknown one, or more than one. With `Retry-After`: a ServiceAccount's token can't be verified "
+        "just now; it may be good.",
+        (UnauthenticatedError,),
+        "WWW-Authenticate",
+        "Retry-After",
     ),
     "Forbidden": Refusal(
         403,
@@ -143,7 +150,7 @@ def by_status(names: Iterable[str]) -> Json:
 def _refusal(refusal: Refusal) -> Json:
     examples = {each.problem: _example(each) for each in refusal.problems}
     known = () if UnauthenticatedError in refusal.problems else LIMITS
-    names = (*EVERYWHERE, *known, *([refusal.header] if refusal.header else []))
+    names = (*EVERYWHERE, *known, *(name for name in (refusal.header, refusal.also) if name))
     return {
         "description": refusal.words,
         "headers": references(names),

@@ -59,7 +59,8 @@ _TOKEN = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "cgw_…",
-    "description": "Your team's token, `cgw_…`, sent as `Authorization: Bearer TOKEN` (RFC 6750). Operators issue it.",
+    "description": "Your team's token, `cgw_…`, sent as `Authorization: Bearer TOKEN` (RFC 6750). Operators issue it. "
+    "Where they say so, a Kubernetes ServiceAccount's token, bound to the gateway's audience, takes its place.",
 }
 
 _SHAPES: dict[Shape, tuple[Json, str, str]] = {

@@ -9,7 +9,7 @@ RISK = Client(
     (digest(OLD), digest(NEW)),
     {ANY_ACCOUNT: Grant(ANY_ACCOUNT, None), "main": Grant("main", frozenset({"BTC"}))},
 )
-TREASURY = Client("treasury", (digest(OTHER),), {"hedge": Grant("hedge", frozenset({"ETH"}))})
+TREASURY = Client("treasury", (digest(OTHER),), {"hedge": Grant("hedge", frozenset({"ETH"}))}, ("desk/a", "desk/b"))
 NOBODY = Client("nobody", (), {})
 
 CLIENTS = Clients([RISK, TREASURY, NOBODY], ["main", "hedge", "spare"])
@@ -24,6 +24,13 @@ def test_either_token_of_a_rotation_is_the_client() -> None:
 def test_an_unknown_token_is_nobody() -> None:
     for token in (b"", b"cgw_", b"cgw_nobody", OLD + b" ", OLD.upper(), b"\xff"):
         assert CLIENTS.authenticate(token) is None
+
+
+def test_a_service_account_is_the_client_that_lists_it() -> None:
+    assert CLIENTS.of_service_account("desk/a") is CLIENTS.of_service_account("desk/b") is TREASURY
+    for name in ("", "desk/", "desk/c", "a", "DESK/A", "treasury"):
+        assert CLIENTS.of_service_account(name) is None
+    assert CLIENTS.authenticate(b"desk/a") is None
 
 
 def test_a_digest_is_no_token() -> None:

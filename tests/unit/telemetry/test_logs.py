@@ -64,6 +64,8 @@ def test_a_known_secret_is_masked_wherever_it_stands(secret: str) -> None:
         ("GET /dapi/v1/account?timestamp=1&signature=canary&x=1 failed", "timestamp=1&signature=…&x=1 failed"),
         ("signature=ca%2Fnary%3D", "signature=…"),
         ("Bearer cgw_0123456789canary", "Bearer …"),
+        ("Bearer eyJhbGciOi-canary.eyJpc3Mi_canary.canary-_x1 sent", "Bearer … sent"),
+        ("Bearer eyJhbGciOicanary.eyJpc3Micanary. sent", "Bearer … sent"),
         (f"key {PEM.replace('MII', 'canary')} read", "read"),
         ("-----BEGIN RSA PRIVATE KEY-----\ncanary cut off", "…"),
     ],

@@ -1,0 +1,164 @@
+"""The one way to the cluster's API server: a TokenReview sent, its bytes back.
+
+Messages of httpx may quote header values, so only the kind of a failure is kept.
+"""
+
+import contextlib
+import re
+import ssl
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+import msgspec
+
+from service.kubernetes.errors import NotVerifiedError
+from service.settings import Kubernetes
+from service.settings_file import SettingsError, read_secret
+
+PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
+CONNECT_TIMEOUT = 1.0
+"""Seconds to connect, within the cluster a matter of milliseconds."""
+CONNECTIONS = 16
+"""At a time: as many as reviews (`TokenReviews`)."""
+MAX_ANSWER = 64 * 1024
+"""Bytes. The token comes back in it, 8 KiB at the most, with a handful of groups."""
+
+_ONE_WORD = re.compile(r"[!-~]+")
+_BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
+
+
+class ApiServer:
+    """Asks by the gateway's own token.
+
+    It is read for every review: the file is small and in memory, reviews are rare, and a kubelet changes it by swapping
+    a symlink, at a time of its own. So an outdated one is never used.
+
+    Raises:
+        SettingsError: there is no such token.
+    """
+
+    def __init__(self, settings: Kubernetes, http: httpx.AsyncClient) -> None:
+        self._token_file = settings.token_file
+        self._http = http
+        self._own_token()
+
+    async def review(self, token: str, audience: str) -> bytes:
+        """The TokenReview as it came back; the caller bounds the time.
+
+        Raises:
+            NotVerifiedError: there was no such answer.
+        """
+        content = _tokenreview(token, audience)
+        try:
+            with contextlib.suppress(*_BROKEN):
+                return await self._post(content)
+            # It was a connection kept open that the server closed just then; to review twice changes nothing.
+            return await self._post(content)
+        except httpx.HTTPError as exc:
+            raise NotVerifiedError(_kind(exc)) from None
+
+    async def rehearse(self, audience: str) -> bytes:
+        """The review of our own token, to see whether there can be any.
+
+        Raises:
+            NotVerifiedError: there can't.
+        """
+        return await self.review(self._read_token(), audience)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _post(self, content: bytes) -> bytes:
+        headers = {"authorization": f"Bearer {self._read_token()}"}
+        async with self._http.stream("POST", PATH, content=content, headers=headers) as response:
+            if response.status_code != httpx.codes.CREATED:
+                raise NotVerifiedError(_refusal(response.status_code))
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise NotVerifiedError("invalid")
+            return bytes(body)
+
+    def _read_token(self) -> str:
+        try:
+            return self._own_token()
+        except SettingsError:
+            raise NotVerifiedError("no-token") from None
+
+    def _own_token(self) -> str:
+        token = read_secret(self._token_file).reveal()
+        if not _ONE_WORD.fullmatch(token):
+            raise SettingsError(f"{self._token_file}: expected one word of printable ASCII")
+        return token
+
+
+def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+    """The one client: no proxies or netrc from the environment, no redirects, and nobody trusted but the cluster's CA.
+
+    Raises:
+        SettingsError: the CA's file is not what is expected.
+    """
+    return httpx.AsyncClient(
+        base_url=settings.api_server,
+        transport=transport,
+        verify=_trust(settings),
+        trust_env=False,
+        follow_redirects=False,
+        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),  # the rest is bounded as a whole
+        limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept, none is sent
+        headers={
+            "user-agent": "coinm-account-gateway",
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+        },
+    )
+
+
+def _trust(settings: Kubernetes) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody so far
+    if settings.api_server.startswith("https:"):
+        try:
+            context.load_verify_locations(settings.ca_file)
+        except ssl.SSLError:
+            raise SettingsError(f"{settings.ca_file}: expected certificates in PEM") from None
+        except OSError as exc:
+            raise SettingsError(f"{settings.ca_file}: cannot be read: {exc.strerror}") from None
+    return context
+
+
+def _tokenreview(token: str, audience: str) -> bytes:
+    return msgspec.json.encode(
+        {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+    )
+
+
+def _refusal(status: int) -> str:
+    """What a status other than 201 means; a caller's token can bring about no 401 or 403: those are of our own."""
+    match status:
+        case 401:
+            return "unauthorized"
+        case 403:
+            return "forbidden"
+        case 408 | 429:
+            return "unavailable"
+        case _:
+            return "unavailable" if status >= 500 else "invalid"
+
+
+def _kind(exc: BaseException) -> str:
+    """What failed, of the kinds in `errors.FAILURES`."""
+    if isinstance(exc, httpx.TimeoutException):
+        return "timeout"
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "untrusted"
+        cause = cause.__cause__ or cause.__context__
+    return "unreachable"
