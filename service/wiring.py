@@ -33,7 +33,8 @@ from service.store.announcements import Announcements
 from service.store.connection import Link, connect
 from service.store.entries import News
 from service.store.ledger import EgressLedger
-from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
+from service.store.listings import ListingStore
+from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key, listing_key
 from service.telemetry.audit import AuditLog
 from service.telemetry.logs import Redactor
 from service.telemetry.metrics import Metrics
@@ -53,7 +54,9 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
     link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
     ledger = EgressLedger(link, scripts, egress_keys(settings), exchange_clock)
-    exchange = ExchangeClient(settings.exchange, exchange_clock, Way(http, ledger), metrics)
+    exchange = ExchangeClient(
+        settings.exchange, exchange_clock, Way(http, ledger, ListingStore(link, listing_key(settings))), metrics
+    )
 
     def tenure(account: str, credential: Credential) -> Tenure:
         keys = account_keys(settings, account, credential.identity)
