@@ -24,6 +24,7 @@ from service.exchange.egress import ADDRESS
 from service.exchange.signing import read_credential
 from service.exchange.source import AccountSource
 from service.exchange.transport import open_client
+from service.exchange.wallet import Wallet
 from service.gateway import Gateway
 from service.settings import Client as ClientSettings
 from service.settings import ClientGrant, Settings
@@ -70,7 +71,7 @@ def create_app(
     Raises:
         SettingsError: a secret file is not what is expected.
     """
-    gateway = build(settings, open_client(settings.exchange, transport), redis, clock or SystemClock())
+    gateway = build(settings, transport, redis, clock or SystemClock())
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
@@ -94,7 +95,7 @@ def create_app(
     return App(gateway, litestar)
 
 
-def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, clock: Clock) -> Gateway:
+def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis: Redis | None, clock: Clock) -> Gateway:
     """The gateway's parts, joined; nothing is asked of Redis or the exchange yet.
 
     Raises:
@@ -107,7 +108,8 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
     keys = {name: account_keys(settings, name, each.identity) for name, each in credentials.items()}
     stores = {name: AccountStore(link, scripts, keys[name], each.identity) for name, each in credentials.items()}
     ledger = EgressLedger(link, scripts, egress_keys(settings, keys), exchange_clock)
-    exchange = ExchangeClient(settings.exchange, exchange_clock, Way(http, ledger), metrics)
+    way = Way(open_client(settings.exchange, transport), ledger)
+    exchange = ExchangeClient(settings.exchange, exchange_clock, way, metrics)
     sources = {name: AccountSource(exchange, name, credential) for name, credential in credentials.items()}
     limits = {name: each.requests_per_second for name, each in settings.clients.items() if each.requests_per_second}
     gateway = Gateway(
@@ -117,6 +119,7 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
         clients=Clients([_client(name, each) for name, each in settings.clients.items()], settings.accounts),
         limits=RequestLimits(limits, settings.exchange.expected_replicas),
         exchange=exchange,
+        wallet=Wallet(settings.exchange, exchange.egress, credentials, transport),
         redis=link,
         ledger=ledger,
         stores=stores,

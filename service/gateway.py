@@ -9,6 +9,7 @@ from service.access.limits import RequestLimits
 from service.cache.keeper import SnapshotKeeper
 from service.clock import Clock
 from service.exchange.client import ExchangeClient
+from service.exchange.wallet import Wallet
 from service.settings import Settings
 from service.store.accounts import AccountStore
 from service.store.connection import Link
@@ -25,6 +26,7 @@ class Gateway(msgspec.Struct):
     clients: Clients
     limits: RequestLimits
     exchange: ExchangeClient
+    wallet: Wallet
     redis: Link
     ledger: EgressLedger
     stores: Mapping[str, AccountStore]
