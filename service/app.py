@@ -9,7 +9,6 @@ from litestar.types import Receive, Scope, Send
 from redis.asyncio import Redis
 
 from service.clock import Clock, SystemClock
-from service.exchange.transport import open_client
 from service.gateway import Gateway
 from service.settings import Settings
 from service.web.accounts import Accounts
@@ -51,7 +50,7 @@ def create_app(
     Raises:
         SettingsError: a secret file is not what is expected.
     """
-    gateway = build(settings, open_client(settings.exchange, transport), redis, clock or SystemClock())
+    gateway = build(settings, transport, redis, clock or SystemClock())
     gateway.reviews = reviews_of(gateway, cluster)
 
     @asynccontextmanager

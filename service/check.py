@@ -10,6 +10,7 @@ from service.clock import timestamp
 from service.exchange.budget import MINUTE
 from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
+from service.exchange.posture import posture
 from service.gateway import Gateway
 from service.kubernetes.errors import NotVerifiedError
 from service.kubernetes.reviews import TokenReviews
@@ -19,7 +20,7 @@ from service.store.rehearsal import rehearse
 from service.telemetry import sinks
 from service.wiring import close
 
-Verdict = Literal["ok", "warn", "fail"]
+Verdict = Literal["ok", "warn", "fail", "skip"]
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -53,6 +54,8 @@ async def run(gateway: Gateway, show: Show) -> None:
         show(await _clock(gateway))
         for keeper in gateway.keepers.values():
             show(await _account(gateway, keeper))
+            for finding in await _key(gateway, keeper.account):
+                show(finding)
     finally:
         await close(gateway)
 
@@ -145,6 +148,21 @@ async def _account(gateway: Gateway, keeper: SnapshotKeeper) -> Finding:
     rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
     used = gateway.exchange.egress.used
     return Finding(subject, "ok", f"credential {keeper.source.fingerprint}, {rows}, used weight {used}")
+
+
+async def _key(gateway: Gateway, account: str) -> Sequence[Finding]:
+    """What the account's API key may do beside reading.
+
+    That it can't be asked is a warning: the gateway does without, and the wallet API has troubles of its own.
+    """
+    subject = f"key {account}"
+    if gateway.settings.exchange.wallet_url is None:
+        return [Finding(subject, "skip", "skipped: no exchange.wallet_url")]
+    try:
+        restrictions = await gateway.wallet.restrictions(account)
+    except ExchangeError as exc:
+        return [Finding(subject, "warn", f"the wallet API didn't tell what the key may do: {_explain(exc)}")]
+    return [Finding(subject, verdict, text) for verdict, text in posture(restrictions)]
 
 
 async def _learn(gateway: Gateway) -> None:

@@ -11,6 +11,7 @@ from service.cache.ports import Tenure
 from service.clock import Clock
 from service.exchange.client import ExchangeClient
 from service.exchange.signing import Credential
+from service.exchange.wallet import Wallet
 from service.kubernetes.reviews import TokenReviews
 from service.settings import Settings
 from service.store.connection import Link
@@ -29,6 +30,7 @@ class Gateway(msgspec.Struct):
     clients: Clients
     limits: RequestLimits
     exchange: ExchangeClient
+    wallet: Wallet
     redis: Link
     ledger: EgressLedger
     tenure: Callable[[str, Credential], Tenure]

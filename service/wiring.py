@@ -21,6 +21,8 @@ from service.exchange.clock import ExchangeClock
 from service.exchange.egress import ADDRESS
 from service.exchange.signing import Credential, read_credential
 from service.exchange.source import AccountSource
+from service.exchange.transport import open_client
+from service.exchange.wallet import Wallet
 from service.gateway import Gateway
 from service.kubernetes import api_server
 from service.kubernetes.api_server import ApiServer
@@ -43,7 +45,7 @@ from service.telemetry.sinks import sink_of
 NOT_A_NUMBER = float("nan")
 
 
-def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, clock: Clock) -> Gateway:
+def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis: Redis | None, clock: Clock) -> Gateway:
     """The gateway's parts, joined; nothing is asked of Redis or the exchange yet.
 
     Raises:
@@ -54,9 +56,8 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
     link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
     ledger = EgressLedger(link, scripts, egress_keys(settings), exchange_clock)
-    exchange = ExchangeClient(
-        settings.exchange, exchange_clock, Way(http, ledger, ListingStore(link, listing_key(settings))), metrics
-    )
+    way = Way(open_client(settings.exchange, transport), ledger, ListingStore(link, listing_key(settings)))
+    exchange = ExchangeClient(settings.exchange, exchange_clock, way, metrics)
 
     def tenure(account: str, credential: Credential) -> Tenure:
         keys = account_keys(settings, account, credential.identity)
@@ -70,6 +71,7 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
         clients=clients_of(settings),
         limits=RequestLimits(rates_of(settings), settings.exchange.expected_replicas),
         exchange=exchange,
+        wallet=Wallet(settings.exchange, exchange.egress, credentials, transport),
         redis=link,
         ledger=ledger,
         tenure=tenure,

@@ -9,6 +9,7 @@ The service never imports this package, and this package never imports the servi
     statement.py    a book as the bytes of /dapi/v1/account
     market.py       the listed contracts and their moving mark prices
     listing.py      /dapi/v1/exchangeInfo
+    wallet.py       /sapi/v1/account/apiRestrictions, what a key may do
     faults.py       everything that goes wrong, by name
     observing.py    recorded calls, the gate that holds answers back, the adjustable clock
     control.py      the JSON control API under /_sim/; operations.py has what it can do

@@ -33,8 +33,10 @@ from simulator.signature import (
     read_public_key,
 )
 from simulator.statement import statement
+from simulator.wallet import RESTRICTIONS_PATH, WALLET_WEIGHT_LIMIT, Restrictions
 
 MAIN = "main"  # the account there is from the start
+WALLET_PREFIX = "/sapi/"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,7 @@ class Exchange:
     faults: Faults
     gate: Gate
     limits: Limits
+    wallet_limits: Limits  # of /sapi, which counts by itself
     market: Market
     clock: Clock
     keys: dict[str, ApiKey]  # by name
@@ -74,6 +77,7 @@ class Exchange:
     def _restore(self) -> None:
         start = self._settings
         self.limits = Limits(Policy(weight_limit=start.weight_limit))
+        self.wallet_limits = Limits(Policy(weight_limit=WALLET_WEIGHT_LIMIT))
         self.market = Market(start.seed)
         self._books = {MAIN: demo_book(MAIN, hedge=start.hedge, options=Options(assets=start.assets))}
         self.keys = {}
@@ -130,6 +134,10 @@ class Exchange:
         """Answer -2015 to this key from now on, as for an address not on its list; KeyError if unknown."""
         self._add(msgspec.structs.replace(self.keys[api_key], allowed=False))
 
+    def restrict(self, api_key: str, restrictions: Restrictions) -> None:
+        """Tell this of what a key may do; KeyError if unknown."""
+        self._add(msgspec.structs.replace(self.keys[api_key], restrictions=restrictions))
+
     def _add(self, key: ApiKey) -> None:
         self.keys[key.name] = key
 
@@ -170,26 +178,31 @@ class Exchange:
         """The answer when it is due, or None if the client left before."""
         call = Call(request.path, self.now_ms(), request.client, request.api_key)
         reply = self._answer(request, call.at)
-        used = self.limits.tally(request.client, call.at).used
+        wallet = request.path.startswith(WALLET_PREFIX)
+        used = self._limits_of(request).tally(request.client, call.at).used
         self.calls.record(call)
         if self._must_wait(request, reply) and not await outlasts(self._due(reply), receive):
             return None
         call.status = None if reply.ending is Ending.RESET else reply.status
-        header = (b"x-mbx-used-weight-1m", str(used).encode())
+        header = (b"x-sapi-used-ip-weight-1m" if wallet else b"x-mbx-used-weight-1m", str(used).encode())
         return msgspec.structs.replace(reply, headers=(header, *reply.headers))
 
     def _answer(self, request: Request, now_ms: int) -> Reply:
         route = ROUTES.get(request.path) if request.method == "GET" else None
-        verdict = self.limits.spend(request.client, route.weight if route else 1, now_ms)
+        limits = self._limits_of(request)
+        verdict = limits.spend(request.client, route.weight if route else 1, now_ms)
         if route is None:
             return error(404, -5000, f"Path {request.path}, Method {request.method} is invalid")
         if verdict is not Verdict.ADMITTED:
-            return self.limits.refusal(request.client, verdict, now_ms)
+            return limits.refusal(request.client, verdict, now_ms)
         fault = self.faults.take(request.path)
         if fault is None:
             return route.answer(self, request, now_ms)
-        seen = Circumstances(fault, request.client, now_ms, self.limits.policy.weight_limit)
+        seen = Circumstances(fault, request.client, now_ms, limits.policy.weight_limit)
         return inflict(seen, lambda: route.answer(self, request, now_ms))
+
+    def _limits_of(self, request: Request) -> Limits:
+        return self.wallet_limits if request.path.startswith(WALLET_PREFIX) else self.limits
 
     def _must_wait(self, request: Request, reply: Reply) -> bool:
         return reply.hangs or reply.delay > 0 or (self.gate.closed and request.path == ACCOUNT_PATH)
@@ -227,6 +240,11 @@ def _account(exchange: Exchange, request: Request, now_ms: int) -> Reply:
     return Reply(200, statement(exchange.book(key.account), exchange.market, now_ms))
 
 
+def _restrictions(exchange: Exchange, request: Request, now_ms: int) -> Reply:
+    key = authenticate(request, exchange.keys, now_ms)
+    return key if isinstance(key, Reply) else json_reply(key.restrictions)
+
+
 ROUTES = {
     "/dapi/v1/ping": Route(1, _public(lambda _, __: {})),
     "/dapi/v1/time": Route(1, _public(lambda _, now_ms: {"serverTime": now_ms})),
@@ -235,6 +253,7 @@ ROUTES = {
         _public(lambda exchange, now_ms: exchange_info(exchange.market, exchange.limits.policy.weight_limit, now_ms)),
     ),
     ACCOUNT_PATH: Route(5, _account),
+    RESTRICTIONS_PATH: Route(1, _restrictions),
 }
 
 

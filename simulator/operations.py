@@ -325,6 +325,25 @@ def _revoke_key(turn: Turn, body: KeyName) -> object:
     return _keys(turn, Nothing())
 
 
+@operation("GET", "restrictions", "what each key may do, as /sapi tells it", Nothing)
+def _restrictions(turn: Turn, _: Nothing) -> object:
+    return {key.name: key.restrictions for key in turn.sim.keys.values()}
+
+
+@operation(
+    "PUT",
+    "restrictions",
+    'change some: {"apiKey", "ipRestrict"?, "enableReading"?, "enableWithdrawals"?, "enableFutures"?, …}',
+    dict[str, object],
+)
+def _set_restrictions(turn: Turn, body: dict[str, object]) -> object:
+    key = turn.sim.keys.get(str(body.pop("apiKey", "")))
+    if key is None:
+        raise ValueError("apiKey is unknown")
+    turn.sim.restrict(key.name, patched(key.restrictions, body))
+    return _restrictions(turn, Nothing())
+
+
 # Faults and the gate
 
 

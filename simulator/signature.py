@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from simulator.asgi import Reply, Request, error
+from simulator.wallet import Restrictions
 
 # 64 characters like real ones, and no one's.
 DEMO_API_KEY = "demoApiKey".ljust(64, "0")
@@ -44,6 +45,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     secret: str | None = None
     public_key: RSAPublicKey | Ed25519PublicKey | None = None
     allowed: bool = True  # False: revoked, or the address is not on its list
+    restrictions: Restrictions = Restrictions()
 
     @property
     def kind(self) -> str:

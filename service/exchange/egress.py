@@ -49,12 +49,18 @@ class Egress:
     def barrier(self, claim: Claim, *, probing: bool = False) -> Barrier | None:
         """Why a call may not be sent now, or `None`; `probing`: it is the probe itself."""
         now = self.clock.now()
-        binding = [hold for hold in (self.hold(ADDRESS), self.hold(claim.credential)) if hold.binds(now)]
-        if binding:
-            return budget.hold_barrier(max(binding, key=lambda hold: hold.until))
+        forbidden = self.forbidden(claim.credential)
+        if forbidden is not None:
+            return forbidden
         if self._probed_until > now and self.hold(ADDRESS).opens(now) and not probing:
             return budget.probe_barrier(self.hold(ADDRESS), now)
         return self._weight_barrier(claim, now)
+
+    def forbidden(self, credential: str) -> Barrier | None:
+        """The not-before that forbids a call whatever it weighs, or `None`."""
+        now = self.clock.now()
+        binding = [hold for hold in (self.hold(ADDRESS), self.hold(credential)) if hold.binds(now)]
+        return budget.hold_barrier(max(binding, key=lambda hold: hold.until)) if binding else None
 
     def reserve(self, claim: Claim) -> None:
         """Count a call before it is sent; `settle` or `abandon` follows."""

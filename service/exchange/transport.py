@@ -77,10 +77,15 @@ def translate(exc: Exception) -> ExchangeError:
     return error(f"{detail} ({type(exc).__name__})", transient=transient)
 
 
-def open_client(settings: Exchange, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
-    """The one client: no proxies or netrc from the environment, no redirects (they would carry the key elsewhere)."""
+def open_client(
+    settings: Exchange, transport: httpx.AsyncBaseTransport | None, base_url: str | None = None
+) -> httpx.AsyncClient:
+    """A client of the exchange, or of another host of its.
+
+    No proxies or netrc from the environment, no redirects: they would carry the key elsewhere.
+    """
     return httpx.AsyncClient(
-        base_url=settings.base_url,
+        base_url=base_url or settings.base_url,
         transport=transport,
         trust_env=False,
         follow_redirects=False,

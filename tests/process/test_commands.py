@@ -11,7 +11,9 @@ import pytest
 from service.access import tokens
 from simulator.exchange import Exchange
 from simulator.faults import Fault
+from simulator.server import serving
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
+from simulator.wallet import Restrictions
 from tests.process.certificates import write_certificate
 from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command, tables
 from tests.support import TOKENS, bearer, free_port, write_settings
@@ -26,6 +28,7 @@ async def test_check_finds_everything_in_order(tmp_path: Path, redis_port: int, 
 
     assert (status, errors) == (0, "")
     assert subjects(output, "ok") == ["settings", "weight", "audit", "redis", "exchange", "account main"]
+    assert output.endswith("skip  key main                 skipped: no exchange.wallet_url\n")
     assert "20 assets, 30 positions, one-way mode" in output
 
 
@@ -43,6 +46,41 @@ async def test_check_fails_when_the_exchange_rejects_the_key(
     assert DEMO_API_KEY not in output
 
 
+@pytest.mark.parametrize(
+    ("restrictions", "expected"),
+    [
+        (Restrictions(), (0, "ok")),
+        (Restrictions(enable_futures=True), (0, "warn")),
+        (Restrictions(enable_withdrawals=True), (1, "fail")),
+    ],
+    ids=["reads", "trades", "withdraws"],
+)
+async def test_check_fails_for_a_key_that_can_move_money_and_warns_of_one_that_can_trade(
+    tmp_path: Path, redis_port: int, exchange: Exchange, restrictions: Restrictions, expected: tuple[int, str]
+) -> None:
+    exchange.restrict(DEMO_API_KEY, restrictions)
+    async with serving(exchange) as url:
+        config = write_settings(tmp_path, **with_wallet(tables(redis_port, url), url))
+        status, output, errors = await run_command("check", "--config", str(config))
+
+    verdict = next(verdict for verdict in ("ok", "warn", "fail") if "key main" in subjects(output, verdict))
+    assert (status, verdict) == expected
+    assert not errors
+    assert not [secret for secret in (DEMO_API_KEY, DEMO_SECRET_KEY, "signature") if secret in output]
+
+
+async def test_check_warns_where_the_wallet_is_not_to_be_reached(
+    tmp_path: Path, redis_port: int, exchange_url: str
+) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    config = write_settings(tmp_path, **with_wallet(tables(redis_port, exchange_url), away))
+
+    status, output, _ = await run_command("check", "--config", str(config))
+
+    assert (status, subjects(output, "warn")) == (0, ["key main"])
+    assert "exchange-unavailable: no connection to the exchange" in output
+
+
 async def test_check_fails_when_redis_and_the_exchange_are_away(tmp_path: Path) -> None:
     config = write_settings(tmp_path, **tables(free_port(), f"http://127.0.0.1:{free_port()}"))
 
@@ -56,7 +94,7 @@ async def test_check_fails_when_redis_and_the_exchange_are_away(tmp_path: Path) 
 async def test_check_asks_nothing_while_the_replicas_remember_a_ban(
     tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
 ) -> None:
-    settings = tables(redis_port, exchange_url)
+    settings = with_wallet(tables(redis_port, exchange_url), exchange_url)
     exchange.faults.add(Fault(name="418", seconds=600))
     async with gateway_process(tmp_path, settings) as gateway, httpx.AsyncClient(headers=bearer()) as caller:
         await caller.get(gateway.url + BTC)
@@ -66,6 +104,7 @@ async def test_check_asks_nothing_while_the_replicas_remember_a_ban(
     assert calls == exchange.calls.count()
     assert status == 1
     assert "exchange-banned" in output
+    assert subjects(output, "warn") == ["key main"]
 
 
 async def test_check_warns_when_the_accounts_together_would_outspend_the_share(
@@ -219,6 +258,10 @@ async def test_with_a_certificate_it_speaks_tls(tmp_path: Path, redis_port: int,
         answer = await caller.get(gateway.url + BTC, headers=bearer())
 
     assert answer.status_code == 200
+
+
+def with_wallet(settings: Tables, url: str) -> Tables:
+    return settings | {"exchange": settings["exchange"] | {"wallet_url": url}}
 
 
 def subjects(output: str, verdict: str) -> list[str]:
