@@ -128,9 +128,9 @@ async def _kubernetes(reviews: TokenReviews) -> Finding:
 async def _clock(gateway: Gateway) -> Finding:
     exchange = gateway.exchange
     try:
-        await exchange.upkeep.reopen()
-        await exchange.upkeep.synchronise()
-        await exchange.upkeep.load_listing()
+        await exchange.reopen()
+        await exchange.synchronise()
+        await exchange.load_listing()
     except ExchangeError as exc:
         return Finding("exchange", "fail", _explain(exc))
     offset, skew = exchange.clock.offset, exchange.clock.skew

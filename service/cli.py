@@ -146,7 +146,7 @@ def openapi(output: Path | None) -> None:
 async def _serve(app: App, reloader: Reloader) -> None:
     """Serve, and follow the files as they change; SIGHUP looks at once."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.hurry)
-    await serve_app(app, reloader.watch, app.gateway.exchange.upkeep.watch)
+    await serve_app(app, reloader.watch)
 
 
 def _load(config: Path, reader: Callable[[Path], T]) -> T:

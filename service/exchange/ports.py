@@ -52,23 +52,3 @@ class Ledger(Protocol):
     async def probe(self, milliseconds: int) -> bool | None:
         """Whether this replica may send the one probe after a refusal; nobody else may for so long."""
         ...
-
-
-class SharedListing(msgspec.Struct, frozen=True):
-    """exchangeInfo as another replica read it."""
-
-    body: bytes
-    left: int
-    """Ms until it should be read anew."""
-
-
-class Listings(Protocol):
-    """Shared by every replica of one environment."""
-
-    async def get(self) -> SharedListing | None: ...
-
-    async def put(self, body: bytes, milliseconds: int) -> None: ...
-
-    async def claim(self, milliseconds: int) -> bool | None:
-        """Whether this replica may read it; nobody else does for so long."""
-        ...

@@ -71,11 +71,6 @@ def egress_keys(settings: Settings) -> EgressKeys:
     return EgressKeys(hold=f"{own}:hold", probe=f"{own}:probe", ledger=f"{own}:ledger", scope=_scope(settings))
 
 
-def listing_key(settings: Settings) -> str:
-    """Where the exchange's listing is kept for all accounts; no account can be called like this: it has more parts."""
-    return f"{_scope(settings)}:listing"
-
-
 def heartbeat_key(settings: Settings) -> str:
     return f"{settings.redis.key_prefix}:heartbeat"
 

@@ -14,7 +14,6 @@ from litestar.routes import HTTPRoute
 
 from service.web import caching
 from service.web.accounts import Accounts
-from service.web.dropin import DropIn
 from service.web.openapi.document import as_json, as_yaml, document
 from service.web.openapi.schemas import Json
 from service.web.operations import Operations
@@ -92,19 +91,14 @@ class Docs(Controller):
 @cache
 def openapi() -> Json:
     """The document of this version of the gateway: the same in every deployment."""
-    app = Litestar([Accounts, DropIn, Operations], openapi_config=None, logging_config=None)
+    app = Litestar([Accounts, Operations], openapi_config=None, logging_config=None)
     return document(
         (route.path, handler)
-        for route in sorted(app.routes, key=lambda route: _place(route.path))
+        for route in sorted(app.routes, key=lambda route: (not route.path.startswith("/v1/accounts"), route.path))
         if isinstance(route, HTTPRoute)
         for handler in route.route_handlers
         if handler.operation_id  # the framework's own OPTIONS have none
     )
-
-
-def _place(path: str) -> tuple[bool, bool, str]:
-    """Data first, and what was made for it before what imitates another."""
-    return not path.startswith("/v1/accounts"), path.startswith("/binance"), path
 
 
 @cache

@@ -7,7 +7,8 @@ what it signs is ignored here, and nothing that it sends reaches the exchange.
 import re
 
 import msgspec
-from litestar import Controller, Response, get
+from litestar import Controller, Response, get, route
+from litestar.enums import HttpMethod
 from litestar.params import FromPath
 
 from service.account.selection import Selection, Shape
@@ -15,13 +16,15 @@ from service.exchange.errors import ExchangeUnavailableError
 from service.web import parameters
 from service.web.callers import gateway_of, identify
 from service.web.dropin_errors import KeyFormatError
-from service.web.problems import NO_STORE, AnyRequest
+from service.web.problems import NO_STORE, AnyRequest, NotFoundError
 from service.web.reading import JSON, READS, read_as
 
 API_KEY = "x-mbx-apikey"
+PATHS = ["/account", "/exchangeInfo", "/ping", "/time"]
 
 _KEY = re.compile(r"[!-~]{1,8192}")
 """A token of ours has 53 characters, a ServiceAccount's some 1000."""
+_OTHER_METHODS = [HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE, HttpMethod.OPTIONS]
 
 
 class DropIn(Controller):
@@ -76,6 +79,11 @@ class DropIn(Controller):
             raise ExchangeUnavailableError("the exchange's clock has not been read yet")
         body = msgspec.json.encode({"serverTime": clock.now()})
         return Response(body, media_type=JSON, headers=NO_STORE)
+
+    @route(PATHS, http_method=_OTHER_METHODS, include_in_schema=False)
+    async def nothing_else(self) -> Response[bytes]:
+        """What would write, and what the framework would answer by itself."""
+        raise NotFoundError("these paths are read-only")
 
 
 def _api_key(request: AnyRequest) -> bytes:

@@ -5,11 +5,9 @@ down for. The exchange's own trouble and ours is a -1001, never its 429 or 418: 
 """
 
 from collections.abc import Mapping
-from typing import Annotated
 
 import msgspec
 from litestar import Response
-from msgspec import Meta
 
 from service.web.problems import (
     ForbiddenError,
@@ -43,10 +41,10 @@ class ExchangeForm(msgspec.Struct, frozen=True):
 
 
 class DropInError(msgspec.Struct, frozen=True):
-    """The exchange's form of an error."""
+    """The body."""
 
-    code: Annotated[int, Meta(description="The exchange's code for it.", extra_json_schema={"format": "int32"})]
-    msg: Annotated[str, Meta(description="What happened, for people.")]
+    code: int
+    msg: str
 
 
 KEY_FORMAT = ExchangeForm(401, -2014, "API-key format invalid.")

@@ -18,7 +18,7 @@ def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
     told = told_of(exc)
     record = record_of(request.scope)
     record.problem = told.problem
-    headers = NO_STORE | headers_of(told, request.app.state.gateway.exchange.clock)
+    headers = NO_STORE | headers_of(told, request.app.state.gateway.exchange.clock.now())
     if _DROP_IN.match(request.scope["path"]):
         return dropin_errors.answer(told, headers)
     body = msgspec.json.encode(problem_of(told, record.request_id))

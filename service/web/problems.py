@@ -10,7 +10,6 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from msgspec import Meta
 
 from service.cache.policy import FreshnessUnmetError
-from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeError
 
 log = structlog.get_logger("coinm.web")
@@ -125,10 +124,10 @@ def told_of(exc: Exception) -> Told:
     return InternalError("the gateway failed; the request id finds the trace in its log")
 
 
-def headers_of(told: Told, clock: ExchangeClock) -> dict[str, str]:
-    """The headers that an error brings with it."""
+def headers_of(told: Told, now: int) -> dict[str, str]:
+    """The headers that an error brings with it; `now` is epoch ms on the exchange's clock."""
     if isinstance(told, ProblemError):
         return told.headers
     if isinstance(told, ExchangeError) and told.retry_at is not None:
-        return retry_after(told.retry_at - clock.now())
+        return retry_after(told.retry_at - now)
     return {}

@@ -33,9 +33,6 @@ _NOT_FOUND = DOCUMENT["components"]["responses"]["NotFound"]
 _ANYWHERE: Mapping[int, Json] = {404: _NOT_FOUND, 405: _NOT_FOUND | {"problems": ["method-not-allowed"]}}
 """For other paths and methods, which a document of operations has no place for: every problem has the same form."""
 
-_NO_PATH: Mapping[int, Json] = {404: DOCUMENT["components"]["responses"]["DropInNoPath"]}
-"""The same below `/binance`, in the exchange's form; a method that isn't there is a path that isn't."""
-
 _PATHS = {re.compile(re.sub(r"{\w+}", "[^/]+", path) + "/?"): path for path in DOCUMENT["paths"]}
 
 
@@ -45,8 +42,7 @@ def deviations(answer: httpx.Response) -> list[str]:
     if request.url.path.startswith("/docs") and answer.status_code in (200, 304):
         return []  # the document doesn't describe its own pages
     where = f"{request.method} {request.url.path} {answer.status_code}"
-    form = "application/json" if request.url.path.startswith("/binance") else PROBLEM
-    told = _told(request.method, operation(request.url.path), answer.status_code, form)
+    told = _told(request.method, operation(request.url.path), answer.status_code)
     if told is None:
         return [f"{where}: a status that isn't documented"]
     return [f"{where}: {each}" for each in (*_headers(answer, told), *_body(answer, told))]
@@ -78,10 +74,10 @@ def _validator(schema: str) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
 
 
-def _told(method: str, known: Json | None, status: int, form: str) -> Json | None:
+def _told(method: str, known: Json | None, status: int) -> Json | None:
     """The response that the document has for this; `None` where it has none."""
     if known is None or method not in ("GET", "HEAD"):
-        return _ANYWHERE.get(status) if form == PROBLEM else _NO_PATH.get(status)
+        return _ANYWHERE.get(status)
     responses = known["responses"]
     return resolved(responses[str(status)]) if str(status) in responses else None
 

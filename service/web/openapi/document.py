@@ -13,7 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 
 import service
 from service.account.selection import Shape
-from service.web.openapi import answers, dropin, examples, headers, inputs
+from service.web.openapi import answers, examples, headers, inputs
 from service.web.openapi.schemas import Json, array_of, ref, schemas
 from service.web.reading import READS
 
@@ -46,7 +46,6 @@ _TAGS = {
     "accounts": "Which accounts there are, and one account whole.",
     "assets": "Balances and margins, a row a coin.",
     "positions": "Positions, a row a symbol and side.",
-    "drop-in": "For clients that were made for the exchange: base URL `…/binance/{account}`, the token as API key.",
     "operations": "How the gateway fares.",
 }
 
@@ -96,10 +95,10 @@ def document(routes: Iterable[tuple[str, HTTPRouteHandler]]) -> Json:
         "security": [{"token": []}],
         "paths": {_template(path): {"get": _operation(_template(path), handler)} for path, handler in routes},
         "components": {
-            "securitySchemes": {"token": _TOKEN, "apiKey": dropin.SECURITY_SCHEME},
+            "securitySchemes": {"token": _TOKEN},
             "parameters": inputs.shared_parameters(),
             "headers": headers.headers(),
-            "responses": answers.refusals() | dropin.refusals(),
+            "responses": answers.refusals(),
             "schemas": schemas(),
         },
     }
@@ -141,8 +140,6 @@ def _operation(path: str, handler: HTTPRouteHandler) -> Json:
         "summary": summary.rstrip("."),
         "description": words or summary,
     }
-    if dropin.TAG in (handler.tags or ()):
-        return said | dropin.operation(str(handler.operation_id), path)
     shape: Shape | None = handler.opt.get(READS)
     return said | (_plain(str(handler.operation_id)) if shape is None else _reading(path, shape))
 

@@ -52,11 +52,7 @@ _HEADERS: Mapping[str, tuple[str, Json, object]] = {
         {"type": "string", "pattern": '^"[0-9a-f]+"$'},
         '"9f86d081884c7d65"',
     ),
-    "Vary": (
-        "Answers differ by caller; on the drop-in paths by `X-MBX-APIKEY`.",
-        {"type": "string", "enum": ["Authorization", "X-MBX-APIKEY"]},
-        "Authorization",
-    ),
+    "Vary": ("Answers differ by caller.", {"type": "string", "const": "Authorization"}, "Authorization"),
     "X-Request-Id": (
         "Yours, if it is harmless, or a new one. Finds the request in the gateway's log.",
         {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
@@ -79,7 +75,7 @@ _HEADERS: Mapping[str, tuple[str, Json, object]] = {
     ),
     "WWW-Authenticate": (
         "How to say who is calling.",
-        {"type": "string", "pattern": "^(Bearer|ApiKey) "},
+        {"type": "string", "pattern": "^Bearer "},
         'Bearer realm="coinm-gateway"',
     ),
 }

@@ -10,7 +10,6 @@ import msgspec
 
 from service.account.snapshot import POSITION_SIDES
 from service.web.accounts import VisibleAccount
-from service.web.dropin_errors import DropInError
 from service.web.operations import Status
 from service.web.problems import Problem
 
@@ -29,7 +28,7 @@ def array_of(name: str) -> Json:
 
 def schemas() -> Json:
     """Every named schema (JSON Schema 2020-12)."""
-    _, ours = msgspec.json.schema_components([VisibleAccount, Status, Problem, DropInError], ref_template=REF)
+    _, ours = msgspec.json.schema_components([VisibleAccount, Status, Problem], ref_template=REF)
     theirs = {"Account": ACCOUNT, "Asset": ASSET, "Position": POSITION, "PositionSide": POSITION_SIDE}
     return theirs | {"Health": HEALTH} | {name: ours[name] for name in sorted(ours)}
 

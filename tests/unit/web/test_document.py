@@ -24,12 +24,6 @@ READS = ["get_account", "list_assets", "get_asset", "list_positions", "list_symb
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
-DROP_IN = ["dropin_account", "dropin_exchange_info", "dropin_ping", "dropin_time"]
-SECURITY: dict[str, list[Json]] = {"get_health": [], "get_readiness": [], "dropin_account": [{"apiKey": []}]}
-SECURITY |= {operation: [] for operation in DROP_IN[1:]}
-"""Of those that don't ask for the bearer token."""
-
-
 def taken(operation: str, place: str) -> dict[str, Json]:
     """An operation's parameters of one place, by name."""
     given = [resolved(each) for each in OPERATIONS[operation].get("parameters", [])]
@@ -59,7 +53,7 @@ def test_the_yaml_has_neither_anchors_nor_aliases() -> None:
 
 
 def test_the_operations_have_names_that_make_good_methods() -> None:
-    assert list(OPERATIONS) == ["list_accounts", *READS, "get_health", "get_readiness", "get_status", *DROP_IN]
+    assert list(OPERATIONS) == ["list_accounts", *READS, "get_health", "get_readiness", "get_status"]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -165,5 +159,5 @@ def test_a_read_can_end_in_everything_but_success_only(operation: str) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_who_is_calling_is_asked_everywhere_but_of_probes(operation: str) -> None:
     security = OPERATIONS[operation].get("security", DOCUMENT["security"])
-    assert security == SECURITY.get(operation, [{"token": []}])
+    assert security == ([] if operation in ("get_health", "get_readiness") else [{"token": []}])
     assert ("401" in OPERATIONS[operation]["responses"]) is bool(security)
