@@ -14,10 +14,9 @@ from service.settings import Settings
 from service.web.accounts import Accounts
 from service.web.auditing import admit
 from service.web.docs import Docs
-from service.web.dropin import DropIn
 from service.web.edge import Edge
-from service.web.failures import answer
 from service.web.operations import Operations
+from service.web.problems import answer
 from service.wiring import build, close, in_touch, reviews_of
 
 
@@ -63,7 +62,7 @@ def create_app(
             await close(gateway)
 
     litestar = Litestar(
-        route_handlers=[Accounts, DropIn, Operations, Docs],
+        route_handlers=[Accounts, Operations, Docs],
         lifespan=[lifespan],
         before_request=admit,
         exception_handlers={Exception: answer},

@@ -32,8 +32,6 @@ class _ExchangeInfo(msgspec.Struct, rename="camel"):
 class Listing(msgspec.Struct, frozen=True):
     """Symbols to margin assets, and the exchange's weight limit a minute, if it names one."""
 
-    body: bytes = b""
-    """As the exchange sent it."""
     margin_assets: Mapping[str, str] = MappingProxyType({})
     weight_limit: int | None = None
 
@@ -54,4 +52,4 @@ def parse(body: bytes) -> Listing:
         for row in info.rate_limits
         if (row.rate_limit_type, row.interval, row.interval_num) == ("REQUEST_WEIGHT", "MINUTE", 1)
     ]
-    return Listing(body, MappingProxyType(margin_assets), min((limit for limit in limits if limit > 0), default=None))
+    return Listing(MappingProxyType(margin_assets), min((limit for limit in limits if limit > 0), default=None))

@@ -14,13 +14,15 @@ from service.exchange.egress import ADDRESS
 from service.gateway import Gateway
 from service.web import parameters
 from service.web.callers import authenticate, gateway_of
-from service.web.problems import NO_STORE, AnyRequest
+from service.web.problems import AnyRequest
 from service.web.reading import JSON
 
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-01-02T03:04:05.678Z"])]
 """RFC 3339, milliseconds, UTC."""
 
 Count: TypeAlias = Annotated[int, Meta(extra_json_schema={"format": "int64"})]
+
+NO_STORE = {"cache-control": "no-store"}
 
 
 class Weight(msgspec.Struct, rename="camel", frozen=True):

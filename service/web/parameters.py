@@ -23,8 +23,6 @@ LISTS = {
     "positionSide": (_SIDE, "BOTH, LONG or SHORT"),
 }
 FLAGS = frozenset({"open", "nonzero"})
-SIGNED = frozenset({"timestamp", "recvWindow", "signature"})
-"""Accepted on the drop-in paths, whatever their values: what they prove, the gateway doesn't ask."""
 
 FILTERS: Mapping[Shape, frozenset[str]] = {
     Shape.ACCOUNT: frozenset({"asset", "symbol", "positionSide", "open", "nonzero"}),
@@ -57,15 +55,6 @@ def no_filters(query: bytes) -> None:
         InvalidParameterError: there is a query.
     """
     _values(query, frozenset())
-
-
-def ignored(query: bytes) -> None:
-    """What a signed request of a Binance client carries; anything else it could mean, we don't.
-
-    Raises:
-        InvalidParameterError: names the parameter that is unknown.
-    """
-    _values(query, SIGNED)
 
 
 def path_value(name: str, value: str) -> frozenset[str]:

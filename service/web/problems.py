@@ -1,24 +1,22 @@
-"""Any error → what a caller is told of it (RFC 9457), with nothing in it that the caller must not see."""
+"""Any error → RFC 9457 `application/problem+json`, with nothing in it that the caller must not see."""
 
 import math
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import structlog
-from litestar import Request
+from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from msgspec import Meta
 
 from service.cache.policy import FreshnessUnmetError
 from service.exchange.errors import ExchangeError
+from service.web.record import record_of
 
 log = structlog.get_logger("coinm.web")
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:coinm-gateway:problem:"
-
-NO_STORE = {"cache-control": "no-store"}
-"""Of every answer that no snapshot is behind."""
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -94,9 +92,16 @@ class Problem(msgspec.Struct, frozen=True):
     instance: Annotated[str, Meta(description="`urn:request:` and the `X-Request-Id`, which finds it in the log.")]
 
 
-def problem_of(told: Told, request_id: str) -> Problem:
-    """The body that tells of an error."""
-    return Problem(TYPE_PREFIX + told.problem, told.title, told.status, told.detail, f"urn:request:{request_id}")
+def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
+    """The one exception handler: ours, the framework's, and what nobody foresaw."""
+    told = _told(exc)
+    record = record_of(request.scope)
+    record.problem = told.problem
+    problem = Problem(
+        TYPE_PREFIX + told.problem, told.title, told.status, told.detail, f"urn:request:{record.request_id}"
+    )
+    headers = {"cache-control": "no-store"} | _headers(request, told)
+    return Response(msgspec.json.encode(problem), status_code=told.status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def retry_after(milliseconds: int) -> dict[str, str]:
@@ -109,8 +114,7 @@ def whole_seconds(milliseconds: int) -> int:
     return max(1, math.ceil(milliseconds / 1000))
 
 
-def told_of(exc: Exception) -> Told:
-    """What a caller is told of an error: ours, the framework's, or what nobody foresaw."""
+def _told(exc: Exception) -> Told:
     if isinstance(exc, Told):
         return exc
     if isinstance(exc, NotFoundException):
@@ -124,10 +128,10 @@ def told_of(exc: Exception) -> Told:
     return InternalError("the gateway failed; the request id finds the trace in its log")
 
 
-def headers_of(told: Told, now: int) -> dict[str, str]:
-    """The headers that an error brings with it; `now` is epoch ms on the exchange's clock."""
+def _headers(request: AnyRequest, told: Told) -> dict[str, str]:
     if isinstance(told, ProblemError):
         return told.headers
     if isinstance(told, ExchangeError) and told.retry_at is not None:
+        now = request.app.state.gateway.exchange.clock.now()
         return retry_after(told.retry_at - now)
     return {}
