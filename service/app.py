@@ -31,13 +31,15 @@ from service.store.accounts import AccountStore
 from service.store.announcements import Announcements
 from service.store.connection import Link, connect
 from service.store.ledger import EgressLedger
+from service.store.listings import ListingStore, listing_key
 from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
 from service.telemetry.metrics import Metrics
 from service.web.accounts import Accounts
 from service.web.docs import Docs
+from service.web.dropin import DropIn
 from service.web.edge import Edge
 from service.web.operations import Operations
-from service.web.problems import answer
+from service.web.refusals import answer
 
 NOT_A_NUMBER = float("nan")
 
@@ -56,6 +58,18 @@ class App:
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """For servers and tests that don't speak ASGI's lifespan."""
         return self._litestar.lifespan()
+
+    @asynccontextmanager
+    async def duties(self) -> AsyncGenerator[None, None]:
+        """While it lasts, the gateway keeps up by itself what callers of the public paths ask for.
+
+        Beside the lifespan, not in it: who drives the app by hand decides of every call to the exchange.
+        """
+        upkeep = asyncio.create_task(self.gateway.exchange.public.run())
+        try:
+            yield
+        finally:
+            await end(upkeep)
 
 
 def create_app(
@@ -82,7 +96,7 @@ def create_app(
             await close(gateway)
 
     litestar = Litestar(
-        route_handlers=[Accounts, Operations, Docs],
+        route_handlers=[Accounts, DropIn, Operations, Docs],
         lifespan=[lifespan],
         exception_handlers={Exception: answer},
         openapi_config=None,
@@ -107,7 +121,8 @@ def build(settings: Settings, http: httpx.AsyncClient, redis: Redis | None, cloc
     keys = {name: account_keys(settings, name, each.identity) for name, each in credentials.items()}
     stores = {name: AccountStore(link, scripts, keys[name], each.identity) for name, each in credentials.items()}
     ledger = EgressLedger(link, scripts, egress_keys(settings, keys), exchange_clock)
-    exchange = ExchangeClient(settings.exchange, exchange_clock, Way(http, ledger), metrics)
+    listings = ListingStore(link, listing_key(settings))
+    exchange = ExchangeClient(settings.exchange, exchange_clock, Way(http, ledger, listings), metrics)
     sources = {name: AccountSource(exchange, name, credential) for name, credential in credentials.items()}
     limits = {name: each.requests_per_second for name, each in settings.clients.items() if each.requests_per_second}
     gateway = Gateway(

@@ -67,9 +67,11 @@ async def _serve(app: App, stop: asyncio.Event) -> None:
     serving = asyncio.create_task(server.serve())
     stopping = asyncio.create_task(stop.wait())
     log.info("starting", version=service.__version__, settings=effective(app.gateway.settings))
-    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    async with app.duties():
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            await _drain(app, settings.drain.seconds, stop)
     if not serving.done():
-        await _drain(app, settings.drain.seconds, stop)
         server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
     stopping.cancel()
     try:
