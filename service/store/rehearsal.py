@@ -35,7 +35,8 @@ async def rehearse(link: Link, settings: Settings, clock: ExchangeClock) -> None
     await _refresh(store, token)
     await _spend(EgressLedger(link, scripts, egress, clock), token)
     listings = ListingStore(link, f"{listing_key(nowhere)}:{NOBODY}")
-    _ = await listings.claim(_LIFE), await listings.put(b""), await listings.get()
+    await listings.put(b"")
+    _ = await listings.claim(_LIFE), await listings.get()
     await link.run(lambda: _subscribe_and_clear(link, keys, egress, listings))  # fails too if one before it did
 
 

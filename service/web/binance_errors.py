@@ -3,8 +3,11 @@
 The codes are those that clients act upon; the words are ours, or Binance's own where they give nothing away.
 """
 
+from typing import Annotated
+
 import msgspec
 from litestar import Response
+from msgspec import Meta
 
 from service.web.problems import (
     ForbiddenError,
@@ -28,8 +31,8 @@ class MalformedKeyError(UnauthenticatedError):
 class BinanceError(msgspec.Struct, frozen=True):
     """The body of every error below `/binance/`."""
 
-    code: int
-    msg: str
+    code: Annotated[int, Meta(description="What happened, by Binance's list.", extra_json_schema={"format": "int32"})]
+    msg: Annotated[str, Meta(description="In words; never the exchange's own.")]
 
 
 class Form(msgspec.Struct, frozen=True):

@@ -28,7 +28,9 @@ from service.web.reading import JSON, read_as
 IGNORED = frozenset({"recvWindow", "signature", "timestamp"})
 """What clients add to a signed query: taken, whatever it is, and used for nothing."""
 
-_PATH = re.compile(rb"/binance/(?!\.{1,2}/)[A-Za-z0-9._~-]+/dapi/v1/[A-Za-z]+")
+ACCOUNT = "[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,62}"
+"""More than accounts are called: one that can't be there is answered like one that isn't."""
+_PATH = re.compile(f"/binance/{ACCOUNT}/dapi/v1/[A-Za-z]+".encode())
 """As sent: escapes and empty segments are other paths, whatever the framework makes of them."""
 _KEY = re.compile(r"[\x21-\x7e]{1,8192}")
 _TAGS = ["drop-in"]
