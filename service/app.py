@@ -1,5 +1,6 @@
 """The composition root: every part is built and joined here, and closed again when the app ends."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
@@ -8,15 +9,17 @@ from litestar import Litestar
 from litestar.types import Receive, Scope, Send
 from redis.asyncio import Redis
 
+from service.cache.flight import end
 from service.clock import Clock, SystemClock
 from service.gateway import Gateway
 from service.settings import Settings
 from service.web.accounts import Accounts
 from service.web.auditing import admit
 from service.web.docs import Docs
+from service.web.dropin import DropIn
 from service.web.edge import Edge
 from service.web.operations import Operations
-from service.web.problems import answer
+from service.web.refusals import answer
 from service.wiring import build, close, in_touch, reviews_of
 
 
@@ -34,6 +37,18 @@ class App:
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """For servers and tests that don't speak ASGI's lifespan."""
         return self._litestar.lifespan()
+
+    @asynccontextmanager
+    async def duties(self) -> AsyncGenerator[None, None]:
+        """While it lasts, the gateway keeps up by itself what callers of the public paths ask for.
+
+        Beside the lifespan, not in it: who drives the app by hand decides of every call to the exchange.
+        """
+        upkeep = asyncio.create_task(self.gateway.exchange.public.run())
+        try:
+            yield
+        finally:
+            await end(upkeep)
 
 
 def create_app(
@@ -62,7 +77,7 @@ def create_app(
             await close(gateway)
 
     litestar = Litestar(
-        route_handlers=[Accounts, Operations, Docs],
+        route_handlers=[Accounts, DropIn, Operations, Docs],
         lifespan=[lifespan],
         before_request=admit,
         exception_handlers={Exception: answer},

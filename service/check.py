@@ -129,8 +129,8 @@ async def _clock(gateway: Gateway) -> Finding:
     exchange = gateway.exchange
     try:
         await exchange.reopen()
-        await exchange.synchronise()
-        await exchange.load_listing()
+        await exchange.public.synchronise()
+        await exchange.public.load_listing()
     except ExchangeError as exc:
         return Finding("exchange", "fail", _explain(exc))
     offset, skew = exchange.clock.offset, exchange.clock.skew

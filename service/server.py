@@ -45,7 +45,7 @@ class ListenError(Exception):
 
 
 Duty: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-"""What a served process does by itself, for as long as it serves; ends only by being cancelled."""
+"""What a process does beside serving, for as long as it serves; ends only by being cancelled."""
 
 
 async def serve(app: App, *duties: Duty) -> None:
@@ -73,11 +73,12 @@ async def _serve(app: App, stop: asyncio.Event, duties: Iterable[Duty]) -> None:
     serving = asyncio.create_task(server.serve())
     stopping, beside = asyncio.create_task(stop.wait()), [asyncio.create_task(_do(duty)) for duty in duties]
     log.info("starting", version=service.__version__, settings=effective(app.gateway.settings))
-    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-    if not serving.done():
-        await _drain(app, settings.drain.seconds, stop)
-    for task in beside:
-        await end(task)
+    async with app.duties():
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            await _drain(app, settings.drain.seconds, stop)
+        for task in beside:
+            await end(task)
     if not serving.done():
         server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
     stopping.cancel()

@@ -35,6 +35,7 @@ from service.store.announcements import Announcements
 from service.store.connection import Link, connect
 from service.store.entries import News
 from service.store.ledger import EgressLedger
+from service.store.listings import ListingStore, listing_key
 from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
 from service.telemetry.audit import AuditLog
 from service.telemetry.logs import Redactor
@@ -55,7 +56,8 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
     link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
     ledger = EgressLedger(link, scripts, egress_keys(settings), exchange_clock)
-    way = Way(open_client(settings.exchange, transport), ledger)
+    listings = ListingStore(link, listing_key(settings))
+    way = Way(open_client(settings.exchange, transport), ledger, listings)
     exchange = ExchangeClient(settings.exchange, exchange_clock, way, metrics)
 
     def tenure(account: str, credential: Credential) -> Tenure:

@@ -1,20 +1,16 @@
-"""The signed account call, and the unsigned ones it needs: time and exchangeInfo."""
+"""The signed account call, with what it needs first; the unsigned ones are `service.exchange.public`'s."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Annotated
 
 import httpx
 import msgspec
-import structlog
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from service.account import snapshot
 from service.account.snapshot import Snapshot
-from service.exchange import budget, listing
-from service.exchange.answers import Answer, MalformedAnswerError
+from service.exchange import budget
 from service.exchange.budget import Claim
-from service.exchange.clock import EARLIEST, LATEST, SAMPLES, ExchangeClock, Sample, estimate
+from service.exchange.clock import ExchangeClock
 from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeClockSkewError,
@@ -22,31 +18,18 @@ from service.exchange.errors import (
     ExchangeTimeoutError,
     WeightBudgetSpentError,
 )
-from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, PING, TIME, Call, Gate
+from service.exchange.gate import ACCOUNT, Call, Gate
 from service.exchange.listing import Listing
-from service.exchange.ports import Holds, Ledger
+from service.exchange.ports import Holds, Ledger, Listings
+from service.exchange.public import PublicData
 from service.exchange.signing import Credential
 from service.settings import Exchange
 from service.telemetry.metrics import Metrics
-
-log = structlog.get_logger("coinm.exchange")
 
 ATTEMPTS = 3
 """Tries of one refresh; the docs advise 3 to 5, and each costs the account call's weight."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 0.8
 """Seconds between them: 200, 400, 800 ms is the exchange's own advice for 503."""
-SIDE_SHARE = 0.25
-"""Of the refresh's time, for measuring the clock and for exchangeInfo each: a refresh can do without either."""
-SIDE_PAUSE = 30_000
-"""Ms between tries of either after a failure."""
-LISTING_MAX_AGE = 60 * 60 * 1000
-"""Ms. Contracts are listed and delivered by the quarter."""
-REFRESH_WEIGHT = ACCOUNT.weight + SAMPLES * TIME.weight + EXCHANGE_INFO.weight + PING.weight
-"""What the first refresh of all costs."""
-
-
-class _Time(msgspec.Struct, rename="camel"):
-    server_time: Annotated[int, msgspec.Meta(ge=EARLIEST, le=LATEST)]
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -57,10 +40,11 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class Way(msgspec.Struct, frozen=True):
-    """What leads out of the process: to the exchange, and to the ledger of what is spent there."""
+    """What leads out of the process: to the exchange, to the ledger of what is spent there, and to its contracts."""
 
     http: httpx.AsyncClient
     ledger: Ledger
+    listings: Listings
 
 
 class _Refresh:
@@ -83,9 +67,12 @@ class ExchangeClient:
         self.clock = clock
         self.egress = Egress(settings, clock)
         self._gate = Gate(way.http, self.egress, way.ledger, metrics)
-        self.listing: Listing | None = None
-        self._listing_due = self._clock_due = self._monotonic()
-        self._measuring = asyncio.Lock()
+        self.public = PublicData(settings, self._gate, self.egress, way.listings)
+
+    @property
+    def listing(self) -> Listing | None:
+        """The exchange's contracts; `None` while they have not been read."""
+        return self.public.listing
 
     async def account(self, account: str, credential: Credential, *, forced: bool) -> Fetched:
         """One refresh: the account as the exchange has it now, within the configured time.
@@ -99,24 +86,6 @@ class ExchangeClient:
                 return await _retrying()(self._account, _Refresh(account, credential, forced=forced))
         except TimeoutError:
             raise ExchangeTimeoutError("the exchange did not answer in time") from None
-
-    async def synchronise(self) -> None:
-        """Measure the exchange's clock.
-
-        Raises:
-            ExchangeError: no sample could be had.
-        """
-        self.clock.offset = estimate([await self._sample() for _ in range(SAMPLES)])
-
-    async def load_listing(self) -> None:
-        """Fetch exchangeInfo.
-
-        Raises:
-            ExchangeError: no answer, or not the documented shape.
-        """
-        self.listing = await self._gate.send(Call(EXCHANGE_INFO), lambda answer: listing.parse(answer.body))
-        self._heed(self.listing.weight_limit)
-        self._listing_due = self._monotonic() + LISTING_MAX_AGE
 
     async def reopen(self) -> None:
         """If a refusal of the address has passed, see whether the exchange agrees, before anything else is sent.
@@ -134,39 +103,18 @@ class ExchangeClient:
     async def close(self) -> None:
         await self._gate.close()
 
-    def _heed(self, live_limit: int | None) -> None:
-        """The exchange's own limit lowers ours; one that no refresh would fit in is taken for a misprint."""
-        if live_limit is not None and live_limit * self._settings.weight_share < REFRESH_WEIGHT:
-            log.error("exchange_limit_ignored", limit=live_limit)
-            return
-        self.egress.live_limit = live_limit
-
     async def _prepare(self) -> None:
         """What a signed call wants to know first; one account at a time, the others find it done.
 
         A probe is not waited for: it may take all the time there is.
         """
         hold, now = self.egress.hold(ADDRESS), self.clock.now()
-        if self._measuring.locked() and hold.opens(now):
+        if self.public.turn.locked() and hold.opens(now):
             self.egress.leave_to_another()
             raise budget.probe_barrier(hold, now).error
-        async with self._measuring:
+        async with self.public.turn:
             await self.reopen()
-            now = self._monotonic()
-            if self.clock.due and now >= self._clock_due and not await self._on_the_side(self.synchronise):
-                self._clock_due = now + SIDE_PAUSE
-            if now >= self._listing_due and not await self._on_the_side(self.load_listing):
-                self._listing_due = now + SIDE_PAUSE
-
-    async def _on_the_side(self, call: Callable[[], Awaitable[None]]) -> bool:
-        """Whether a call worked that a refresh can do without; if not, the refresh goes on as it is."""
-        try:
-            async with asyncio.timeout(self._settings.timeout.seconds * SIDE_SHARE):
-                await call()
-        except (ExchangeError, TimeoutError) as exc:
-            log.warning("exchange_preparation_failed", call=call.__name__, error=type(exc).__name__)
-            return False
-        return True
+            await self.public.prepare()
 
     async def _account(self, refresh: _Refresh) -> Fetched:
         """One try. What is told in the end is what the exchange said, not that there was no weight for another."""
@@ -189,7 +137,7 @@ class ExchangeClient:
                 raise
             refresh.resynchronised = True
             try:
-                await self.synchronise()
+                await self.public.synchronise()
             except ExchangeError:
                 raise skew from None
             return await self._signed(refresh)
@@ -201,18 +149,6 @@ class ExchangeClient:
         call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced)
         found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
         return Fetched(found, asked)
-
-    async def _sample(self) -> Sample:
-        sent = self._monotonic()
-        server_time = await self._gate.send(Call(TIME), _server_time)
-        return Sample(sent, self._monotonic(), server_time)
-
-
-def _server_time(answer: Answer) -> int:
-    try:
-        return msgspec.json.decode(answer.body, type=_Time).server_time
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise MalformedAnswerError("the exchange's time is not of the documented shape") from None
 
 
 def _retrying() -> AsyncRetrying:

@@ -30,10 +30,14 @@ class _ExchangeInfo(msgspec.Struct, rename="camel"):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """Symbols to margin assets, and the exchange's weight limit a minute, if it names one."""
+    """exchangeInfo: symbols to margin assets, the exchange's weight limit a minute if it names one, and all as sent."""
 
     margin_assets: Mapping[str, str] = MappingProxyType({})
     weight_limit: int | None = None
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<Listing symbols={len(self.margin_assets)} weight_limit={self.weight_limit}>"
 
 
 def parse(body: bytes) -> Listing:
@@ -52,4 +56,5 @@ def parse(body: bytes) -> Listing:
         for row in info.rate_limits
         if (row.rate_limit_type, row.interval, row.interval_num) == ("REQUEST_WEIGHT", "MINUTE", 1)
     ]
-    return Listing(MappingProxyType(margin_assets), min((limit for limit in limits if limit > 0), default=None))
+    weight_limit = min((limit for limit in limits if limit > 0), default=None)
+    return Listing(MappingProxyType(margin_assets), weight_limit, body)

@@ -1,6 +1,6 @@
-"""What the exchange's room needs of the replicas' shared state: one account book of weight and of refusals.
+"""What the exchange's room needs of the replicas' shared state: one book of weight and of refusals, one listing.
 
-Redis keeps it; the room doesn't know that. Nothing here raises while it is away: the answer is `None` then.
+Redis keeps them; the room doesn't know that. Nothing here raises while it is away: the answer is `None` then.
 """
 
 from typing import Protocol
@@ -8,6 +8,9 @@ from typing import Protocol
 import msgspec
 
 from service.exchange.budget import Claim, Hold, Window
+
+LISTING_MAX_AGE = 60 * 60 * 1000
+"""Ms after which exchangeInfo is fetched anew. Contracts are listed and delivered by the quarter."""
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -51,4 +54,26 @@ class Ledger(Protocol):
 
     async def probe(self, milliseconds: int) -> bool | None:
         """Whether this replica may send the one probe after a refusal; nobody else may for so long."""
+        ...
+
+
+class SharedListing(msgspec.Struct, frozen=True):
+    """exchangeInfo as one replica fetched it for all."""
+
+    body: bytes
+    remaining: int
+    """Ms of its `LISTING_MAX_AGE` that are left."""
+
+
+class Listings(Protocol):
+    """Shared by every replica of one environment and exchange."""
+
+    async def get(self) -> SharedListing | None: ...
+
+    async def put(self, body: bytes) -> None:
+        """Share what has just been fetched."""
+        ...
+
+    async def claim(self, milliseconds: int) -> bool | None:
+        """Whether this replica may fetch it for all; no other one may for so long. `None`: each for itself."""
         ...

@@ -13,6 +13,7 @@ from service.store.accounts import AccountStore
 from service.store.connection import SOCKET_TIMEOUT, Link
 from service.store.entries import Entry, Failed, Try
 from service.store.ledger import EgressLedger
+from service.store.listings import ListingStore, listing_key
 from service.store.scripts import AccountKeys, EgressKeys, Scripts, account_keys, egress_keys
 
 NOBODY = "~rehearsal"
@@ -33,7 +34,10 @@ async def rehearse(link: Link, settings: Settings, clock: ExchangeClock) -> None
     store, egress = AccountStore(link, scripts, keys, token), egress_keys(nowhere)
     await _refresh(store, token)
     await _spend(EgressLedger(link, scripts, egress, clock), token)
-    await link.run(lambda: _subscribe_and_clear(link, keys, egress))  # fails too if one before it did
+    listings = ListingStore(link, f"{listing_key(nowhere)}:{NOBODY}")
+    await listings.put(b"")
+    _ = await listings.claim(_LIFE), await listings.get()
+    await link.run(lambda: _subscribe_and_clear(link, keys, egress, listings))  # fails too if one before it did
 
 
 async def _refresh(store: AccountStore, token: str) -> None:
@@ -59,12 +63,12 @@ async def _spend(ledger: EgressLedger, token: str) -> None:
     _ = await ledger.probe(_LIFE)
 
 
-async def _subscribe_and_clear(link: Link, keys: AccountKeys, egress: EgressKeys) -> None:
+async def _subscribe_and_clear(link: Link, keys: AccountKeys, egress: EgressKeys, listings: ListingStore) -> None:
     async with link.redis.pubsub() as subscription:
         await subscription.subscribe(keys.channel)
         await subscription.ping()
         for _ in range(2):  # both are answered; a refusal is raised
             _ = await subscription.get_message(timeout=SOCKET_TIMEOUT)
     names = [keys.snapshot, keys.credential, keys.failures, keys.lease, keys.credential_hold, keys.proof]
-    names += [egress.hold, egress.probe]
-    await link.redis.delete(*names, f"{egress.ledger}:0", f"{egress.ledger}:0:calls")
+    names += [egress.hold, egress.probe, f"{egress.ledger}:0", f"{egress.ledger}:0:calls"]
+    await link.redis.delete(*names, listings.key, listings.claim_key)

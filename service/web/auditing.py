@@ -17,7 +17,7 @@ from service.web.record import record_of
 UNMATCHED = "unmatched"
 """The route of requests that match none: paths are unbounded, labels must not be."""
 
-_DATA_PATHS = re.compile(r"/+v1/+accounts(?:/|\Z)")
+_DATA_PATHS = re.compile(r"/+(?:v1/+accounts|binance)(?:/|\Z)")
 """Where a request that no route takes is a refused read all the same; slashes as the framework counts them."""
 _ACCOUNT = re.compile(NAME_PATTERN)
 _AGAIN = 1_000

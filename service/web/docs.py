@@ -10,10 +10,11 @@ from pathlib import Path
 
 from litestar import Controller, Litestar, Response, get
 from litestar.params import FromPath
-from litestar.routes import HTTPRoute
+from litestar.routes import BaseRoute, HTTPRoute
 
 from service.web import caching
 from service.web.accounts import Accounts
+from service.web.dropin import DropIn
 from service.web.openapi.document import as_json, as_yaml, document
 from service.web.openapi.schemas import Json
 from service.web.operations import Operations
@@ -62,6 +63,7 @@ SwaggerUIBundle({
 
 _FILES = {
     "callers.md": "text/plain",  # which browsers show; they would save text/markdown
+    "clients.md": "text/plain",
     "favicon-32x32.png": "image/png",
     "openapi.json": "application/json",
     "openapi.yaml": "application/yaml",
@@ -88,13 +90,18 @@ class Docs(Controller):
         return _answer(request, name, _FILES[name])
 
 
+def _place(route: BaseRoute) -> tuple[bool, bool, str]:
+    """The accounts first, what is there for compatibility last."""
+    return not route.path.startswith("/v1/accounts"), route.path.startswith("/binance/"), route.path
+
+
 @cache
 def openapi() -> Json:
     """The document of this version of the gateway: the same in every deployment."""
-    app = Litestar([Accounts, Operations], openapi_config=None, logging_config=None)
+    app = Litestar([Accounts, DropIn, Operations], openapi_config=None, logging_config=None)
     return document(
         (route.path, handler)
-        for route in sorted(app.routes, key=lambda route: (not route.path.startswith("/v1/accounts"), route.path))
+        for route in sorted(app.routes, key=_place)
         if isinstance(route, HTTPRoute)
         for handler in route.route_handlers
         if handler.operation_id  # the framework's own OPTIONS have none
@@ -117,7 +124,7 @@ def _content(name: str) -> tuple[bytes, str]:
             body = _START.encode()
         case "openapi.json" | "openapi.yaml":
             body = document_bytes(json=name.endswith(".json"))
-        case "callers.md":
+        case "callers.md" | "clients.md":
             body = (Path(__file__).parent / name).read_bytes()
         case _:
             body = Path(str(distribution("swagger-ui-py").locate_file(f"swagger_ui/static/{name}"))).read_bytes()

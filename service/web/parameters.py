@@ -57,6 +57,15 @@ def no_filters(query: bytes) -> None:
     _values(query, frozenset())
 
 
+def only(known: frozenset[str], query: bytes) -> None:
+    """Take a query of these names, whatever their values.
+
+    Raises:
+        InvalidParameterError: it has another name in it, or is none.
+    """
+    _values(query, known)
+
+
 def path_value(name: str, value: str) -> frozenset[str]:
     """A name in the path, checked like the filter of the same name (`%00` and `%ff` reach us decoded).
 

@@ -92,15 +92,10 @@ class Problem(msgspec.Struct, frozen=True):
     instance: Annotated[str, Meta(description="`urn:request:` and the `X-Request-Id`, which finds it in the log.")]
 
 
-def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
-    """The one exception handler: ours, the framework's, and what nobody foresaw."""
-    told = _told(exc)
-    record = record_of(request.scope)
-    record.problem = told.problem
-    problem = Problem(
-        TYPE_PREFIX + told.problem, told.title, told.status, told.detail, f"urn:request:{record.request_id}"
-    )
-    headers = {"cache-control": "no-store"} | _headers(request, told)
+def refusal(request: AnyRequest, told: Told, headers: dict[str, str]) -> Response[bytes]:
+    """An error as a problem."""
+    instance = f"urn:request:{record_of(request.scope).request_id}"
+    problem = Problem(TYPE_PREFIX + told.problem, told.title, told.status, told.detail, instance)
     return Response(msgspec.json.encode(problem), status_code=told.status, media_type=MEDIA_TYPE, headers=headers)
 
 
@@ -114,7 +109,8 @@ def whole_seconds(milliseconds: int) -> int:
     return max(1, math.ceil(milliseconds / 1000))
 
 
-def _told(exc: Exception) -> Told:
+def told(exc: Exception) -> Told:
+    """What a caller is told of an exception: ours as it is, the framework's and bugs as one of ours."""
     if isinstance(exc, Told):
         return exc
     if isinstance(exc, NotFoundException):
@@ -128,7 +124,8 @@ def _told(exc: Exception) -> Told:
     return InternalError("the gateway failed; the request id finds the trace in its log")
 
 
-def _headers(request: AnyRequest, told: Told) -> dict[str, str]:
+def headers(request: AnyRequest, told: Told) -> dict[str, str]:
+    """What an error's headers say: how to do better, or when to come back."""
     if isinstance(told, ProblemError):
         return told.headers
     if isinstance(told, ExchangeError) and told.retry_at is not None:

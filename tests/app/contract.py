@@ -32,6 +32,9 @@ _OF_HTTP = frozenset({"allow", "connection", "content-length", "content-type", "
 _NOT_FOUND = DOCUMENT["components"]["responses"]["NotFound"]
 _ANYWHERE: Mapping[int, Json] = {404: _NOT_FOUND, 405: _NOT_FOUND | {"problems": ["method-not-allowed"]}}
 """For other paths and methods, which a document of operations has no place for: every problem has the same form."""
+_BELOW_BINANCE: Mapping[int, Json] = {404: DOCUMENT["components"]["responses"]["BinanceNotFound"]}
+"""The same for those of Binance's form."""
+BINANCE = "BinanceError"
 
 _PATHS = {re.compile(re.sub(r"{\w+}", "[^/]+", path) + "/?"): path for path in DOCUMENT["paths"]}
 
@@ -42,7 +45,7 @@ def deviations(answer: httpx.Response) -> list[str]:
     if request.url.path.startswith("/docs") and answer.status_code in (200, 304):
         return []  # the document doesn't describe its own pages
     where = f"{request.method} {request.url.path} {answer.status_code}"
-    told = _told(request.method, operation(request.url.path), answer.status_code)
+    told = _told(request.method, request.url.path, answer.status_code)
     if told is None:
         return [f"{where}: a status that isn't documented"]
     return [f"{where}: {each}" for each in (*_headers(answer, told), *_body(answer, told))]
@@ -74,10 +77,11 @@ def _validator(schema: str) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
 
 
-def _told(method: str, known: Json | None, status: int) -> Json | None:
+def _told(method: str, path: str, status: int) -> Json | None:
     """The response that the document has for this; `None` where it has none."""
+    known = operation(path)
     if known is None or method not in ("GET", "HEAD"):
-        return _ANYWHERE.get(status)
+        return (_BELOW_BINANCE if path.startswith("/binance/") else _ANYWHERE).get(status)
     responses = known["responses"]
     return resolved(responses[str(status)]) if str(status) in responses else None
 
@@ -107,6 +111,8 @@ def _body(answer: httpx.Response, told: Json) -> Iterator[str]:
     else:
         yield from violations(documented[media_type]["schema"], answer.json())
         yield from _problem(answer, documented[media_type]["examples"], told) if media_type == PROBLEM else []
+        if answer.status_code >= 400 and documented[media_type]["schema"].get("$ref", "").endswith(BINANCE):
+            yield from _code(answer, documented[media_type]["examples"])
 
 
 def _problem(answer: httpx.Response, examples: Json, told: Json) -> Iterator[str]:
@@ -114,3 +120,10 @@ def _problem(answer: httpx.Response, examples: Json, told: Json) -> Iterator[str
     name = answer.json()["type"].removeprefix("urn:coinm-gateway:problem:")
     if name not in told.get("problems", examples):
         yield f"problem {name} isn't documented"
+
+
+def _code(answer: httpx.Response, examples: Json) -> Iterator[str]:
+    """The examples of a refusal in Binance's form show every code that it can have."""
+    code = answer.json()["code"]
+    if code not in {example["value"]["code"] for example in examples.values()}:
+        yield f"code {code} isn't documented"

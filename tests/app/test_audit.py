@@ -337,6 +337,7 @@ async def test_reads_go_on_while_the_disk_is_full_if_lines_may_be_lost(make_stag
 
 
 READING_NOTHING = {"/healthz", "/readyz", "/v1/status", "/docs", "/docs/{name:str}"}
+READING_NOTHING |= {f"/binance/{{account:str}}/dapi/v1/{name}" for name in ("exchangeInfo", "ping", "time")}
 
 
 def test_every_route_says_that_it_reads_or_is_known_to_read_nothing(stage: Stage) -> None:

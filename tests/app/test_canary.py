@@ -30,6 +30,8 @@ async def test_every_place_is_searched(stage: Stage, gateway: Replica) -> None:
         "the audit log",
         f"Redis coinm:{key}:snapshot",
         f"Redis coinm:{key}:credential",
+        "Redis coinm:testing:127.0.0.1:1:listing",
+        "Redis coinm:testing:127.0.0.1:1:listing-claim",
         "Redis coinm:egress:127.0.0.1:1:default:ledger:29833334",
         "Redis coinm:heartbeat",
     }

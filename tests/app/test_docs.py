@@ -9,7 +9,7 @@ from service.web import docs
 from tests.app.contract import DOCUMENT, FILE
 from tests.app.harness import Replica, problem
 
-GUIDE = FILE.parents[1] / "docs" / "callers.md"
+GUIDES = FILE.parents[1] / "docs"
 
 TYPES = {
     "/docs": "text/html; charset=utf-8",
@@ -20,6 +20,7 @@ TYPES = {
     "/docs/openapi.json": "application/json",
     "/docs/openapi.yaml": "application/yaml",
     "/docs/callers.md": "text/plain; charset=utf-8",
+    "/docs/clients.md": "text/plain; charset=utf-8",
 }
 
 
@@ -51,9 +52,10 @@ async def test_the_document_is_the_committed_one_in_both_forms(gateway: Replica)
     assert (await gateway.get("/docs/openapi.json")).json() == DOCUMENT == yaml.safe_load(FILE.read_bytes())
 
 
-async def test_the_guide_is_the_committed_one_and_the_document_links_to_it(gateway: Replica) -> None:
-    assert (await gateway.get("/docs/callers.md")).content == GUIDE.read_bytes()
-    assert "(/docs/callers.md)" in DOCUMENT["info"]["description"]
+@pytest.mark.parametrize("guide", ["callers.md", "clients.md"])
+async def test_the_guides_are_the_committed_ones_and_the_document_links_to_them(gateway: Replica, guide: str) -> None:
+    assert (await gateway.get(f"/docs/{guide}")).content == (GUIDES / guide).read_bytes()
+    assert f"(/docs/{guide})" in FILE.read_text()
 
 
 async def test_the_page_asks_for_nothing_that_is_not_here(gateway: Replica) -> None:

@@ -6,7 +6,7 @@ import io
 import httpx
 
 from service.exchange.budget import MAX_HOLD
-from service.exchange.client import REFRESH_WEIGHT
+from service.exchange.public import REFRESH_WEIGHT
 from service.settings_file import MIN_WEIGHT
 from simulator.faults import Fault
 from simulator.signature import DEMO_SECRET_KEY

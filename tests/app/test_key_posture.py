@@ -155,7 +155,7 @@ async def test_after_a_ban_the_wallet_is_asked_only_once_a_probe_was_answered(st
     await stage.advance(61_000)
     with pytest.raises(ExchangeError, match="it is not asked until then"):
         await gateway.gateway.wallet.restrictions(MAIN)
-    await gateway.gateway.exchange.upkeep.reopen()
+    await gateway.gateway.exchange.reopen()
     assert (await gateway.gateway.wallet.restrictions(MAIN)).on == {"ipRestrict", "enableReading"}
 
 

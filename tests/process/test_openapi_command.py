@@ -51,6 +51,7 @@ def test_the_wheel_holds_the_guide_and_the_scripts_and_no_simulator(tmp_path: Pa
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        assert archive.read("service/web/callers.md") == (ROOT / "docs" / "callers.md").read_bytes()
+        for guide in ("callers.md", "clients.md"):
+            assert archive.read(f"service/web/{guide}") == (ROOT / "docs" / guide).read_bytes()
     assert {path.name for path in (ROOT / "service/store").glob("*.lua")} <= {Path(name).name for name in names}
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"service", "coinm_account_gateway"}

@@ -13,7 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 
 import service
 from service.account.selection import Shape
-from service.web.openapi import answers, examples, headers, inputs
+from service.web.openapi import answers, dropin, examples, headers, inputs
 from service.web.openapi.schemas import Json, array_of, ref, schemas
 from service.web.reading import READS
 
@@ -38,8 +38,8 @@ an account in one-way mode.
 **On 429, 500, 502, 503 and 504** wait for `Retry-After`, which can be minutes; where there is none, back off from 1 s,
 doubled up to 30 s, with jitter. Other 4xx: don't repeat, mend the request.
 
-Every path answers HEAD as well; whatever would write is a 405. The [caller's guide](/docs/callers.md) has it at length,
-with programs to copy.
+Every path answers HEAD as well; whatever would write is a 405 (below `/binance/` a 404, as the exchange has it). The
+[caller's guide](/docs/callers.md) has it at length, with programs to copy.
 """
 
 _TAGS = {
@@ -47,6 +47,7 @@ _TAGS = {
     "assets": "Balances and margins, a row a coin.",
     "positions": "Positions, a row a symbol and side.",
     "operations": "How the gateway fares.",
+    dropin.TAG: dropin.TAG_WORDS,
 }
 
 _SERVER = {
@@ -95,10 +96,10 @@ def document(routes: Iterable[tuple[str, HTTPRouteHandler]]) -> Json:
         "security": [{"token": []}],
         "paths": {_template(path): {"get": _operation(_template(path), handler)} for path, handler in routes},
         "components": {
-            "securitySchemes": {"token": _TOKEN},
-            "parameters": inputs.shared_parameters(),
-            "headers": headers.headers(),
-            "responses": answers.refusals(),
+            "securitySchemes": {"token": _TOKEN, "key": dropin.KEY},
+            "parameters": inputs.shared_parameters() | dropin.parameters(),
+            "headers": headers.headers() | dropin.HEADERS,
+            "responses": answers.refusals() | dropin.responses(),
             "schemas": schemas(),
         },
     }
@@ -140,6 +141,8 @@ def _operation(path: str, handler: HTTPRouteHandler) -> Json:
         "summary": summary.rstrip("."),
         "description": words or summary,
     }
+    if dropin.TAG in said["tags"]:
+        return said | dropin.operation(str(handler.operation_id))
     shape: Shape | None = handler.opt.get(READS)
     return said | (_plain(str(handler.operation_id)) if shape is None else _reading(path, shape))
 

@@ -10,6 +10,7 @@ import msgspec
 
 from service.account.snapshot import POSITION_SIDES
 from service.web.accounts import VisibleAccount
+from service.web.binance_errors import BinanceError
 from service.web.operations import Status
 from service.web.problems import Problem
 
@@ -28,8 +29,9 @@ def array_of(name: str) -> Json:
 
 def schemas() -> Json:
     """Every named schema (JSON Schema 2020-12)."""
-    _, ours = msgspec.json.schema_components([VisibleAccount, Status, Problem], ref_template=REF)
+    _, ours = msgspec.json.schema_components([VisibleAccount, Status, Problem, BinanceError], ref_template=REF)
     theirs = {"Account": ACCOUNT, "Asset": ASSET, "Position": POSITION, "PositionSide": POSITION_SIDE}
+    theirs |= {"ExchangeInfo": EXCHANGE_INFO, "ServerTime": SERVER_TIME, "Empty": EMPTY}
     return theirs | {"Health": HEALTH} | {name: ours[name] for name in sorted(ours)}
 
 
@@ -123,6 +125,34 @@ ACCOUNT = _object(
         "updateTime": _integer("Reserved, 0. It says nothing of freshness: the headers do."),
     },
 )
+
+EXCHANGE_INFO = _object(
+    "The exchange's contracts and limits, as it sent them.",
+    ["symbols"],
+    {
+        "serverTime": _integer("When the exchange wrote it, ms since the epoch: as old as the answer's `Age`."),
+        "symbols": {
+            "type": "array",
+            "description": "A row a contract.",
+            "items": _object(
+                "One contract; what else there is of it passes through.",
+                [],
+                {
+                    "symbol": {"type": "string", "description": "The contract.", "examples": ["BTCUSD_PERP"]},
+                    "marginAsset": {"type": "string", "description": "The settlement coin.", "examples": ["BTC"]},
+                },
+            ),
+        },
+    },
+)
+
+SERVER_TIME = _object(
+    "What time it is at the exchange.",
+    ["serverTime"],
+    {"serverTime": _integer("Milliseconds since the epoch, by the gateway's measured clock.")},
+)
+
+EMPTY = {"type": "object", "description": "Nothing to tell.", "maxProperties": 0}
 
 HEALTH = {
     "type": "object",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from service.account.selection import Shape
-from service.web import caching, parameters
+from service.web import caching, dropin, parameters
 from service.web.docs import document_bytes
 from simulator.exchange import MAIN, Exchange
 from simulator.statement import statement
@@ -21,6 +21,7 @@ Json = Any
 OPERATIONS = {each["get"]["operationId"]: each["get"] for each in DOCUMENT["paths"].values()}
 SHAPES = {"get_account": Shape.ACCOUNT, "list_assets": Shape.ASSETS, "list_positions": Shape.POSITIONS}
 READS = ["get_account", "list_assets", "get_asset", "list_positions", "list_symbol_positions", "get_position"]
+DROP_IN = ["binance_account", "binance_exchange_info", "binance_ping", "binance_time"]
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
@@ -53,7 +54,7 @@ def test_the_yaml_has_neither_anchors_nor_aliases() -> None:
 
 
 def test_the_operations_have_names_that_make_good_methods() -> None:
-    assert list(OPERATIONS) == ["list_accounts", *READS, "get_health", "get_readiness", "get_status"]
+    assert list(OPERATIONS) == ["list_accounts", *READS, "get_health", "get_readiness", "get_status", *DROP_IN]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -157,7 +158,21 @@ def test_a_read_can_end_in_everything_but_success_only(operation: str) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_who_is_calling_is_asked_everywhere_but_of_probes(operation: str) -> None:
+def test_who_is_calling_is_asked_everywhere_but_of_probes_and_of_what_the_exchange_tells_anybody(
+    operation: str,
+) -> None:
     security = OPERATIONS[operation].get("security", DOCUMENT["security"])
-    assert security == ([] if operation in ("get_health", "get_readiness") else [{"token": []}])
+    told: Json = {"binance_account": [{"key": []}]} | {
+        name: [] for name in ["get_health", "get_readiness", *DROP_IN[1:]]
+    }
+    assert security == told.get(operation, [{"token": []}])
     assert ("401" in OPERATIONS[operation]["responses"]) is bool(security)
+
+
+@pytest.mark.parametrize("operation", DROP_IN)
+def test_drop_in_paths_take_what_clients_add_to_a_query_and_answer_errors_in_binances_form(operation: str) -> None:
+    assert set(taken(operation, "query")) == dropin.IGNORED
+    refused = {status: told for status, told in answers(operation).items() if status >= "400"}
+    assert {"400", "404"} <= set(refused) <= {"400", "401", "404", "429", "503"}
+    for told in refused.values():
+        assert told["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/BinanceError"}

@@ -1,0 +1,82 @@
+"""Any error → Binance's `{"code":…,"msg":…}`, for the paths that its own clients call.
+
+The codes are those that clients act upon; the words are ours, or Binance's own where they give nothing away.
+"""
+
+from typing import Annotated
+
+import msgspec
+from litestar import Response
+from msgspec import Meta
+
+from service.web.problems import (
+    ForbiddenError,
+    InvalidParameterError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ProblemError,
+    Told,
+    TooManyRequestsError,
+    UnauthenticatedError,
+    UnverifiedError,
+)
+
+CHALLENGE = 'ApiKey realm="coinm-gateway", header="X-MBX-APIKEY"'
+"""A 401 must name a scheme (RFC 9110 §11.6.1); Binance's has no registered name."""
+
+
+class MalformedKeyError(UnauthenticatedError):
+    """No key, several credentials, or what can't be a key: clients are told apart from one that nobody holds."""
+
+
+class BinanceError(msgspec.Struct, frozen=True):
+    """The body of every error below `/binance/`."""
+
+    code: Annotated[int, Meta(description="What happened, by Binance's list.", extra_json_schema={"format": "int32"})]
+    msg: Annotated[str, Meta(description="In words; never the exchange's own.")]
+
+
+class Form(msgspec.Struct, frozen=True):
+    """What errors of some kind become."""
+
+    status: int
+    code: int
+    words: str = ""
+    """Empty: the error's own detail."""
+
+
+_KEPT = ("cache-control", "retry-after")
+_INVALID_KEY = "Invalid API-key, or permissions for action."
+
+OURS = Form(503, -1001, "Internal error; unable to process your request. Please try again. ({problem})")
+
+FORMS: dict[type[ProblemError], Form] = {
+    MalformedKeyError: Form(401, -2014, "API-key format invalid."),
+    UnverifiedError: OURS,
+    UnauthenticatedError: Form(401, -2015, _INVALID_KEY),
+    ForbiddenError: Form(401, -2015, _INVALID_KEY),
+    InvalidParameterError: Form(400, -1104),
+    NotFoundError: Form(404, -5000, "Path, or method on it, is invalid."),
+    MethodNotAllowedError: Form(404, -5000, "Path, or method on it, is invalid."),
+    TooManyRequestsError: Form(429, -1003, "Too many requests; this is the gateway's limit for this key."),
+}
+"""By the most specific kind. All else is our trouble or the exchange's, and so is a 5xx of these kinds."""
+
+
+def refusal(told: Told, headers: dict[str, str]) -> Response[bytes]:
+    """The answer in Binance's form; of the headers, what still fits it."""
+    form = _form(told)
+    headers = {name: headers[name] for name in _KEPT if name in headers}
+    if form.status == 401:
+        headers["www-authenticate"] = CHALLENGE
+    if form is OURS:
+        headers.setdefault("retry-after", "1")  # so that clients wait at all
+    words = form.words.format(problem=told.problem) or told.detail
+    body = msgspec.json.encode(BinanceError(form.code, words))
+    return Response(body, status_code=form.status, media_type="application/json", headers=headers)
+
+
+def _form(told: Told) -> Form:
+    if told.status >= 500:
+        return OURS
+    return next((FORMS[kind] for kind in type(told).__mro__ if kind in FORMS), OURS)
