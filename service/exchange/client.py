@@ -93,7 +93,7 @@ class ExchangeClient:
         Raises:
             ExchangeError: it refuses still, or can't be asked.
         """
-        if self.egress.hold(ADDRESS).opens(self.clock.now()):
+        if self.egress.half_open:
             await self._gate.probe(self._settings.timeout)
 
     async def reconcile(self, claim: Claim, holds: Holds) -> None:
@@ -108,10 +108,9 @@ class ExchangeClient:
 
         A probe is not waited for: it may take all the time there is.
         """
-        hold, now = self.egress.hold(ADDRESS), self.clock.now()
-        if self.public.turn.locked() and hold.opens(now):
+        if self.public.turn.locked() and self.egress.half_open:
             self.egress.leave_to_another()
-            raise budget.probe_barrier(hold, now).error
+            raise budget.probe_barrier(self.egress.hold(ADDRESS), self.clock.now()).error
         async with self.public.turn:
             await self.reopen()
             await self.public.prepare()

@@ -79,12 +79,16 @@ class ExchangeClock:
             return self._clock.epoch()
         return self.monotonic() + self.offset.value
 
+    def earliest(self) -> int:
+        """Epoch ms that it is at the least: behind by the error's bound. A ban has not passed before it has here."""
+        return self.now() - (self.offset.error if self.offset else 0)
+
     def timestamp(self) -> int:
-        """Epoch ms for signing: behind the exchange by the error's bound.
+        """Epoch ms for signing.
 
         1000 ms ahead is refused whatever the receive window, while behind has the whole window to spare.
         """
-        return self.now() - (self.offset.error if self.offset else 0)
+        return self.earliest()
 
     def see(self, date: str) -> None:
         """Take what an answer's `Date` tells, until the clock is measured.

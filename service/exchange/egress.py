@@ -52,13 +52,23 @@ class Egress:
         forbidden = self.forbidden(claim.credential)
         if forbidden is not None:
             return forbidden
-        if self._probed_until > now and self.hold(ADDRESS).opens(now) and not probing:
+        if self._probed_until > now and self.half_open and not probing:
             return budget.probe_barrier(self.hold(ADDRESS), now)
         return self._weight_barrier(claim, now)
 
+    @property
+    def half_open(self) -> bool:
+        """Whether a refusal of the address has passed, and a probe is to tell whether the exchange agrees."""
+        return self.hold(ADDRESS).opens(self.clock.earliest())
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing but that probe may be sent."""
+        return self.half_open or self.hold(ADDRESS).binds(self.clock.earliest())
+
     def forbidden(self, credential: str) -> Barrier | None:
         """The not-before that forbids a call whatever it weighs, or `None`."""
-        now = self.clock.now()
+        now = self.clock.earliest()
         binding = [hold for hold in (self.hold(ADDRESS), self.hold(credential)) if hold.binds(now)]
         return budget.hold_barrier(max(binding, key=lambda hold: hold.until)) if binding else None
 

@@ -150,10 +150,10 @@ class Gate:
 
     def _admit(self, call: Call) -> None:
         """Raise what forbids a call by all that this replica knows."""
-        now, hold, probing = self._egress.clock.now(), self._egress.hold(ADDRESS), call.endpoint is PING
-        barrier = self._egress.barrier(call.claim, probing=probing)
-        if barrier is None and hold.opens(now) and not probing:
-            barrier = budget.probe_barrier(hold, now)
+        egress, probing = self._egress, call.endpoint is PING
+        barrier = egress.barrier(call.claim, probing=probing)
+        if barrier is None and egress.half_open and not probing:
+            barrier = budget.probe_barrier(egress.hold(ADDRESS), egress.clock.now())
         if barrier is not None:
             raise barrier.error
 

@@ -15,7 +15,7 @@ import structlog
 from service.exchange import listing
 from service.exchange.answers import Answer, MalformedAnswerError
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, Sample, estimate
-from service.exchange.egress import ADDRESS, Egress
+from service.exchange.egress import Egress
 from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, PING, TIME, Call, Gate
 from service.exchange.listing import Listing
@@ -92,8 +92,8 @@ class PublicData:
 
     async def keep_up(self) -> None:
         """Whatever is due and may be asked for now; the probe after a refusal is left to whoever reads an account."""
-        now, hold = self._monotonic(), self._egress.hold(ADDRESS)
-        if now < self._upkeep_due or hold.binds(self._clock.now()) or hold.opens(self._clock.now()):
+        now = self._monotonic()
+        if now < self._upkeep_due or self._egress.held:
             return
         if self.turn.locked():
             return  # a refresh is at it

@@ -66,10 +66,10 @@ class Wallet:
         A ban is the address's. The two hosts count apart, but who enforces a ban and what lengthens it isn't
         documented, so nothing is sent to either while one lasts, nor before a probe has told that it is over.
         """
-        now, hold = self._egress.clock.now(), self._egress.hold(ADDRESS)
-        barrier = self._egress.forbidden(credential.identity)
-        if barrier is None and hold.opens(now):
-            barrier = budget.probe_barrier(hold, now)
+        egress = self._egress
+        barrier = egress.forbidden(credential.identity)
+        if barrier is None and egress.half_open:
+            barrier = budget.probe_barrier(egress.hold(ADDRESS), egress.clock.now())
         if barrier is not None:
             raise barrier.error
         if self._refused is not None:

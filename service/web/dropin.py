@@ -119,7 +119,7 @@ def _not_yet(request: AnyRequest, detail: str) -> ExchangeUnavailableError:
     """With the time before which it can't be asked for, if there is one."""
     exchange = gateway_of(request).exchange
     hold = exchange.egress.hold(ADDRESS)
-    return ExchangeUnavailableError(detail, retry_at=hold.until if hold.binds(exchange.clock.now()) else None)
+    return ExchangeUnavailableError(detail, retry_at=hold.until if exchange.egress.held else None)
 
 
 def _environment(request: AnyRequest) -> str:
