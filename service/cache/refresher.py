@@ -237,7 +237,7 @@ class Refresher:
                 raise _fault(exc) from exc
         self.memory.failures = None
         self.memory.note()
-        self.memory.adopt(fetched.snapshot, fetched.asked, self._source.margin_assets or {})
+        self.memory.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
         return fetched
 
     async def _share(self, fetched: Fetched, token: str) -> None:
@@ -248,7 +248,7 @@ class Refresher:
         if remaining <= 0 or self._source.clock.offset is None:
             await self._shared.release(token)
             return
-        entry = Entry(snapshot.body, snapshot.asked_at, self._generation, life, self._source.margin_assets or {})
+        entry = Entry(snapshot.body, snapshot.asked_at, self._generation, life, fetched.margin_assets)
         kept = await self._shared.keep(entry, remaining, token)
         if kept is None:
             return

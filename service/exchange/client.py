@@ -1,7 +1,7 @@
 """The signed account call, and the unsigned ones it needs: time and exchangeInfo."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated
 
 import httpx
@@ -54,6 +54,8 @@ class Fetched(msgspec.Struct, frozen=True):
 
     snapshot: Snapshot
     asked: int
+    margin_assets: Mapping[str, str]
+    """What it was indexed by: exchangeInfo may have been read anew since, for another account's sake."""
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -200,7 +202,7 @@ class ExchangeClient:
         margin_assets = self.listing.margin_assets if self.listing else {}
         call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced)
         found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
-        return Fetched(found, asked)
+        return Fetched(found, asked, margin_assets)
 
     async def _sample(self) -> Sample:
         sent = self._monotonic()

@@ -1,5 +1,6 @@
 """Who is calling, and in which order it is refused; who gets which rows is `test_authorisation_matrix`'s."""
 
+import asyncio
 import itertools
 
 import httpx
@@ -115,6 +116,24 @@ async def test_a_symbol_whose_margin_asset_nobody_tells_is_refused_to_those_who_
     stage.fail(*[Fault("500", path="/dapi/v1/exchangeInfo")] if listing != "read" else [])
     gateway = await (stage.warm() if state == "warm" else stage.start())
     assert problem(await gateway.get(path.format("WEIRD"), "treasury")) == "forbidden"
+
+
+async def test_rows_and_names_are_granted_by_the_listing_that_the_snapshot_was_indexed_by(stage: Stage) -> None:
+    """exchangeInfo may come while an account call is under way, for another account's sake."""
+    stage.exchange.market.margin_assets["BTCUSD_PERP"] = "SOL"
+    stage.fail(Fault("500", path="/dapi/v1/exchangeInfo"))
+    gateway = await stage.start()
+    stage.exchange.hold()
+    reading = asyncio.create_task(gateway.get(POSITIONS, "treasury"))
+    await stage.exchange.wait_held()
+    stage.exchange.faults.clear()
+    await gateway.gateway.exchange.load_listing()
+    stage.exchange.release()
+    first = await reading
+    another = await (await stage.start()).get(POSITIONS, "treasury")
+    assert another.headers["etag"] == first.headers["etag"]
+    seen = "BTCUSD_PERP" in {row["symbol"] for row in first.json()}
+    assert (await gateway.get(f"{POSITIONS}/BTCUSD_PERP", "treasury")).status_code == (200 if seen else 403)
 
 
 async def test_in_one_way_mode_a_grant_on_long_rows_sees_no_positions_and_is_told_why(gateway: Replica) -> None:
