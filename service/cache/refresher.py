@@ -248,7 +248,7 @@ class Refresher:
         if attempt.tenure is self.memory.tenure:  # else it was rotated out meanwhile: whoever waits asks anew
             self.memory.failures = None
             self.memory.note()
-            self.memory.adopt(fetched.snapshot, fetched.asked, source.margin_assets or {})
+            self.memory.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
         return fetched
 
     async def _share(self, fetched: Fetched, attempt: _Attempt) -> None:
@@ -259,7 +259,7 @@ class Refresher:
         if remaining <= 0 or tenure.source.clock.offset is None:
             await tenure.shared.release(token)
             return
-        entry = Entry(snapshot.body, snapshot.asked_at, tenure.generation, life, tenure.source.margin_assets or {})
+        entry = Entry(snapshot.body, snapshot.asked_at, tenure.generation, life, fetched.margin_assets)
         kept = await tenure.shared.keep(entry, remaining, token)
         if kept is None:
             return

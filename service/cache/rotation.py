@@ -93,7 +93,7 @@ class Rotation:
         generation = await candidate.shared.prove(self._memory.tenure.source.identity)
         candidate.learn(generation or 0, generation or 0)
         self._begin(candidate, "accepted")
-        self._memory.adopt(fetched.snapshot, fetched.asked, candidate.source.margin_assets or {})
+        self._memory.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
 
     async def _ask(self, candidate: Tenure) -> Fetched:
         """The one signed call that tells."""

@@ -1,6 +1,7 @@
 """The signed account call, with what it needs first; the unsigned ones are `service.exchange.public`'s."""
 
 import asyncio
+from collections.abc import Mapping
 
 import httpx
 import msgspec
@@ -37,6 +38,8 @@ class Fetched(msgspec.Struct, frozen=True):
 
     snapshot: Snapshot
     asked: int
+    margin_assets: Mapping[str, str]
+    """What it was indexed by: exchangeInfo may have been read anew since, for another account's sake."""
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -147,7 +150,7 @@ class ExchangeClient:
         margin_assets = self.listing.margin_assets if self.listing else {}
         call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced)
         found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
-        return Fetched(found, asked)
+        return Fetched(found, asked, margin_assets)
 
 
 def _retrying() -> AsyncRetrying:

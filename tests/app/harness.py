@@ -97,6 +97,8 @@ class Stage(World):
         self.folder = folder
         self.transport: Wire = Wire(self.exchange)
         self.answers: list[httpx.Response] = []
+        self.tokens: Mapping[str, str] = TOKENS
+        """The clients' bearer tokens, by what holds them."""
         self.exposed: dict[str, str] = {}
         """What the gateways showed of themselves, by place."""
         self._replicas: list[Replica] = []
@@ -224,7 +226,7 @@ class Stage(World):
         """Everything that must never be seen, by what it is."""
         signatures = {query.partition("signature=")[2] for query in self.transport.queries} - {""}
         return (
-            {f"token of {name}": token for name, token in TOKENS.items()}
+            {f"token of {name}": token for name, token in self.tokens.items()}
             | {"API key": DEMO_API_KEY, "secret key": DEMO_SECRET_KEY}
             | {f"API key {number}": key for number, key in enumerate(self._keys)}
             | {f"signature {number}": value for number, value in enumerate(sorted(signatures))}

@@ -1,5 +1,6 @@
-"""Who is calling and what it may see: refused in one order, on hits and misses alike, and no row beside the grant."""
+"""Who is calling, and in which order it is refused; who gets which rows is `test_authorisation_matrix`'s."""
 
+import asyncio
 import itertools
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 from service.access import tokens
 from simulator.faults import Fault
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Json, Replica, Stage, problem, told
+from tests.app.harness import ASSETS, BTC, POSITIONS, Replica, Stage, problem, told
 from tests.support import TOKENS
 
 TOKEN = TOKENS["risk"]
@@ -61,12 +62,6 @@ async def test_a_token_in_the_query_is_none(gateway: Replica) -> None:
     assert (await gateway.get(f"{BTC}?access_token={tokens.generate()}", client=None)).status_code == 401
 
 
-async def test_every_path_wants_to_know_who_calls(stage: Stage) -> None:
-    gateway = await stage.warm()
-    for path in ["/v1/accounts", "/v1/status", *LISTS, *ITEMS, "/v1/accounts/nope"]:
-        assert problem(await gateway.get(path, client=None)) == "unauthenticated", path
-
-
 async def test_an_account_that_is_not_granted_looks_like_one_that_does_not_exist(make_stage: MakeStage) -> None:
     gateway = await make_stage(accounts={"main": None, "other": None}).start()
     rests = ["", "/assets", "/positions", "/assets/BTC", "/positions/BTCUSD_PERP/BOTH", "?asset=btc"]
@@ -76,15 +71,6 @@ async def test_an_account_that_is_not_granted_looks_like_one_that_does_not_exist
     ]
     assert {answer.status_code for answer in answers} == {403}
     assert len({(answer.content, tuple(answer.headers.raw)) for answer in answers}) == 1
-
-
-@pytest.mark.parametrize("state", ["cold", "warm"])
-async def test_a_client_without_grants_is_known_and_sees_nothing(stage: Stage, state: str) -> None:
-    gateway = await (stage.warm() if state == "warm" else stage.start())
-    after = stage.exchange.calls.count()
-    for path in [*LISTS, *ITEMS]:
-        assert told(await gateway.get(path, "nobody"))[:2] == (403, "forbidden"), path
-    assert stage.exchange.calls.count() == after
 
 
 ORDER = [
@@ -117,56 +103,7 @@ async def test_a_malformed_directive_comes_before_a_forbidden_name(gateway: Repl
     assert problem(await gateway.get(f"{ASSETS}/SOL", "treasury", cache_control="max-age=x")) == "invalid-parameter"
 
 
-async def test_a_404_is_told_only_of_what_is_granted(stage: Stage) -> None:
-    gateway = await stage.warm()
-    assert problem(await gateway.get(f"{ASSETS}/NONESUCH")) == "unknown-asset"
-    assert problem(await gateway.get(f"{ASSETS}/NONESUCH", "treasury")) == "forbidden"
-    assert problem(await gateway.get(f"{POSITIONS}/BTCUSD_NONE", "treasury")) == "unknown-symbol"
-
-
-NOT_GRANTED = [
-    (f"{ASSETS}/SOL", "treasury"),
-    (f"{ASSETS}?asset=BTC,SOL", "treasury"),
-    (f"{ACCOUNT}?asset=SOL", "treasury"),
-    (f"{POSITIONS}?asset=SOL", "treasury"),
-    (f"{POSITIONS}?symbol=BTCUSD_PERP,SOLUSD_PERP", "treasury"),
-    (f"{POSITIONS}/SOLUSD_PERP", "treasury"),
-    (f"{POSITIONS}/SOLUSD_PERP/BOTH", "treasury"),
-    (f"{POSITIONS}?positionSide=SHORT", "longs"),
-    (f"{POSITIONS}?positionSide=LONG,BOTH", "longs"),
-    (f"{ACCOUNT}?positionSide=BOTH", "longs"),
-    (f"{POSITIONS}/BTCUSD_PERP/SHORT", "longs"),
-    (f"{POSITIONS}/ETHUSD_PERP/LONG", "longs"),
-]
-
-
-@pytest.mark.parametrize("state", ["cold", "warm", "not-modified"])
-async def test_to_name_what_is_not_granted_is_refused(stage: Stage, state: str) -> None:
-    gateway = await (stage.start() if state == "cold" else stage.warm())
-    headers = {"if_none_match": "*"} if state == "not-modified" else {}
-    for path, client in NOT_GRANTED:
-        assert told(await gateway.get(path, client, **headers))[:2] == (403, "forbidden"), path
-
-
 OF_A_SYMBOL = [f"{POSITIONS}?symbol={{}}", f"{POSITIONS}/{{}}", f"{POSITIONS}/{{}}/BOTH"]
-
-
-@pytest.mark.parametrize("path", OF_A_SYMBOL)
-@pytest.mark.parametrize("warm", [False, True])
-async def test_a_symbol_margined_in_what_is_not_granted_is_refused(stage: Stage, path: str, *, warm: bool) -> None:
-    stage.exchange.market.margin_assets["BTCUSD_PERP"] = "SOL"
-    gateway = await (stage.warm() if warm else stage.start())
-    assert problem(await gateway.get(path.format("BTCUSD_PERP"), "treasury")) == "forbidden"
-
-
-@pytest.mark.parametrize("path", OF_A_SYMBOL)
-async def test_a_symbol_is_granted_by_its_margin_asset_once_the_listing_is_known(stage: Stage, path: str) -> None:
-    stage.exchange.market.margin_assets["SOLUSD_PERP"] = "BTC"
-    gateway = await stage.start()
-    # Until then its form decides: to refuse is the safe side, and asks the exchange for nobody who may not see.
-    assert problem(await gateway.get(path.format("SOLUSD_PERP"), "treasury")) == "forbidden"
-    await gateway.get()
-    assert (await gateway.get(path.format("SOLUSD_PERP"), "treasury")).status_code == 200
 
 
 @pytest.mark.parametrize("path", OF_A_SYMBOL)
@@ -181,82 +118,27 @@ async def test_a_symbol_whose_margin_asset_nobody_tells_is_refused_to_those_who_
     assert problem(await gateway.get(path.format("WEIRD"), "treasury")) == "forbidden"
 
 
-# No row beside the grant.
-
-GRANTS: dict[str, tuple[set[str] | None, set[str] | None]] = {
-    "risk": (None, None),
-    "treasury": ({"BTC", "ETH"}, None),
-    "longs": ({"BTC"}, {"LONG"}),
-    "nobody": (set(), set()),
-}
-FILTERS = ["", "?open=true", "?open=false", "?asset=BTC", "?positionSide=LONG", "?symbol=BTCUSD_PERP", "?nonzero=true"]
-MATRIX = [*(f"{path}{query}" for path, query in itertools.product(LISTS, FILTERS)), *ITEMS]
-MATRIX += [f"{ASSETS}/SOL", f"{POSITIONS}/SOLUSD_PERP", f"{POSITIONS}/BTCUSD_PERP/LONG", "/v1/accounts", "/v1/status"]
-
-
-def _rows(body: Json) -> list[Json]:
-    if isinstance(body, dict) and "assets" in body and "positions" in body:
-        return [*body["assets"], *body["positions"]]
-    rows = body if isinstance(body, list) else [body]
-    return [row for row in rows if "walletBalance" in row or "positionAmt" in row]
-
-
-def _granted(row: Json, client: str) -> bool:
-    assets, sides = GRANTS[client]
-    if "positionAmt" in row:
-        asset, side = row["symbol"].partition("USD_")[0], row["positionSide"]
-        return (assets is None or asset in assets) and (sides is None or side in sides)
-    return assets is None or row["asset"] in assets
-
-
-@pytest.mark.parametrize("client", GRANTS)
-@pytest.mark.parametrize("state", ["miss", "hit", "stale"])
-async def test_no_answer_holds_a_row_beside_the_grant(make_stage: MakeStage, client: str, state: str) -> None:
-    stage, seen = make_stage(), 0
-    stage.exchange.book().set_mode(hedge=True)
-    gateway = await stage.warm()
-    for path in MATRIX:
-        await stage.advance(10_000 if state == "miss" else 0)
-        if state == "stale":
-            stage.fail(Fault("not-json"))
-            await stage.advance(10)
-        answer = await gateway.get(path, client)
-        rows = _rows(answer.json()) if answer.status_code == 200 else []
-        assert all(_granted(row, client) for row in rows), path
-        seen += len(rows)
-    assert (seen > 0) is (client != "nobody")
-
-
-@pytest.mark.parametrize("client", ["risk", "treasury", "longs"])
-async def test_an_unfiltered_answer_holds_every_row_of_the_grant(stage: Stage, client: str) -> None:
-    stage.exchange.book().set_mode(hedge=True)
+async def test_rows_and_names_are_granted_by_the_listing_that_the_snapshot_was_indexed_by(stage: Stage) -> None:
+    """exchangeInfo may come while an account call is under way, for another account's sake."""
+    stage.exchange.market.margin_assets["BTCUSD_PERP"] = "SOL"
+    stage.fail(Fault("500", path="/dapi/v1/exchangeInfo"))
     gateway = await stage.start()
-    statement = stage.statement()
-    expected = {name: [row for row in statement[name] if _granted(row, client)] for name in ("assets", "positions")}
-    assert (await gateway.get(ACCOUNT, client)).json() == statement | expected
-    assert (await gateway.get(ASSETS, client)).content == msgspec.json.encode(expected["assets"])
-    assert (await gateway.get(POSITIONS, client)).content == msgspec.json.encode(expected["positions"])
-
-
-async def test_a_grant_on_sides_hides_positions_and_not_the_assets_totals(stage: Stage) -> None:
-    stage.exchange.book().set_mode(hedge=True)
-    gateway = await stage.start()
-    assert (await gateway.get(BTC, "longs")).content == (await gateway.get(BTC, "risk")).content
-    symbol = (await gateway.get(f"{POSITIONS}/BTCUSD_PERP", "longs")).json()
-    assert [row["positionSide"] for row in symbol] == ["LONG"]
+    stage.exchange.hold()
+    reading = asyncio.create_task(gateway.get(POSITIONS, "treasury"))
+    await stage.exchange.wait_held()
+    stage.exchange.faults.clear()
+    await gateway.gateway.exchange.public.load_listing()
+    stage.exchange.release()
+    first = await reading
+    another = await (await stage.start()).get(POSITIONS, "treasury")
+    assert another.headers["etag"] == first.headers["etag"]
+    seen = "BTCUSD_PERP" in {row["symbol"] for row in first.json()}
+    assert (await gateway.get(f"{POSITIONS}/BTCUSD_PERP", "treasury")).status_code == (200 if seen else 403)
 
 
 async def test_in_one_way_mode_a_grant_on_long_rows_sees_no_positions_and_is_told_why(gateway: Replica) -> None:
     answer = await gateway.get(POSITIONS, "longs")
     assert (answer.content, answer.headers["gateway-position-mode"]) == (b"[]", "one-way")
-
-
-async def test_views_of_two_clients_are_never_mixed(stage: Stage) -> None:
-    gateway = await stage.warm()
-    first = {client: (await gateway.get(ACCOUNT, client)).content for client in ("risk", "treasury", "longs")}
-    again = {client: (await gateway.get(ACCOUNT, client)).content for client in ("longs", "treasury", "risk")}
-    assert first == again
-    assert len(set(first.values())) == 3
 
 
 async def test_an_entity_tag_of_another_client_gives_nothing_away(stage: Stage) -> None:

@@ -321,7 +321,7 @@ async def test_a_probe_that_is_refused_keeps_the_fleet_silent_for_as_long_as_it_
         await stage.advance(29_000)
         await ask_all([*replicas, await stage.start()], 5)
     assert paths(stage, silent_since) == [PING]
-    await stage.advance(8_000)
+    await stage.advance(9_500)
     assert {answer.status_code for answer in await ask_all(replicas, 5)} == {200}
     assert paths(stage, silent_since) == [PING, PING, ACCOUNT_CALL]
 

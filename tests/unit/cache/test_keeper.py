@@ -45,7 +45,7 @@ class Exchange:
             await asyncio.Event().wait()
         asked = self._clock.monotonic() - self.backdated
         self._clock.advance(self.lag)
-        return Fetched(parse(BODY, self.clock.now(), {}), asked)
+        return Fetched(parse(BODY, self.clock.now(), {}), asked, {})
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         return None

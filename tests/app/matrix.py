@@ -1,0 +1,258 @@
+"""The authorisation matrix: every kind of caller, on every path, with every filter that names something.
+
+Three tables say what there is: who calls (`IDENTITIES`), what may be asked (`ROUTES`), and how a kind of path takes
+credentials and tells refusals (a `Dialect`). What is due in each cell is the oracle's to say.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import get_args
+
+import httpx
+import msgspec
+
+from service.access import tokens
+from simulator.exchange import MAIN
+from tests.app import oracle
+from tests.app.harness import problem
+from tests.app.oracle import Book, Expected, Grants, Missing, Question, Reason, Unidentified, View, expected
+
+# What there is to see. Every row names itself, so that it is known wherever it turns up.
+
+OTHER, NOWHERE = "other", "nowhere"
+LISTED = {"XRPUSD_PERP": "BTC", "BTCUSD_261225": "SOL"}
+"""exchangeInfo has the last word on the margin asset."""
+SYMBOLS = ["BTCUSD_PERP", "ETHUSD_PERP", "SOLUSD_PERP", *LISTED, "WEIRD"]
+SIDES = ["BOTH", "LONG", "SHORT"]
+
+
+def _book(account: str, sides: list[str]) -> Book:
+    assets = [{"asset": asset, "note": f"row({account} {asset})"} for asset in ("BTC", "ETH", "SOL")]
+    positions = [
+        {"symbol": symbol, "positionSide": side, "note": f"row({account} {symbol} {side})"}
+        for symbol, side in itertools.product(SYMBOLS, sides)
+    ]
+    return Book(tuple(assets), tuple(positions), LISTED)
+
+
+BOOKS = {MAIN: _book(MAIN, SIDES), OTHER: _book(OTHER, SIDES[:1])}
+
+
+# Who calls.
+
+Headers = list[tuple[str, str]]
+Credential = Callable[[str], tuple[str, str]]
+"""A token → the header that a kind of path takes it in."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """A kind of caller: what it may see, or why nobody knows who it is; and the headers that it sends."""
+
+    grants: Grants | Unidentified
+    headers: Callable[[Credential, str], Headers]
+    """Of a path's way to take a credential, and of the token that belongs to this identity."""
+
+
+def _one(credential: Credential, token: str) -> Headers:
+    return [credential(token)]
+
+
+def _none(credential: Credential, token: str) -> Headers:
+    return []
+
+
+def _unknown(credential: Credential, token: str) -> Headers:
+    return [credential(STRANGER)]
+
+
+def _twice(credential: Credential, token: str) -> Headers:
+    return [credential(token), credential(token)]
+
+
+def _both_ways(credential: Credential, token: str) -> Headers:
+    return [("authorization", f"Bearer {token}"), ("x-mbx-apikey", token)]
+
+
+def _misplaced(credential: Credential, token: str) -> Headers:
+    """In the header of the other kind of paths."""
+    ways = (("authorization", f"Bearer {token}"), ("x-mbx-apikey", token))
+    return [way for way in ways if way != credential(token)]
+
+
+def _names(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+STRANGER = tokens.generate()
+EVERYTHING = {"*": View()}
+IDENTITIES = {
+    "unrestricted": Identity(EVERYTHING, _one),
+    "assets": Identity({MAIN: View(_names("BTC", "ETH"))}, _one),
+    "assets-and-sides": Identity({MAIN: View(_names("BTC"), _names("LONG"))}, _one),
+    "sides": Identity({MAIN: View(sides=_names("LONG", "BOTH"))}, _one),
+    "any-account": Identity({"*": View(_names("BTC"))}, _one),
+    "own-narrows-any": Identity({"*": View(), MAIN: View(_names("BTC"), _names("BOTH"))}, _one),
+    "own-widens-any": Identity({"*": View(_names("BTC"), _names("LONG")), MAIN: View()}, _one),
+    "another-account": Identity({OTHER: View()}, _one),
+    "nothing": Identity({}, _one),
+    "unknown-token": Identity("unknown-credential", _unknown),
+    "no-token": Identity("no-credential", _none),
+    "misplaced-token": Identity("no-credential", _misplaced),
+    "token-twice": Identity("several-credentials", _twice),
+    "token-in-both-headers": Identity("several-credentials", _both_ways),
+}
+TOKENS = {name: tokens.generate() for name in IDENTITIES}
+
+
+# What may be asked, and how it is told.
+
+Told = tuple[int, str]
+"""Status and name of a refusal."""
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """How a kind of path takes credentials and tells refusals."""
+
+    credential: Credential
+    refusals: Mapping[Reason, Told]
+    refusal: Callable[[httpx.Response], str]
+    """The name in an answer."""
+
+
+V1 = Dialect(
+    credential=lambda token: ("authorization", f"Bearer {token}"),
+    refusals={
+        **dict.fromkeys(get_args(Unidentified), (401, "unauthenticated")),
+        "account": (403, "forbidden"),
+        "parameter": (400, "invalid-parameter"),
+        "name": (403, "forbidden"),
+        "unknown-asset": (404, "unknown-asset"),
+        "unknown-symbol": (404, "unknown-symbol"),
+        "no-such-position-side": (404, "no-such-position-side"),
+    },
+    refusal=problem,
+)
+
+Query = tuple[tuple[str, str], ...]
+
+VALUES = {
+    "asset": ["BTC", "SOL", "NONESUCH"],
+    "symbol": ["BTCUSD_PERP", "SOLUSD_PERP", "BTCUSD_NONE"],
+    "positionSide": SIDES,
+}
+"""Granted to whoever sees anything, granted to whoever sees all, and not there."""
+FURTHER = {
+    "asset": ["ETH", "btc", ""],
+    "symbol": ["ETHUSD_PERP", *LISTED, "WEIRD", "NONESUSD_PERP", "NONESUCH", "b"],
+    "positionSide": ["long"],
+}
+
+
+def _combinations() -> list[Query]:
+    """Every filter that names something with every other, and by itself with further values."""
+    chosen = itertools.product(*([None, *values] for values in VALUES.values()))
+    found = [tuple((n, v) for n, v in zip(VALUES, values, strict=True) if v is not None) for values in chosen]
+    found += [((name, value),) for name, values in FURTHER.items() for value in values]
+    found += [(("asset", "BTC,SOL"),), (("asset", "BTC"), ("asset", "ETH")), (("positionSide", "LONG,SHORT"),)]
+    return [*found, (("symbol", "BTCUSD_PERP,XRPUSD_PERP"),), (("symbol", "BTCUSD_PERP"), ("symbol", "SOLUSD_PERP"))]
+
+
+def _paths(*names: str) -> list[Mapping[str, str]]:
+    """Every value of every name in a path; never an empty one, which is another path."""
+    values = ([value for value in VALUES[name] + FURTHER[name] if value] for name in names)
+    return [dict(zip(names, each, strict=True)) for each in itertools.product(*values)]
+
+
+FEW: list[Query] = [(), (("asset", "SOL"),), (("positionSide", "long"),), (("x", "1"),)]
+"""Enough for those who may not see the account at all, and for paths that take no filters."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """What may be asked on one route of the app."""
+
+    dialect: Dialect
+    paths: list[Mapping[str, str]]
+    """The names in the path, beside the account's."""
+    queries: list[Query]
+    of_account: bool = True
+    told: Callable[[bytes], bytes] = bytes
+    """What the oracle has to say of a body."""
+
+
+def _names_of_accounts(body: bytes) -> bytes:
+    """Of the status, which tells of much else."""
+    return msgspec.json.encode([row["account"] for row in msgspec.json.decode(body)["accounts"]])
+
+
+ROUTES = {
+    oracle.ACCOUNTS: Route(V1, [{}], FEW, of_account=False),
+    oracle.STATUS: Route(V1, [{}], FEW, of_account=False, told=_names_of_accounts),
+    oracle.ACCOUNT: Route(V1, [{}], _combinations()),
+    oracle.ASSETS: Route(V1, [{}], _combinations()),
+    oracle.POSITIONS: Route(V1, [{}], _combinations()),
+    oracle.ASSET: Route(V1, _paths("asset"), FEW[:2]),
+    oracle.SYMBOL: Route(V1, _paths("symbol"), FEW[:2]),
+    oracle.POSITION: Route(V1, _paths("symbol", "positionSide"), FEW[:1]),
+}
+OPEN = {"/healthz", "/readyz", "/docs", "/docs/{name}"}
+"""Routes on which nobody is asked who they are."""
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """Somebody who asks something, and what is due."""
+
+    identity: str
+    question: Question
+    due: Expected
+
+    @property
+    def route(self) -> Route:
+        return ROUTES[self.question.route]
+
+    @property
+    def headers(self) -> Headers:
+        return IDENTITIES[self.identity].headers(self.route.dialect.credential, TOKENS[self.identity])
+
+    @property
+    def told(self) -> Told | None:
+        """The refusal that is due, as its path tells it."""
+        return None if self.due.reason is None else self.route.dialect.refusals[self.due.reason]
+
+    @property
+    def has_a_tag(self) -> bool:
+        return self.due.reason is None and self.route.of_account
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether it takes a snapshot, or exchangeInfo, to tell."""
+        told_by_form = (self.question.named("symbol") or set()).isdisjoint({"WEIRD", "NONESUCH", *LISTED})
+        return self.due.reason in (None, *get_args(Missing)) or not told_by_form
+
+
+def _cell(identity: str, question: Question) -> Cell:
+    return Cell(identity, question, expected(question, IDENTITIES[identity].grants, BOOKS))
+
+
+def cells_of(identity: str) -> Iterator[Cell]:
+    """Of all accounts; few questions on those that an identity may not see, for they must all end alike."""
+    for name, route in ROUTES.items():
+        for account in (MAIN, OTHER, NOWHERE) if route.of_account else ("",):
+            seen = _cell(identity, Question(oracle.ACCOUNT, {"account": account})).due.reason is None
+            queries, paths = (route.queries, route.paths) if seen else (FEW, route.paths[:2])
+            for path, query in itertools.product(paths, queries):
+                yield _cell(identity, Question(name, {"account": account, **path} if account else path, query))
+
+
+def simple(identity: str) -> list[Cell]:
+    """Without what is told of filters together."""
+    return [cell for cell in CELLS[identity] if len(cell.question.query) < 2]
+
+
+def before_the_listing(cell: Cell) -> Cell:
+    """Until exchangeInfo has been read, a symbol's form must allow it too: to refuse is the safe side."""
+    books = {name: msgspec.structs.replace(book, listed={}) for name, book in BOOKS.items()}
+    by_form = expected(cell.question, IDENTITIES[cell.identity].grants, books)
+    return msgspec.structs.replace(cell, due=by_form) if by_form.reason == "name" else cell
+
+
+CELLS = {identity: list(cells_of(identity)) for identity in IDENTITIES}

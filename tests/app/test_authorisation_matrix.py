@@ -1,0 +1,200 @@
+"""Who gets what, in every state of the cache: the whole matrix, no row beside a grant, and none in a refusal."""
+
+import asyncio
+import itertools
+import re
+from collections.abc import Awaitable, Callable
+from typing import get_args
+
+import httpx
+import msgspec
+import pytest
+from litestar.routes import HTTPRoute
+
+from service.access import tokens
+from service.settings import Client, ClientGrant
+from simulator.exchange import MAIN
+from tests.app import oracle
+from tests.app.conftest import MakeStage
+from tests.app.harness import Replica, Stage, cache_status
+from tests.app.matrix import (
+    BOOKS,
+    CELLS,
+    EVERYTHING,
+    IDENTITIES,
+    LISTED,
+    OPEN,
+    OTHER,
+    ROUTES,
+    STRANGER,
+    TOKENS,
+    V1,
+    Cell,
+    before_the_listing,
+    simple,
+)
+from tests.app.oracle import Grants, Question, Unidentified, View
+
+OTHER_KEY, OTHER_SECRET = "otherApiKey".ljust(64, "0"), "otherSecretKey".ljust(64, "0")
+ROW = re.compile(r"row\(([^)]*)\)")
+
+Asking = Callable[[Replica, Cell], Awaitable[httpx.Response]]
+
+
+def _asking(method: str = "GET", **headers: str) -> Asking:
+    async def ask(gateway: Replica, cell: Cell) -> httpx.Response:
+        sent = [*cell.headers, *headers.items()]
+        return await gateway.caller.request(method, str(cell.question), headers=sent)
+
+    return ask
+
+
+def _fault(cell: Cell, answer: httpx.Response) -> str | None:
+    """In what an answer isn't what is due, in words."""
+    due: object = (*cell.told, []) if cell.told else (200, msgspec.json.encode(cell.due.document))
+    if answer.status_code == 200:
+        found: object = (200, cell.route.told(answer.content))
+    else:
+        found = (answer.status_code, cell.route.dialect.refusal(answer), ROW.findall(answer.text))
+    return None if found == due else f"{cell.identity}: {cell.question}\n    due   {due}\n    found {found}"
+
+
+def _report(faults: list[str | None]) -> str:
+    found = [fault for fault in faults if fault is not None]
+    return "\n".join([*found[:10], f"{len(found)} of {len(faults)} cells are wrong"]) if found else ""
+
+
+# The states.
+
+
+@pytest.fixture
+def stage(make_stage: MakeStage) -> Stage:
+    # Hundreds at once keep the loop busy; how long that takes is not what is tested.
+    stage = make_stage(accounts={MAIN: None, OTHER: None}, exchange={"timeout": "60s"})
+    stage.exchange.add_secret_key(OTHER_KEY, OTHER_SECRET, stage.exchange.add_book(OTHER).name)
+    stage.give_credential(OTHER, OTHER_KEY, OTHER_SECRET)
+    for account, book in BOOKS.items():
+        stage.exchange.book(account).raw = msgspec.json.encode(book.document)
+    stage.exchange.market.margin_assets |= LISTED
+    clients = {name: _client(name, each.grants) for name, each in IDENTITIES.items()}
+    stage.settings = msgspec.structs.replace(stage.settings, clients=clients)
+    stage.tokens = TOKENS | {"stranger": STRANGER}
+    return stage
+
+
+def _client(name: str, grants: Grants | Unidentified) -> Client:
+    """An identity's settings; of one that is refused for how it says who it is, those of one that may see all."""
+    given = {account: _grant(view) for account, view in (EVERYTHING if isinstance(grants, str) else grants).items()}
+    return Client(token_sha256=[tokens.digest(TOKENS[name].encode())], accounts=given)
+
+
+def _grant(view: View) -> ClientGrant:
+    assets, sides = ("all" if names is None else sorted(names) for names in (view.assets, view.sides))
+    return msgspec.convert({"assets": assets, "position_sides": sides}, ClientGrant)
+
+
+READ = Question(oracle.ACCOUNT, {"account": MAIN})
+
+
+async def _warm(stage: Stage) -> Replica:
+    gateway = await stage.start()
+    for account, book in BOOKS.items():
+        answer = await gateway.caller.get(f"/v1/accounts/{account}", headers=[V1.credential(TOKENS["unrestricted"])])
+        assert answer.json() == book.document
+    return gateway
+
+
+async def _ask_all(gateway: Replica, cells: list[Cell], ask: Asking) -> list[tuple[Cell, httpx.Response]]:
+    return list(zip(cells, await asyncio.gather(*(ask(gateway, cell) for cell in cells)), strict=True))
+
+
+def _check(answered: list[tuple[Cell, httpx.Response]], *results: str) -> None:
+    """Every answer is what is due, and those with data say these things of the cache."""
+    report = _report([_fault(cell, answer) for cell, answer in answered])
+    assert not report, report
+    told = {cache_status(answer) for _, answer in answered if "cache-status" in answer.headers}
+    assert told in (set(), set(results))
+
+
+def _accounts_read(answered: list[tuple[Cell, httpx.Response]]) -> set[str]:
+    return {cell.question.path["account"] for cell, answer in answered if "cache-status" in answer.headers}
+
+
+def test_every_route_of_the_app_has_a_row_or_is_open_to_all(stage: Stage) -> None:
+    routes = stage.app()._litestar.routes
+    found = {re.sub(r":\w+", "", route.path) for route in routes if isinstance(route, HTTPRoute)}
+    assert {re.sub(r"{position_side}", "{positionSide}", path) for path in found} == ROUTES.keys() | OPEN
+
+
+def test_the_matrix_has_every_outcome_for_whoever_may_see_part_of_an_account() -> None:
+    told = {identity: {cell.due.reason for cell in cells} for identity, cells in CELLS.items()}
+    assert told["own-narrows-any"] == {None, *V1.refusals} - {*get_args(Unidentified)}
+    assert told["nothing"] == {None, "account", "parameter"}
+    assert told["no-token"] == {"no-credential"}
+    assert sum(map(len, CELLS.values())) > 3_000
+
+
+async def test_on_a_hit(stage: Stage) -> None:
+    """All callers in turn on the same snapshots, whose views are remembered and forgotten: none gets another's."""
+    gateway = await _warm(stage)
+    after = stage.exchange.calls.count()
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*CELLS.values()))
+    _check(await _ask_all(gateway, [cell for cell in turns if cell is not None], _asking()), "hit; ttl=1")
+    assert stage.exchange.calls.count() == after
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+async def test_on_a_miss(stage: Stage, identity: str) -> None:
+    """All at once, of a gateway that has been asked nothing yet: they wait for the same refresh."""
+    gateway = await stage.start()
+    answered = await _ask_all(gateway, [before_the_listing(cell) for cell in CELLS[identity]], _asking())
+    _check(answered, "fwd=miss; stored", "fwd=miss; collapsed")
+    assert stage.account_calls == len(_accounts_read(answered))
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+async def test_on_an_answer_past_its_windows(stage: Stage, identity: str) -> None:
+    gateway = await _warm(stage)
+    await stage.advance(120_000)
+    after = stage.account_calls
+    answered = await _ask_all(gateway, CELLS[identity], _asking())
+    _check(answered, "fwd=stale; fwd-status=200; stored", "fwd=stale; collapsed")
+    assert stage.account_calls == after + len(_accounts_read(answered))
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+async def test_on_a_stale_answer_during_a_ban(stage: Stage, identity: str) -> None:
+    gateway = await _warm(stage)
+    await stage.advance(10_000)
+    stage.fail("418")
+    await gateway.caller.get(str(READ), headers=[V1.credential(TOKENS["unrestricted"])])
+    after = stage.exchange.calls.count()
+    _check(await _ask_all(gateway, CELLS[identity], _asking()), "hit; ttl=-9; detail=not-before")
+    assert stage.exchange.calls.count() == after
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+async def test_before_anything_is_known_what_can_be_refused_is_and_asks_the_exchange_nothing(
+    stage: Stage, identity: str
+) -> None:
+    gateway = await stage.start()
+    _check(await _ask_all(gateway, [cell for cell in CELLS[identity] if not cell.needs_reading], _asking()))
+    assert stage.exchange.calls.count() == 0
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+async def test_a_head_is_refused_like_a_get_and_has_no_body(stage: Stage, identity: str) -> None:
+    gateway = await _warm(stage)
+    for cell, answer in await _ask_all(gateway, simple(identity), _asking("HEAD")):
+        assert (answer.status_code, answer.content) == ((cell.told or (200, ""))[0], b""), cell
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+async def test_to_know_an_entity_tag_opens_nothing(stage: Stage, identity: str) -> None:
+    """`*` matches whatever there is; a 304 says that there is something, so it is for those who may see it."""
+    gateway = await _warm(stage)
+    answered = await _ask_all(gateway, simple(identity), _asking(**{"if-none-match": "*"}))
+    unchanged = [(cell, answer) for cell, answer in answered if answer.status_code == 304]
+    assert [cell for cell, _ in unchanged] == [cell for cell in simple(identity) if cell.has_a_tag]
+    assert {answer.content for _, answer in unchanged} <= {b""}
+    _check([(cell, answer) for cell, answer in answered if answer.status_code != 304])
