@@ -84,6 +84,8 @@ def _names(*names: str) -> frozenset[str]:
 
 
 STRANGER = tokens.generate()
+POD = "pod"
+"""Who calls with a ServiceAccount's token."""
 EVERYTHING = {"*": View()}
 IDENTITIES = {
     "unrestricted": Identity(EVERYTHING, _one),
@@ -95,6 +97,9 @@ IDENTITIES = {
     "own-widens-any": Identity({"*": View(_names("BTC"), _names("LONG")), MAIN: View()}, _one),
     "another-account": Identity({OTHER: View()}, _one),
     "nothing": Identity({}, _one),
+    POD: Identity({MAIN: View(_names("BTC", "ETH"))}, _one),
+    "pod-that-is-gone": Identity("unknown-credential", _one),
+    "pod-of-nobody": Identity("unknown-credential", _one),
     "unknown-token": Identity("unknown-credential", _unknown),
     "no-token": Identity("no-credential", _none),
     "misplaced-token": Identity("no-credential", _misplaced),
@@ -102,6 +107,7 @@ IDENTITIES = {
     "token-in-both-headers": Identity("several-credentials", _both_ways),
 }
 TOKENS = {name: tokens.generate() for name in IDENTITIES}
+"""Those of pods are issued by the cluster that the gateway is in."""
 
 
 # What may be asked, and how it is told.
@@ -131,6 +137,18 @@ V1 = Dialect(
         "no-such-position-side": (404, "no-such-position-side"),
     },
     refusal=problem,
+)
+
+BINANCE = Dialect(
+    credential=lambda token: ("x-mbx-apikey", token),
+    refusals={
+        "no-credential": (401, "-2014"),
+        "several-credentials": (401, "-2014"),
+        "unknown-credential": (401, "-2015"),
+        "account": (401, "-2015"),
+        "parameter": (400, "-1104"),
+    },
+    refusal=lambda answer: str(answer.json()["code"]),
 )
 
 Query = tuple[tuple[str, str], ...]
@@ -193,8 +211,10 @@ ROUTES = {
     oracle.ASSET: Route(V1, _paths("asset"), FEW[:2]),
     oracle.SYMBOL: Route(V1, _paths("symbol"), FEW[:2]),
     oracle.POSITION: Route(V1, _paths("symbol", "positionSide"), FEW[:1]),
+    oracle.DROP_IN: Route(BINANCE, [{}], [*FEW, (("timestamp", "1"), ("recvWindow", "5000"), ("signature", "c0ffee"))]),
 }
 OPEN = {"/healthz", "/readyz", "/docs", "/docs/{name}"}
+OPEN |= {f"/binance/{{account}}/dapi/v1/{name}" for name in ("exchangeInfo", "ping", "time")}
 """Routes on which nobody is asked who they are."""
 
 

@@ -67,15 +67,18 @@ ACCOUNTS, STATUS = "/v1/accounts", "/v1/status"
 ACCOUNT, ASSETS, POSITIONS = (f"/v1/accounts/{{account}}{rest}" for rest in ("", "/assets", "/positions"))
 ASSET, SYMBOL = f"{ASSETS}/{{asset}}", f"{POSITIONS}/{{symbol}}"
 POSITION = f"{SYMBOL}/{{positionSide}}"
+DROP_IN = "/binance/{account}/dapi/v1/account"
 
 FILTERS: Mapping[str, set[str]] = {
     ACCOUNT: {"asset", "symbol", "positionSide", "open", "nonzero"},
     ASSETS: {"asset", "nonzero"},
     POSITIONS: {"asset", "symbol", "positionSide", "open"},
+    DROP_IN: {"timestamp", "recvWindow", "signature"},
 }
-"""Other paths take none."""
+"""Other paths take none. Those of the drop-in path are taken and narrow nothing."""
 SHAPES = {
     ACCOUNT: "account",
+    DROP_IN: "account",
     ASSETS: "assets",
     ASSET: "asset",
     POSITIONS: "positions",

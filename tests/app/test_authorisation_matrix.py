@@ -25,6 +25,7 @@ from tests.app.matrix import (
     LISTED,
     OPEN,
     OTHER,
+    POD,
     ROUTES,
     STRANGER,
     TOKENS,
@@ -34,6 +35,7 @@ from tests.app.matrix import (
     simple,
 )
 from tests.app.oracle import Grants, Question, Unidentified, View
+from tests.app.test_service_accounts import KUBERNETES, Desk
 
 OTHER_KEY, OTHER_SECRET = "otherApiKey".ljust(64, "0"), "otherSecretKey".ljust(64, "0")
 ROW = re.compile(r"row\(([^)]*)\)")
@@ -70,7 +72,8 @@ def _report(faults: list[str | None]) -> str:
 @pytest.fixture
 def stage(make_stage: MakeStage) -> Stage:
     # Hundreds at once keep the loop busy; how long that takes is not what is tested.
-    stage = make_stage(accounts={MAIN: None, OTHER: None}, exchange={"timeout": "60s"})
+    stage = make_stage(accounts={MAIN: None, OTHER: None}, exchange={"timeout": "60s"}, kubernetes=KUBERNETES)
+    _issue_tokens(Desk(stage))
     stage.exchange.add_secret_key(OTHER_KEY, OTHER_SECRET, stage.exchange.add_book(OTHER).name)
     stage.give_credential(OTHER, OTHER_KEY, OTHER_SECRET)
     for account, book in BOOKS.items():
@@ -85,7 +88,16 @@ def stage(make_stage: MakeStage) -> Stage:
 def _client(name: str, grants: Grants | Unidentified) -> Client:
     """An identity's settings; of one that is refused for how it says who it is, those of one that may see all."""
     given = {account: _grant(view) for account, view in (EVERYTHING if isinstance(grants, str) else grants).items()}
+    if name.startswith(POD):
+        return Client(service_accounts=["desk/treasury"] if name == POD else [f"gone/{name}"], accounts=given)
     return Client(token_sha256=[tokens.digest(TOKENS[name].encode())], accounts=given)
+
+
+def _issue_tokens(desk: Desk) -> None:
+    gone = desk.cluster.add("gone/pod-that-is-gone")
+    TOKENS[POD], TOKENS["pod-that-is-gone"] = desk.token(), desk.token(gone)
+    TOKENS["pod-of-nobody"] = desk.token(desk.cluster.add("desk/unlisted"))
+    desk.cluster.delete(gone)
 
 
 def _grant(view: View) -> ClientGrant:
