@@ -77,6 +77,10 @@ GREETING = """
 {as_longs} -i {gateway}/v1/accounts/hedged/assets/ETH
 {as_treasury} {gateway}/v1/status
 
+  As a client of Binance's own would ask, docs/clients.md:
+
+{curl} -H 'X-MBX-APIKEY: {longs}' {gateway}/binance/hedged/dapi/v1/account
+
   For what the caller's guide, docs/callers.md, tells to run (ACCOUNT=hedged is one in hedge mode):
 
 export GATEWAY={gateway} TOKEN={treasury} ACCOUNT=main

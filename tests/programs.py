@@ -3,12 +3,17 @@
 import os
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 PROGRAMS = {"redis_port": "redis-server", "redis_servers": "redis-server", "curl": "curl", "chromium": "chromium"}
 """By the fixture that starts it."""
+
+CLIENTS = Path(__file__).parents[1] / ".venv" / "clients"
+FOLDERS = {"clients": CLIENTS}
+"""What `make test` installs beside the environment, by the fixture that looks into it."""
 
 _NOT_RUN = pytest.StashKey[list[str]]()
 _TOLD = "not run"
@@ -50,10 +55,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def missing(item: pytest.Item) -> list[str]:
-    """The programs that a test needs and this machine has not."""
+    """The programs and folders that a test needs and this machine has not."""
     fixtures: Iterable[str] = getattr(item, "fixturenames", ())
-    wanted = {PROGRAMS[name] for name in fixtures if name in PROGRAMS}
-    return sorted(program for program in wanted if shutil.which(program) is None)
+    programs = {PROGRAMS[name] for name in fixtures if name in PROGRAMS}
+    folders = {FOLDERS[name] for name in fixtures if name in FOLDERS}
+    absent = [program for program in programs if shutil.which(program) is None]
+    return sorted(absent + [f".venv/{folder.name}" for folder in folders if not folder.is_dir()])
 
 
 def require(program: str) -> str:
@@ -62,3 +69,10 @@ def require(program: str) -> str:
     if path is None:
         pytest.fail(f"{program} is not installed")
     return path
+
+
+def require_folder(folder: Path) -> Path:
+    """The folder; its absence fails the test."""
+    if not folder.is_dir():
+        pytest.fail(f"{folder} is not installed")
+    return folder

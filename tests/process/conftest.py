@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from simulator.exchange import Exchange
 from simulator.server import serving
-from tests.programs import require
+from tests.programs import CLIENTS, require, require_folder
 from tests.support import free_port, write_settings
 
 Tables = dict[str, dict[str, object]]
@@ -51,6 +51,12 @@ async def exchange_url(exchange: Exchange) -> AsyncIterator[str]:
 @pytest.fixture
 def curl() -> str:
     return require("curl")
+
+
+@pytest.fixture
+def clients() -> Path:
+    """The folder of the public clients that have one of their own."""
+    return require_folder(CLIENTS)
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ def environment(told: str) -> Environment:
     return {**os.environ, **variables, "PATH": tools}
 
 
-def blocks(language: str, containing: str) -> list[str]:
-    found = [block for block in re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL) if containing in block]
+def blocks(language: str, containing: str, guide: str = GUIDE) -> list[str]:
+    found = [block for block in re.findall(rf"```{language}\n(.*?)```", guide, re.DOTALL) if containing in block]
     assert found
     return found
 

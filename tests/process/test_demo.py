@@ -21,7 +21,7 @@ async def test_the_printed_lines_work_as_printed_and_ctrl_c_exits_with_0(
     async with asyncio.timeout(STARTUP):
         await demo.communicate()
 
-    accounts, asset, positions, longs, denied, status, *_outage = answers
+    accounts, asset, positions, longs, denied, status, drop_in, *_outage = answers
     assert '"account":"hedged"' in accounts
     assert "cache-status: coinm-gateway; fwd=miss; stored" in asset
     assert '"positionSide":"BOTH"' in positions
@@ -29,6 +29,9 @@ async def test_the_printed_lines_work_as_printed_and_ctrl_c_exits_with_0(
     assert '"SHORT"' not in longs
     assert "HTTP/1.1 403" in denied
     assert '"redis":"ok"' in status
+    assert '{"assets":[{"asset":"BTC",' in drop_in
+    assert '"positionSide":"LONG"' in drop_in
+    assert '"SHORT"' not in drop_in
     assert demo.returncode == 0
 
 
