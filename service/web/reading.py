@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from litestar import Response
 
-from service.access.clients import Client
+from service.access.clients import Client, Clients
 from service.access.grants import Grant
 from service.account.selection import Selection, Shape
 from service.account.snapshot import Snapshot
@@ -46,9 +46,7 @@ async def read_as(
 ) -> Response[bytes]:
     """The same for a caller that is known already."""
     gateway = gateway_of(request)
-    grant = gateway.clients.grant(client, account)
-    if grant is None:
-        raise ForbiddenError("this account is not granted to the client")
+    clients, grant = gateway.clients, _granted(gateway.clients, client, account)
     record = record_of(request.scope)
     record.account = account
     selection = record.selection = select(request.scope["query_string"])
@@ -58,7 +56,9 @@ async def read_as(
     known = keeper.margin_assets
     _require_grant(grant, selection, known)
     served = await keeper.get(demand)
-    if served.held.margin_assets is not known:
+    if gateway.clients is not clients:  # what was taken away meanwhile is not given any more
+        grant = _granted(gateway.clients, gateway.clients.by_name(client.name), account)
+    if gateway.clients is not clients or served.held.margin_assets is not known:
         _require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
     _count(gateway, client, account, served)
@@ -67,6 +67,13 @@ async def read_as(
     if caching.not_modified(tags, answer.headers["etag"]):
         return Response(b"", status_code=304, headers=answer.headers)
     return answer
+
+
+def _granted(clients: Clients, client: Client | None, account: str) -> Grant:
+    grant = clients.grant(client, account) if client else None
+    if grant is None:
+        raise ForbiddenError("this account is not granted to the client")
+    return grant
 
 
 def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str, str] | None) -> None:

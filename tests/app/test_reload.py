@@ -34,6 +34,31 @@ async def test_a_grant_that_is_narrowed_is_narrow_at_once_on_hits_too(stage: Sta
     assert stage.account_calls == 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "due"),
+    [
+        ('assets = ["BTC", "ETH"]', 'assets = ["BTC"]', {"BTC"}),
+        ("[clients.treasury.accounts.main]", "[clients.nobody.accounts.main]", None),
+        ("[clients.treasury", "[clients.renamed", None),
+    ],
+    ids=["narrowed", "taken away", "gone"],
+)
+async def test_a_grant_that_changes_while_a_read_waits_binds_its_answer(
+    stage: Stage, old: str, new: str, due: set[str] | None
+) -> None:
+    gateway, reloader = await stage.start_watched()
+    stage.exchange.hold()
+    waiting = asyncio.create_task(gateway.get(ASSETS, "treasury"))
+    await stage.exchange.wait_held()
+    stage.file.write_text(stage.file.read_text().replace(old, new))
+    await reloader.look()
+    stage.exchange.release()
+    answer = await waiting
+    assert (answer.status_code == 200) is (due is not None), answer.text
+    if due is not None:
+        assert {row["asset"] for row in answer.json()} == due
+
+
 async def test_a_client_and_a_token_come_and_go(stage: Stage) -> None:
     gateway, reloader = await stage.start_watched()
     second, newcomer = tokens.generate(), tokens.generate()
