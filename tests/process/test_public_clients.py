@@ -69,7 +69,7 @@ def sdk() -> Iterator[Sdk]:
     made: list[DerivativesTradingCoinFuturesRestAPI] = []
 
     def make(base: str, key: str, secret: str = "unused", **headers: str) -> DerivativesTradingCoinFuturesRestAPI:
-        configuration = ConfigurationRestAPI(key, secret, base, timeout=10_000, retries=0, custom_headers=headers)
+        configuration = ConfigurationRestAPI(key, secret, base, timeout=10_000, retries=0, custom_headers={**headers})
         made.append(DerivativesTradingCoinFuturesRestAPI(configuration))
         return made[-1]
 
