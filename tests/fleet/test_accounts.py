@@ -53,9 +53,10 @@ def scarce(redis_port: int, exchange_url: str) -> Tables:
 async def test_a_greedy_accounts_callers_do_not_starve_another_account(
     tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
 ) -> None:
-    """The last 15 s of an exchange's minute, in which its weight is used up, and the first 5 s of the next."""
+    """The last 15 s or so of an exchange's minute, in which its weight is used up, and the first 5 s of the next."""
+    # Before the replicas start, for they measure it at once; some seconds later they are asked.
+    exchange.clock.skew_ms = 42_000 - exchange.now_ms() % MINUTE_MS
     async with fleet(tmp_path, 2, scarce(redis_port, exchange_url)) as replicas, Crowd(replicas) as crowd:
-        exchange.clock.skew_ms = 45_000 - exchange.now_ms() % MINUTE_MS  # no replica has looked at it yet
         assert (await crowd.callers[0].ask(OTHER)).status == 200
         async with crowd.asking(3, MAIN, pause=0.05) as greedy, crowd.asking(1, OTHER, pause=0.5) as modest:
             await until_main_is_told_to_wait(crowd)

@@ -107,8 +107,9 @@ async def test_a_429_silences_the_fleet_until_the_minute_turns_and_a_refused_pro
 ) -> None:
     exchange.faults.set([Fault("418", path=PING_PATH, count=1, seconds=4)])
     settings = impatient(redis_port, exchange_url)
+    # Before the replicas start, for they measure it at once. The minute turns when they have been started and warmed.
+    exchange.clock.skew_ms = 35_000 - exchange.now_ms() % MINUTE_MS
     async with fleet(tmp_path, 4, settings) as replicas, Crowd(replicas) as crowd:
-        exchange.clock.skew_ms = 52_000 - exchange.now_ms() % MINUTE_MS  # no replica has looked at it yet
         await crowd.warm()
         exchange.faults.add(Fault("429", count=1))
         turn = ((await refusal(exchange, crowd, 429)).at // MINUTE_MS + 1) * MINUTE_MS

@@ -105,5 +105,3 @@ async def test_without_redis_each_replica_is_told_to_see_for_itself(
     await store.put(BODY)
     assert [await store.get(), await store.claim(5_000)] == [None, None]
     assert not link.up
-
-
