@@ -162,7 +162,9 @@ def test_who_is_calling_is_asked_everywhere_but_of_probes_and_of_what_the_exchan
     operation: str,
 ) -> None:
     security = OPERATIONS[operation].get("security", DOCUMENT["security"])
-    told: Json = {"binance_account": [{"key": []}]} | dict.fromkeys(["get_health", "get_readiness", *DROP_IN[1:]], [])
+    told: Json = {"binance_account": [{"key": []}]} | {
+        each: [] for each in ("get_health", "get_readiness", *DROP_IN[1:])
+    }
     assert security == told.get(operation, [{"token": []}])
     assert ("401" in OPERATIONS[operation]["responses"]) is bool(security)
 
