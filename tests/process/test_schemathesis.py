@@ -115,7 +115,7 @@ async def test_five_thousand_requests_to_a_gateway_whose_exchange_is_well(
         504,
     }  # freshness-unmet, by the demand, the 503 in Binance's form; nothing else, for the exchange is well
     assert {status for status in told if status >= 500} <= unmet
-    assert {call.status for call in exchange.calls.kept()} == {200}
+    assert {call.status for call in exchange.calls.kept()} <= {200, None}  # one may be under way
     assert told[200] > 1_000
 
 
