@@ -158,7 +158,7 @@ async def test_an_account_that_is_not_there_one_that_is_not_granted_and_a_wrong_
 
 @pytest.mark.parametrize("key", ["", "two words", "x\x7f", "\xfc", "x" * 8193], ids=["", "space", "del", "ü", "long"])
 async def test_what_cannot_be_a_key_is_told_apart_from_one_that_nobody_holds(gateway: Replica, key: str) -> None:
-    answer = await gateway.caller.get(PATH, headers=[(b"x-mbx-apikey", key.encode("latin-1"))])
+    answer = await gateway.caller.get(PATH, headers={b"x-mbx-apikey": key.encode("latin-1")})
     assert refused(answer) == (401, -2014)
 
 

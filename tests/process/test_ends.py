@@ -18,6 +18,7 @@ BTC = "/v1/accounts/main/assets/BTC"
 async def test_a_restart_within_the_fresh_window_serves_from_redis_without_asking_for_the_account(
     tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
 ) -> None:
+    """Its upkeep measures the clock, which no other process can do for it; the listing too is in Redis."""
     settings = tables(redis_port, exchange_url, fresh_for="1m")
     async with gateway_process(tmp_path, settings) as gateway, httpx.AsyncClient(headers=bearer()) as caller:
         before = await caller.get(gateway.url + BTC)

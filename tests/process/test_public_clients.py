@@ -68,8 +68,10 @@ async def kept_up(gateway: GatewayProcess, exchange: Exchange) -> GatewayProcess
 def sdk() -> Iterator[Sdk]:
     made: list[DerivativesTradingCoinFuturesRestAPI] = []
 
-    def make(base: str, key: str, secret: str = "unused", **headers: str) -> DerivativesTradingCoinFuturesRestAPI:
-        configuration = ConfigurationRestAPI(key, secret, base, timeout=10_000, retries=0, custom_headers={**headers})
+    def make(
+        base: str, key: str, secret: str = "unused", **headers: str | list[str]
+    ) -> DerivativesTradingCoinFuturesRestAPI:
+        configuration = ConfigurationRestAPI(key, secret, base, timeout=10_000, retries=0, custom_headers=headers)
         made.append(DerivativesTradingCoinFuturesRestAPI(configuration))
         return made[-1]
 

@@ -1,8 +1,8 @@
 """Requests that schemathesis generates from the committed document, good and bad, to a running gateway.
 
 Every check of its: statuses, media types, headers and bodies as documented; bad values refused and good ones taken;
-no access without a token; no method but the documented. With an exchange that is well, that fails now and then, and
-that has banned us.
+no access without a token, by either way to send it; no method but the documented. With an exchange that is well, that
+fails now and then, and that has banned us.
 """
 
 import asyncio
@@ -71,11 +71,11 @@ async def run(folder: Path, gateway: GatewayProcess, examples: int, seed: int) -
     schemathesis = [str(Path(sys.executable).parent / "schemathesis"), "--config-file", "openapi/schemathesis.toml"]
     process = await asyncio.create_subprocess_exec(
         *[*schemathesis, "run", "openapi/openapi.yaml", "--url", gateway.url, "--no-color"],
-        *["--header", f"Authorization: Bearer {TOKENS['risk']}"],
         *["--seed", str(seed), "--max-examples", str(examples), "--generation-database", "none"],
         *["--report", "json", "--report-json-path", str(report)],
         cwd=ROOT,
-        env={**_unmeasured(), "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.process.cache_control"},
+        env=_unmeasured()
+        | {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.process.cache_control", "TOKEN": TOKENS["risk"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -104,13 +104,18 @@ def _unmeasured() -> dict[str, str]:
 
 @pytest.mark.timeout(900)  # it generates for minutes where cores are busy
 async def test_five_thousand_requests_to_a_gateway_whose_exchange_is_well(
-    tmp_path: Path, gateway: GatewayProcess
+    tmp_path: Path, gateway: GatewayProcess, exchange: Exchange
 ) -> None:
     cases = await asyncio.gather(*(run(tmp_path, gateway, 400, seed) for seed in SEEDS))
 
     assert sum(cases) >= 5_000
     told = await answered(gateway)
-    assert {status for status in told if status >= 500} <= {504}, "freshness-unmet, by the demand; nothing else"
+    unmet = {
+        503,
+        504,
+    }  # freshness-unmet, by the demand, the 503 in Binance's form; nothing else, for the exchange is well
+    assert {status for status in told if status >= 500} <= unmet
+    assert {call.status for call in exchange.calls.kept()} <= {200, None}  # one may be under way
     assert told[200] > 1_000
 
 

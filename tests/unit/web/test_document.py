@@ -163,7 +163,7 @@ def test_who_is_calling_is_asked_everywhere_but_of_probes_and_of_what_the_exchan
 ) -> None:
     security = OPERATIONS[operation].get("security", DOCUMENT["security"])
     told: Json = {"binance_account": [{"key": []}]} | {
-        name: [] for name in ["get_health", "get_readiness", *DROP_IN[1:]]
+        each: [] for each in ("get_health", "get_readiness", *DROP_IN[1:])
     }
     assert security == told.get(operation, [{"token": []}])
     assert ("401" in OPERATIONS[operation]["responses"]) is bool(security)
