@@ -76,8 +76,9 @@ class Fleet:
         """What the exchange counts for the address this minute."""
         return self.exchange.limits.tally("127.0.0.1", self.exchange.now_ms()).used
 
-    async def read(self, replica: int = 0) -> httpx.Response:
-        return await self.caller.get(self.replicas[replica].url + BTC)
+    async def read(self, replica: int = 0, cache_control: str = "") -> httpx.Response:
+        demand = {"cache-control": cache_control} if cache_control else {}
+        return await self.caller.get(self.replicas[replica].url + BTC, headers=demand)
 
     async def more_calls(self, count: int) -> float:
         """Wait for so many more account calls; the seconds it took."""
