@@ -111,6 +111,8 @@ class ExchangeClient:
 
         A probe is not waited for: it may take all the time there is.
         """
+        if not (self.public.due or self.egress.half_open):
+            return  # whoever is at it is so for somebody else's sake
         if self.public.turn.locked() and self.egress.half_open:
             self.egress.leave_to_another()
             raise budget.probe_barrier(self.egress.hold(ADDRESS), self.clock.now()).error

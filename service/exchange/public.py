@@ -85,10 +85,22 @@ class PublicData:
         granted by it.
         """
         now = self._monotonic()
-        if self._clock.due and now >= self._clock_due and not await self._works("time", self.synchronise):
+        if self._wants_time(now) and not await self._works("time", self.synchronise):
             self._clock_due = now + SIDE_PAUSE
-        if now >= max(self._expires, self._listing_due) and not await self._works("exchangeInfo", self._find_listing):
+        if self._wants_listing(now) and not await self._works("exchangeInfo", self._find_listing):
             self._listing_due = now + SIDE_PAUSE
+
+    @property
+    def due(self) -> bool:
+        """Whether a refresh has anything to prepare."""
+        now = self._monotonic()
+        return self._wants_time(now) or self._wants_listing(now)
+
+    def _wants_time(self, now: int) -> bool:
+        return self._clock.due and now >= self._clock_due
+
+    def _wants_listing(self, now: int) -> bool:
+        return now >= max(self._expires, self._listing_due)
 
     async def keep_up(self) -> None:
         """Whatever is due and may be asked for now; the probe after a refusal is left to whoever reads an account."""

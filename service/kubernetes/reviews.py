@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from service.access import tokens
+from service.access.limits import Bucket, Rate, take
 from service.cache.flight import SingleFlight
 from service.clock import Clock
 from service.kubernetes.errors import MISCONFIGURED, NotVerifiedError
@@ -23,6 +24,9 @@ AT_ONCE = 8
 """Reviews under way, of tokens that were accepted before and of others apart: who invents tokens by the thousand can
 hold up others that nobody knows yet, not the callers whose memory has run out. More than enough: one takes
 milliseconds."""
+STRANGERS = Rate(50)
+"""Reviews a second of tokens that were not accepted before, new ones of known pods among them: the API server counts
+them against the gateway, and has limits of its own."""
 TURN = 1.0
 """Seconds that a token waits for its turn."""
 PATIENCE = 2.0
@@ -46,6 +50,14 @@ class Reviewer(Protocol):
     async def close(self) -> None: ...
 
 
+class _Queue:
+    """Tokens of one kind that wait for a review; a time-out of one makes others of its kind wait (ms, monotonic)."""
+
+    def __init__(self) -> None:
+        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.next_try = 0
+
+
 class TokenReviews:
     """Verifies ServiceAccounts' tokens for one audience. One review for any number of callers with the same token."""
 
@@ -56,9 +68,9 @@ class TokenReviews:
         self._metrics = metrics
         self._memory = Memory()
         self._flights: defaultdict[str, SingleFlight[Verdict]] = defaultdict(SingleFlight)
-        self._accepted, self._others = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
+        self._accepted, self._others = _Queue(), _Queue()
+        self._pace: Bucket | None = None
         self._trouble: str | None = None
-        self._next_try = 0
 
     async def verify(self, token: bytes) -> Verdict:
         """Whose token it is.
@@ -75,9 +87,8 @@ class TokenReviews:
         if isinstance(claims, Refusal):
             self._count("implausible")
             return claims
-        if self._clock.monotonic() < self._next_try and digest not in self._flights:
-            self._count("timeout")
-            raise NotVerifiedError("timeout")
+        if digest not in self._flights:
+            self._admit(digest)
         return await self._flights[digest].join(partial(self._review, digest, token.decode(), claims))
 
     async def rehearse(self) -> None:
@@ -95,16 +106,33 @@ class TokenReviews:
             await flight.close()
         await self._reviewer.close()
 
+    def _queue(self, digest: str) -> "_Queue":
+        return self._accepted if self._memory.was_accepted(digest) else self._others
+
+    def _admit(self, digest: str) -> None:
+        """Raise what forbids a review now: one that has just timed out, or too many of tokens that nobody knows."""
+        now, queue = self._clock.monotonic(), self._queue(digest)
+        if now < queue.next_try:
+            self._count("timeout")
+            raise NotVerifiedError("timeout")
+        if queue is self._others:
+            self._pace, wait = take(STRANGERS, self._pace, now)
+            if wait:
+                self._count("busy")
+                raise NotVerifiedError("busy")
+
     async def _review(self, digest: str, token: str, claims: Claims) -> Verdict:
-        turns = self._accepted if self._memory.was_accepted(digest) else self._others
+        queue = self._queue(digest)
         try:
             async with _in_time(TURN, "busy"):
-                await turns.acquire()
+                await queue.turns.acquire()
             try:
                 verdict = await self._ask(digest, token, claims)
             finally:
-                turns.release()
+                queue.turns.release()
         except NotVerifiedError as exc:
+            if exc.kind == "timeout":
+                queue.next_try = self._clock.monotonic() + PAUSE
             self._fail(exc.kind)
             raise
         finally:
@@ -126,8 +154,6 @@ class TokenReviews:
 
     def _fail(self, kind: str) -> None:
         self._count(kind)
-        if kind == "timeout":
-            self._next_try = self._clock.monotonic() + PAUSE
         if kind in (self._trouble, "busy"):  # the API server has nothing to do with the latter
             return
         self._trouble = kind

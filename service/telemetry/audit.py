@@ -119,7 +119,7 @@ class AuditLog:
     def put(self, line: Line, *, reserved: bool) -> None:
         """Take a line; one for which no place was reserved may be lost."""
         with self._changed:
-            kept = (reserved or has_room(self._taken, self.settings)) and not self._ended
+            kept = (reserved or has_room(self._taken * self._weight, self.settings)) and not self._ended
             self._reserved -= reserved
             if kept:
                 self._lines.append(line)
@@ -127,6 +127,11 @@ class AuditLog:
         if not kept:
             self._tell_full()
             self._on_drop(1)
+
+    @property
+    def _weight(self) -> int:
+        """Of a place, for lines without one reserved: where reads need theirs, those may fill half of the queue."""
+        return 2 if self.settings.when_full == "refuse" else 1
 
     @property
     def _taken(self) -> int:

@@ -27,6 +27,12 @@ log = structlog.get_logger("coinm.request")
 Headers = list[tuple[bytes, bytes]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+MAX_PATH = 512
+"""Characters. The longest path that means anything has some 150."""
+NO_PATH = "/-" * 8
+"""Longer than any route."""
+_FORMS = ("/v1/accounts", "/binance")
+"""Below these a refusal has a form, and an audit line, of its own."""
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 """What the counters tell apart: a caller may invent any method."""
 _PROBES = frozenset({"/healthz", "/readyz"})
@@ -43,6 +49,7 @@ class Edge:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
+        _shorten(cast("dict[str, Any]", scope))
         answering = _Answering(self._gateway, cast("dict[str, Any]", scope), send)
         nobody = CLIENT.set("")
         try:
@@ -110,6 +117,17 @@ def _limits(quota: Quota) -> Headers:
         (b"ratelimit-policy", f'"requests";q={quota.limit};w={quota.window}'.encode()),
         (b"ratelimit", f'"requests";r={quota.remaining};t={gain}'.encode()),
     ]
+
+
+def _shorten(scope: dict[str, Any]) -> None:
+    """Make of a path that is too long to be one, one that isn't there either.
+
+    The framework remembers a thousand paths, whole, before anybody asks who is calling.
+    """
+    if len(scope["path"]) > MAX_PATH:
+        form = next((prefix for prefix in _FORMS if scope["path"].startswith(prefix)), "")
+        scope["path"] = form + NO_PATH
+        scope["raw_path"] = scope["path"].encode()
 
 
 def _with_head(allowed: bytes) -> bytes:

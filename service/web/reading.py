@@ -56,7 +56,7 @@ async def read_as(
     known = keeper.margin_assets
     _require_grant(grant, selection, known)
     served = await keeper.get(demand)
-    if gateway.clients is not clients:  # what was taken away meanwhile is not given any more
+    if gateway.clients is not clients:  # what was taken from the client meanwhile is not given any more
         grant = _granted(gateway.clients, gateway.clients.by_name(client.name), account)
     if gateway.clients is not clients or served.held.margin_assets is not known:
         _require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit

@@ -210,3 +210,13 @@ async def test_the_status_shows_a_client_its_own_accounts(
     gateway = await make_stage(accounts={"main": None, "other": None}).start()
     status = (await gateway.get("/v1/status", client)).json()
     assert [account["account"] for account in status["accounts"]] == accounts
+
+
+@pytest.mark.parametrize("prefix", ["/v1/accounts/", "/binance/", "/", "//v1//accounts/"])
+async def test_a_path_that_is_too_long_to_be_one_is_not_there_and_not_remembered(gateway: Replica, prefix: str) -> None:
+    answers = [await gateway.ask("GET", prefix + letter * 1_000, "risk") for letter in "abc"]
+    assert {answer.status_code for answer in answers} == {404}
+    expected = {"code", "msg"} if prefix == "/binance/" else {"type", "title", "status", "detail", "instance"}
+    assert {frozenset(answer.json()) for answer in answers} == {frozenset(expected)}
+    metrics = gateway.metrics()
+    assert 'coinm_requests_total{method="GET",route="unmatched",status="404"} 3.0' in metrics

@@ -82,7 +82,7 @@ async def assert_at_work(replicas: Fleet, server: RedisServer) -> None:
     async def stored() -> bool:  # a first handshake may take longer than a read waits; then it goes by itself
         read = await replicas.read(cache_control="no-cache")
         assert read.status_code == 200
-        return await server.command("EXISTS", f"coinm:testing:{replicas.exchange_host}:main:snapshot") == 1
+        return bool(await server.command("EXISTS", f"coinm:testing:{replicas.exchange_host}:main:snapshot"))
 
     await until(stored, SOON, "what is read is stored")
     await replicas.until_redis("ok")

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from service.kubernetes.errors import NotVerifiedError
-from service.kubernetes.reviews import AT_ONCE, PAUSE, TokenReviews
+from service.kubernetes.reviews import AT_ONCE, PAUSE, STRANGERS, TokenReviews
 from service.kubernetes.verdicts import ACCEPTED_FOR, REFUSED_FOR, Refusal, ServiceAccount
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
@@ -193,6 +193,27 @@ async def test_after_that_nobody_waits_for_a_second_to_be_told_the_same(scene: S
     scene.clock.advance(PAUSE)
     assert await scene.reviews.verify(token("other")) == ServiceAccount("desk/other")
     assert scene.outcomes() == {"timeout": 3, "accepted": 2, "remembered": 1}
+
+
+async def test_an_invented_token_that_times_out_holds_up_nobody_who_was_accepted(scene: Scene) -> None:
+    await scene.reviews.verify(token())
+    scene.clock.advance(ACCEPTED_FOR)
+    scene.reviewer.held = {"mallory"}
+    with pytest.raises(NotVerifiedError):
+        await scene.reviews.verify(token("mallory"))
+    assert await scene.reviews.verify(token()) == RISK
+
+
+async def test_tokens_that_nobody_knows_are_reviewed_at_a_pace(scene: Scene) -> None:
+    burst = int(STRANGERS.burst)
+    for number in range(burst):
+        await scene.reviews.verify(token(f"mallory{number}"))
+    with pytest.raises(NotVerifiedError) as raised:
+        await scene.reviews.verify(token("one-more"))
+    assert raised.value.kind == "busy"
+    assert scene.reviewer.asked.total() == burst
+    scene.clock.advance(20)
+    assert await scene.reviews.verify(token("one-more")) == ServiceAccount("desk/one-more")
 
 
 async def test_closing_ends_what_is_under_way(scene: Scene) -> None:

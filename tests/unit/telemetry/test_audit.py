@@ -156,6 +156,16 @@ async def test_a_place_is_kept_for_each_read_under_way(log_text: io.StringIO) ->
     assert log_text.getvalue().count("audit_no_room") == 1
 
 
+async def test_lines_without_a_place_of_their_own_leave_half_of_the_queue_to_reads() -> None:
+    desk = Desk("refuse", queue=6)
+    async with desk.stalled():
+        desk.put("n1", "n2", "n3", "n4")
+        assert desk.dropped == 2
+        assert [desk.log.reserve() for _ in range(4)] == [True, True, True, False]
+        desk.put("r1", "r2", "r3", reserved=True)
+    assert desk.paper.ids == ["stuck", "n1", "n2", "r1", "r2", "r3"]
+
+
 async def test_a_written_line_makes_room() -> None:
     desk = Desk("refuse", queue=1)
     async with desk.log.running():
