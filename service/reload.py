@@ -120,15 +120,22 @@ class Reloader:
         """Look whenever something changes, and now and then; ends only by being cancelled."""
         try:
             while True:
-                await self.look()
+                self._hurry.clear()
+                await self._look_in_any_case()
                 await self._follow()
         finally:
             for task in list(self._retiring):
                 await end(task)
 
+    async def _look_in_any_case(self) -> None:
+        """A bug must not end the watch; what it says may quote a file, so only its kind is told."""
+        try:
+            await self.look()
+        except Exception as exc:  # noqa: BLE001 - whatever it is
+            log.error("settings_fault", kind=type(exc).__name__)  # noqa: TRY400 - no traceback, for it may quote too
+
     async def _follow(self) -> None:
         """Look at every change in the files' folders, until the folders are others or somebody is in a hurry."""
-        self._hurry.clear()
         folders = self._folders
         watching = awatch(
             *folders,
@@ -141,11 +148,11 @@ class Reloader:
         try:
             async with aclosing(watching):
                 async for _ in watching:
-                    await self.look()
+                    await self._look_in_any_case()
                     if self._folders != folders:
                         return
-        except OSError as exc:  # a folder is gone, or the kernel has no watches left
-            log.warning("settings_not_watched", error=exc.strerror)
+        except Exception as exc:  # noqa: BLE001 - a folder is gone, the kernel has no watches left: it has many names
+            log.warning("settings_not_watched", kind=type(exc).__name__)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL):
                     await self._hurry.wait()
@@ -164,13 +171,13 @@ class Reloader:
     async def _apply(self, reading: Reading, changed: list[str]) -> None:
         gone = self._replace(reading)
         self._reading = reading
-        for name, credential in reading.credentials.items():
-            keeper = self._gateway.keepers[name]
-            await keeper.rotation.propose(self._gateway.tenure(name, credential))
         for keeper in gone:
             task = asyncio.create_task(keeper.retire())
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
+        for name, credential in reading.credentials.items():
+            keeper = self._gateway.keepers[name]
+            await keeper.rotation.propose(self._gateway.tenure(name, credential))
         self._gateway.metrics.reloads.labels("applied").inc()
         log.info(
             "settings_reloaded",

@@ -85,7 +85,10 @@ def secrets_of(settings: Settings) -> list[Secret]:
     files = [file for each in settings.accounts.values() for file in (each.api_key_file, each.secret_key_file)]
     files += [file for file in (redis.url_file, redis.password_file, redis.sentinel_password_file) if file]
     url = redis.url or (read_secret(redis.url_file).reveal() if redis.url_file else "")
-    password = urlsplit(url).password
+    parts = _split(url)
+    if parts is None:
+        raise SettingsError(f"{redis.url_file}: expected redis://, rediss:// or unix://")
+    password = parts.password
     return [read_secret(file) for file in files] + ([Secret(unquote(password)), Secret(password)] if password else [])
 
 

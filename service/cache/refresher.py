@@ -124,7 +124,7 @@ class Refresher:
         outcome = self._without_asking(attempt)
         if outcome is not None:
             if look.lease == "taken":
-                await tenure.shared.release(attempt.token)
+                await self._hand_back(attempt, outcome)
             return outcome
         if look.lease == "superseded":
             self._leave_to_newer(attempt)
@@ -133,6 +133,14 @@ class Refresher:
             attempt.spared = 0  # it would do by the life it has left; by the exchange's clock it is older
             return await self._try_once(attempt)
         return await self._ask_for_all(attempt) if look.lease == "taken" else None
+
+    async def _hand_back(self, attempt: _Attempt, outcome: Outcome) -> None:
+        """Give a lease back that there was no need for; what spared it is shared, for others may lack it."""
+        held = self.memory.held
+        if outcome == "barred" or held is None:
+            await attempt.tenure.shared.release(attempt.token)
+        else:
+            await self._share(Fetched(held.snapshot, held.asked, held.margin_assets), attempt)
 
     def _leave_to_newer(self, attempt: _Attempt) -> None:
         """Ask who has the newest credential to refresh, again with every look; and wait, while that may help."""

@@ -14,7 +14,12 @@ from service.cache.flight import end
 from service.cache.memory import Memory
 from service.cache.ports import KeeperSettings, Tenure
 from service.exchange.client import Fetched
-from service.exchange.errors import ExchangeError, ExchangeRejectedCredentialsError, ExchangeTimeoutError
+from service.exchange.errors import (
+    ExchangeError,
+    ExchangeRejectedCredentialsError,
+    ExchangeTimeoutError,
+    RefreshFaultError,
+)
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -34,6 +39,8 @@ class Rotation:
         self._news = asyncio.Event()
         self._candidate: Tenure | None = None
         self._proving: asyncio.Task[None] | None = None
+        self._failures, self._due = 0, 0
+        """How often the exchange was asked in vain in a row, and before when it is not asked again (ms, monotonic)."""
 
     @property
     def pending(self) -> bool:
@@ -47,7 +54,7 @@ class Rotation:
             return
         await self.close()
         if self._memory.tenure.source.identity != candidate.source.identity:
-            self._candidate = candidate
+            self._candidate, self._failures, self._due = candidate, 0, 0
             self._proving = asyncio.create_task(self._prove(candidate))
 
     def hear(self) -> None:
@@ -64,10 +71,18 @@ class Rotation:
         trying = AsyncRetrying(
             retry=retry_if_exception_type(ExchangeError), wait=self._pause, sleep=self._rest, reraise=True
         )
+        await trying(self._try_in_any_case, candidate)
+
+    async def _try_in_any_case(self, candidate: Tenure) -> None:
+        """A bug pauses like a failure, and ends nothing."""
         try:
-            await trying(self._try, candidate)
-        except Exception:
+            await self._try(candidate)
+        except ExchangeError:
+            raise
+        except Exception as exc:
             log.exception("credential_proof_fault", account=self._memory.account)
+            self._back_off()
+            raise RefreshFaultError("the gateway failed; its log has the trace") from exc
 
     async def _try(self, candidate: Tenure) -> None:
         """Put the candidate in office, if the exchange accepts it or has accepted it.
@@ -84,13 +99,16 @@ class Rotation:
             if 0 < look.generation == look.newest:
                 self._begin(candidate, "adopted")
                 return
+        if self._clock.monotonic() < self._due:
+            raise ExchangeTimeoutError("it was asked in vain a moment ago")
         barrier = candidate.source.barrier(forced=False)
         if barrier is not None:
             raise barrier.error
         if await candidate.shared.claim(int(self._timeout * 1000)) is False:
             raise ExchangeTimeoutError("another replica is trying the credential out")
         fetched = await self._ask(candidate)
-        generation = await candidate.shared.prove(self._memory.tenure.source.identity)
+        replaced = self._memory.tenure
+        generation = await candidate.shared.prove(replaced.source.identity, replaced.generation)
         candidate.learn(generation or 0, generation or 0)
         self._begin(candidate, "accepted")
         self._memory.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
@@ -102,6 +120,8 @@ class Rotation:
         except ExchangeError as exc:
             rejected = isinstance(exc, ExchangeRejectedCredentialsError)
             self._count("rejected" if rejected else "failed")
+            if not rejected:  # else a not-before tells when
+                self._back_off()
             log.error(  # noqa: TRY400 - what the exchange answers has no traceback of interest
                 "credential_not_accepted",
                 account=self._memory.account,
@@ -132,7 +152,12 @@ class Rotation:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, ExchangeError) and error.retry_at is not None:
             return max(FIRST_PAUSE, (error.retry_at - self._clock.now()) / 1000)
-        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(state.attempt_number - 1, 5))
+        return max(FIRST_PAUSE, (self._due - self._clock.monotonic()) / 1000)
+
+    def _back_off(self) -> None:
+        self._failures += 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 5))
+        self._due = self._clock.monotonic() + int(pause * 1000)
 
     async def _rest(self, seconds: float) -> None:
         """Sleep, but look at once when another replica has news."""

@@ -113,15 +113,19 @@ class AccountStore:
             return bool(await self._link.run(lambda: self._set_once(milliseconds), Patience()))
         return None
 
-    async def prove(self, replaced: str) -> int | None:
-        """Share that the exchange accepts the credential, in the place of another; its generation. `None`: away."""
+    async def prove(self, replaced: str, generation: int) -> int | None:
+        """Share that the exchange accepts the credential, in the place of another; its generation. `None`: away.
+
+        Args:
+            replaced: the other's identity.
+            generation: the other's, as far as known; Redis may have forgotten it.
+        """
         own = self.keys
-        args: Args = [self._credential, replaced, CREDENTIAL_MEMORY, *self._news()]
+        args: Args = [self._credential, replaced, generation, CREDENTIAL_MEMORY, *self._news()]
         with contextlib.suppress(AwayError):
-            generation: int = await self._link.run(
-                lambda: self._scripts.prove(keys=[own.credential, own.snapshot], args=args), Patience()
-            )
-            return generation
+            keys = [own.credential, own.snapshot, own.failures]
+            number: int = await self._link.run(lambda: self._scripts.prove(keys=keys, args=args), Patience())
+            return number
         return None
 
     def wish(self, wish: Wish) -> None:

@@ -48,7 +48,7 @@ async def _refresh(store: AccountStore, token: str) -> None:
     await store.fail(Failed(1, ExchangeUnavailableError(""), 0), token)
     _ = await store.take(0, wanted)
     await store.release(token)
-    _ = await store.claim(_LIFE), await store.prove(NOBODY)
+    _ = await store.claim(_LIFE), await store.prove(NOBODY, 0)
 
 
 async def _spend(ledger: EgressLedger, token: str) -> None:

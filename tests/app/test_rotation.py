@@ -340,6 +340,54 @@ async def test_a_wish_that_nobody_can_grant_comes_to_an_end(stage: Stage) -> Non
     assert stage.account_calls == calls
 
 
+async def test_a_generation_goes_on_where_redis_has_forgotten_it(stage: Stage) -> None:
+    """Two rotations, a long silence, a third: who signs with the second key must not take itself for newer."""
+    third = "thirdApiKey".ljust(64, "3")
+    (early, sees_early), (late, sees_late) = await stage.start_watched(), await stage.start_watched()
+    for key in (NEW_KEY, DEMO_API_KEY):
+        stage.change_key(key)
+        await sees_early.look()
+        await decided()
+        await sees_late.look()
+        await decided()
+    await stage.advance(600_000)
+    stage.change_key(third)
+    await sees_early.look()
+    await decided()
+    asked = len(stage.account_keys)
+    for _ in range(3):
+        await stage.advance(10_000)
+        assert fresh([await late.get(), await early.get()])
+    assert set(stage.account_keys[asked:]) == {third}
+
+
+async def test_a_superseded_replica_gets_what_the_proof_brought(stage: Stage) -> None:
+    (early, sees_early), (late, _) = await stage.start_watched(), await stage.start_watched()
+    await late.get()
+    await stage.advance(10_000)
+    stage.change_key(NEW_KEY)
+    await sees_early.look()
+    await decided()
+    calls = stage.account_calls
+    assert fresh([await late.get()])
+    assert stage.account_calls == calls
+    assert await in_use(early) == NEW
+
+
+async def test_a_proof_that_fails_is_not_repeated_by_every_announcement(stage: Stage) -> None:
+    gateway, reloader = await stage.start_watched()
+    await gateway.get()
+    stage.fail("maintenance")
+    stage.change_key(NEW_KEY)
+    await reloader.look()
+    await decided()
+    for _ in range(30):
+        await stage.advance(1_000)
+        gateway.gateway.keepers["main"].hear()
+        await decided()
+    assert 3 <= proofs(gateway)["failed"] <= 5  # 1, 2, 4, 8, 16 s apart, and as long as a claim lasts
+
+
 def proofs(replica: Replica) -> dict[str, int]:
     """What became of new credentials."""
     found = re.findall(r'coinm_credential_proofs_total{account="main",outcome="(\w+)"} (\d+)', replica.metrics())

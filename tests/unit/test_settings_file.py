@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.settings import ClientGrant, Freshness, Kubernetes, Settings, effective
-from service.settings_file import SettingsError, load, read_secret
+from service.settings_file import SettingsError, load, read_secret, secrets_of
 
 HASH = "ab" * 32
 
@@ -338,3 +338,14 @@ def test_the_effective_settings_are_complete_and_masked(loaded: Load) -> None:
     assert shown["exchange"]["timeout"] == "5000ms"
     assert "canary" not in str(shown)
     assert HASH not in str(shown)
+
+
+def test_an_address_of_redis_that_is_none_is_refused_without_quoting_it(loaded: Load, tmp_path: Path) -> None:
+    for name in ("a", "s"):
+        (tmp_path / name).write_text("x")
+    settings = loaded(f'{ACCOUNT}[redis]\nurl_file = "url"')
+    for url in ("redis://:canary[@h:6379", "redis://:canary\u2100@h:6379"):
+        (tmp_path / "url").write_text(url)
+        with pytest.raises(SettingsError, match="/url: expected redis://") as refusal:
+            secrets_of(settings)
+        assert "canary" not in str(refusal.value)

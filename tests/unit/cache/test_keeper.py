@@ -77,7 +77,7 @@ class NoRedis:
     async def claim(self, milliseconds: int) -> bool | None:
         return None
 
-    async def prove(self, replaced: str) -> int | None:
+    async def prove(self, replaced: str, generation: int) -> int | None:
         return None
 
     def wish(self, wish: Wish) -> None: ...

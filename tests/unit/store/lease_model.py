@@ -126,10 +126,12 @@ class LeaseMachine(RuleBasedStateMachine):
             self.kept, self.failed = Kept(asked_at, generation, body), None
             self.newest = self.generations[identity] = generation
 
-    @rule(identity=IDENTITIES, replaced=IDENTITIES)
-    def prove(self, identity: str, replaced: str) -> None:
-        generation = self.do(self.stores[identity].prove(replaced))
-        newest, own = max(self.newest, self.kept.generation if self.kept else 0, 1), self.generations.get(identity, 0)
+    @rule(identity=IDENTITIES, replaced=IDENTITIES, known=GENERATIONS)
+    def prove(self, identity: str, replaced: str, known: int) -> None:
+        generation = self.do(self.stores[identity].prove(replaced, known))
+        self.failed = None
+        newest = max(self.newest, self.kept.generation if self.kept else 0, known, 1)
+        own = self.generations.get(identity, 0)
         if own < newest:
             self.generations.setdefault(replaced, newest)
             own = self.newest = self.generations[identity] = newest + 1

@@ -431,7 +431,7 @@ async def test_a_credential_that_replaces_another_supersedes_it(
 ) -> None:
     await prove(store, ENTRY)
     second = replica(redis, clock, "second")
-    assert await second.prove("first") == 4
+    assert await second.prove("first", 0) == 4
     old, new = await store.take(0, ASK), await second.take(0, ASK)
     assert old is not None
     assert new is not None
@@ -442,7 +442,7 @@ async def test_a_credential_that_replaces_another_supersedes_it(
 async def test_what_is_replaced_knows_itself_superseded_also_where_nobody_had_used_it_for_long(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
-    assert await replica(redis, clock, "second").prove("first") == 2
+    assert await replica(redis, clock, "second").prove("first", 0) == 2
     look = await store.take(0, ASK)
     assert look is not None
     assert (look.lease, look.generation) == ("superseded", 1)
@@ -453,7 +453,7 @@ async def test_to_prove_the_newest_credential_again_changes_nothing_and_an_older
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
     second = replica(redis, clock, "second")
-    assert [await second.prove("first"), await second.prove("first"), await store.prove("second")] == [2, 2, 3]
+    assert [await second.prove("first", 0), await second.prove("first", 0), await store.prove("second", 0)] == [2, 2, 3]
     look = await second.look(0)
     assert look is not None
     assert (look.generation, look.newest) == (2, 3)
@@ -498,7 +498,7 @@ async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: F
     assert await store.keep(ENTRY, 1_000, "mine") is None
     await store.release("mine")
     await store.fail(Failed(1, OUTAGE, 1_000), "mine")
-    assert (await store.claim(1_000), await store.prove("other")) == (None, None)
+    assert (await store.claim(1_000), await store.prove("other", 0)) == (None, None)
     store.wish(Wish(1_000, forced=False))
 
 
