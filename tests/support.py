@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import os
 import socket
+import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, cast
 
 import httpx
 from fakeredis import FakeAsyncRedis, FakeServer
+from fakeredis._core import Database  # the embedded server has no other way to be told the time
 
 from service.access import tokens
 from service.app import App, create_app
@@ -52,6 +55,10 @@ class FakeClock:
         """For the simulator, which lives by the same clock."""
         return self._epoch / 1000
 
+    def elapsed(self) -> float:
+        """Seconds of a clock that nobody turns: Redis'."""
+        return self._monotonic / 1000
+
     def advance(self, milliseconds: int) -> None:
         self._monotonic += milliseconds
         self._epoch += milliseconds
@@ -59,6 +66,28 @@ class FakeClock:
     def misset(self, milliseconds: int) -> None:
         """Somebody turns this machine's clock."""
         self._epoch += milliseconds
+
+
+class Embedded(FakeServer):
+    """The embedded Redis, whose keys expire by a fake clock."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.dbs = defaultdict(lambda: _Timed(clock, self.lock))
+
+
+class _Timed(Database):
+    def __init__(self, clock: FakeClock, lock: threading.Lock) -> None:
+        self._clock = clock
+        super().__init__(lock)
+
+    @property
+    def time(self) -> float:
+        return self._clock.elapsed()
+
+    @time.setter
+    def time(self, machine: float) -> None:
+        """The server tells the machine's time before each command; it is of no account here."""
 
 
 def write_settings(folder: Path, **tables: Mapping[str, object]) -> Path:
@@ -102,7 +131,7 @@ class World:
         self.transport = SimulatorTransport(self.exchange)
         self.cluster = Cluster(clock=self.clock.seconds)
         self.way_to_cluster = AppTransport(self.cluster)
-        self.redis_server = FakeServer()
+        self.redis_server = Embedded(self.clock)
         self.settings = settings(folder, **tables)
 
     def app(self) -> App:

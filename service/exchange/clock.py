@@ -80,7 +80,10 @@ class ExchangeClock:
         return self.monotonic() + self.offset.value
 
     def earliest(self) -> int:
-        """Epoch ms that it is at the least: behind by the error's bound. A ban has not passed before it has here."""
+        """Epoch ms that it is at the least: behind by the error's bound.
+
+        A ban has not passed, nor a minute of weight ended, before it has here.
+        """
         return self.now() - (self.offset.error if self.offset else 0)
 
     def timestamp(self) -> int:

@@ -37,8 +37,11 @@ class Egress:
 
     @property
     def window(self) -> Window:
-        """The current minute's, of this replica. Stores nothing: metrics read it from a thread of their own."""
-        return budget.window_at(self._window, self.clock.now())
+        """The current minute's, of this replica. Stores nothing: metrics read it from a thread of their own.
+
+        A minute ends when it has surely ended at the exchange, which counts what comes a moment early as the old one's.
+        """
+        return budget.window_at(self._window, self.clock.earliest())
 
     @property
     def used(self) -> int:
@@ -54,7 +57,7 @@ class Egress:
             return forbidden
         if self._probed_until > now and self.half_open and not probing:
             return budget.probe_barrier(self.hold(ADDRESS), now)
-        return self._weight_barrier(claim, now)
+        return self._weight_barrier(claim)
 
     @property
     def half_open(self) -> bool:
@@ -109,8 +112,8 @@ class Egress:
         """Somebody else sends the probe: nothing is sent on this account's behalf for a while."""
         self._probed_until = self.clock.now() + budget.PROBE_PAUSE
 
-    def _weight_barrier(self, claim: Claim, now: int) -> Barrier | None:
-        together = self.ceiling
+    def _weight_barrier(self, claim: Claim) -> Barrier | None:
+        together, now = self.ceiling, self.clock.earliest()
         barrier = budget.weight_barrier(self.window, claim, self._own_ceiling(together), now)
         if barrier is None and self._fleet.minute == self.window.minute:
             barrier = budget.weight_barrier(self._fleet, claim, Ceiling(together, together), now)

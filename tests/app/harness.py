@@ -159,14 +159,9 @@ class Stage(World):
         await self._lives[replica]
 
     async def advance(self, milliseconds: int) -> None:
-        """Time passes, in Redis too, all at once: fakeredis by itself expires by the machine's clock."""
+        """Time passes, in Redis too, all at once."""
         await settle()
         self.clock.advance(milliseconds)
-        for database in self.redis_server.dbs.values():
-            for key in list(database):
-                item = database.get(key)
-                if item is not None and item.expireat is not None:
-                    item.expireat -= milliseconds / 1000
 
     @asynccontextmanager
     async def redis(self) -> AsyncIterator[FakeAsyncRedis]:

@@ -32,6 +32,7 @@ async def test_every_place_is_searched(stage: Stage, gateway: Replica) -> None:
         f"Redis coinm:{key}:credential",
         "Redis coinm:testing:127.0.0.1:1:listing",
         "Redis coinm:testing:127.0.0.1:1:listing-claim",
+        "Redis coinm:egress:127.0.0.1:1:default:ledger:29833333",  # by the first answer's `Date`, a second at the most
         "Redis coinm:egress:127.0.0.1:1:default:ledger:29833334",
         "Redis coinm:heartbeat",
     }

@@ -1,7 +1,7 @@
 import pytest
 
 from service.exchange.budget import MINUTE, Claim, Hold, Window
-from service.exchange.clock import ExchangeClock
+from service.exchange.clock import ExchangeClock, Offset
 from service.exchange.egress import ADDRESS, Egress
 from service.settings import Exchange
 from tests.support import START, FakeClock
@@ -87,6 +87,19 @@ def test_a_count_of_the_minute_before_says_nothing_of_this_one(egress: Egress, c
     clock.advance(MINUTE)
     egress.settle(5, 49, minute)
     assert egress.window.used == 5
+
+
+def test_a_minute_of_weight_ends_when_it_surely_has_at_the_exchange(egress: Egress, clock: FakeClock) -> None:
+    """Our idea of its clock is good to half a round trip: what is sent early counts for the minute that is spent."""
+    error = 30
+    egress.clock.offset = Offset(START - clock.monotonic(), error, clock.monotonic())
+    clock.advance(MINUTE // 2)
+    egress.reserve(Claim(5))
+    egress.settle(5, 49, egress.window.minute)
+    clock.advance(MINUTE // 2 + error - 1)
+    assert egress.barrier(Claim(2, "a", "one")) is not None
+    clock.advance(1)
+    assert egress.barrier(Claim(2, "a", "one")) is None
 
 
 def test_a_not_before_from_elsewhere_is_capped_at_three_days(egress: Egress, clock: FakeClock) -> None:
