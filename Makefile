@@ -4,7 +4,7 @@
 # The newest Python on the path that the project supports; PYTHON=python3.11 chooses another.
 PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell command -v python$(version) > /dev/null && python$(version) -c '' 2> /dev/null && echo python$(version))) python3)
 BIN := .venv/bin
-SOURCES := service simulator tests
+SOURCES := service simulator tests k8s
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check openapi format lock clean
@@ -46,6 +46,18 @@ check: install  ## lint, format, types, contract drift; edits nothing
 	$(BIN)/openapi-spec-validator openapi/openapi.yaml
 	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory lint-openapi; \
 	else echo "not run: Spectral (needs npm)" >&2; test -z "$$CI"; fi
+	@$(MAKE) --no-print-directory check-manifests
+
+# Manifests, image file and alert rules. checkov pins versions of what the service uses too, hence its own environment.
+.PHONY: check-manifests
+check-manifests: install .venv/policies/.installed
+	$(BIN)/python k8s/check.py
+
+.venv/policies/.installed: .venv/.installed requirements/policies.txt
+	@echo "Setting up .venv/policies (once; about half a minute)"
+	$(BIN)/python -m venv --clear .venv/policies
+	.venv/policies/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/policies.txt
+	@touch $@
 
 # Spectral comes from npm, into a folder of its own that nothing else uses.
 .PHONY: lint-openapi
@@ -71,6 +83,7 @@ lock: install  ## resolve the requirements anew
 	$(LOCK) pyproject.toml --output-file requirements/service.txt
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(LOCK) --group clients --output-file requirements/clients.txt
+	$(LOCK) --group policies --output-file requirements/policies.txt
 
 clean:  ## remove what the targets made
 	rm -rf .venv openapi/node_modules .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis build dist
