@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-PROGRAMS = {"redis_port": "redis-server", "redis_servers": "redis-server", "curl": "curl", "chromium": "chromium"}
+PROGRAMS = {
+    "redis_port": "redis-server",
+    "redis_servers": "redis-server",
+    "curl": "curl",
+    "chromium": "chromium",
+    "kubectl": "kubectl",
+}
 """By the fixture that starts it."""
 
 CLIENTS = Path(__file__).parents[1] / ".venv" / "clients"

@@ -1,4 +1,4 @@
-"""A Secret as kubelet mounts it: links to a folder behind one more link, which is swapped as a whole."""
+"""A volume of Secrets and ConfigMaps as kubelet mounts it: links through one more link, which is swapped as a whole."""
 
 import os
 import shutil
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-class MountedSecret:
+class MountedVolume:
     """One volume. Replaces whatever lies in its folder.
 
     Args:
         folder: where it is mounted.
-        files: names to contents.
+        files: paths below it to contents. Kubelet links the first part of each path; so a folder is one link.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, str]) -> None:
@@ -20,7 +20,7 @@ class MountedSecret:
         for old in folder.iterdir():
             old.unlink()
         self.publish(files)
-        for name in files:
+        for name in {Path(path).parts[0] for path in files}:
             (folder / name).symlink_to(Path("..data") / name)
 
     def publish(self, files: Mapping[str, str]) -> None:
@@ -29,9 +29,10 @@ class MountedSecret:
         before = data.resolve() if data.is_symlink() else None
         self._versions += 1
         version = self._folder / f"..version_{self._versions}"
-        version.mkdir()
-        for name, content in files.items():
-            (version / name).write_text(content)
+        for path, content in files.items():
+            file = version / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
         link = self._folder / "..data_tmp"
         link.symlink_to(version.name)
         os.replace(link, data)  # noqa: PTH105 - over a link to a folder

@@ -13,7 +13,7 @@ from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from tests.fleet.fleets import Crowd, fleet
-from tests.fleet.mounted import MountedSecret
+from tests.fleet.mounted import MountedVolume
 from tests.fleet.redis_servers import until
 from tests.process.conftest import GatewayProcess, tables
 
@@ -29,8 +29,8 @@ def pair(api_key: str, secret_key: str = DEMO_SECRET_KEY) -> dict[str, str]:
     return {"api_key": api_key, "secret_key": secret_key}
 
 
-def mounted(replica: GatewayProcess) -> MountedSecret:
-    return MountedSecret(replica.config.parent / "secrets", pair(DEMO_API_KEY))
+def mounted(replica: GatewayProcess) -> MountedVolume:
+    return MountedVolume(replica.config.parent / "secrets", pair(DEMO_API_KEY))
 
 
 async def metrics(replica: GatewayProcess, name: str) -> dict[str, float]:
