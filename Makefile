@@ -32,7 +32,7 @@ demo: install  ## the gateway before a simulated exchange, with an embedded Redi
 	@touch $@
 
 # Two workers: most of the time tests wait for other processes. A file's tests stay together, and in order.
-test: install .venv/clients/.installed  ## every test, with branch coverage of service/
+test: install .venv/clients/.installed .venv/policies/.installed  ## every test, with branch coverage of service/
 	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
@@ -51,7 +51,7 @@ check: install  ## lint, format, types, contract drift; edits nothing
 # Manifests, image file and alert rules. checkov pins versions of what the service uses too, hence its own environment.
 .PHONY: check-manifests
 check-manifests: install .venv/policies/.installed
-	$(BIN)/python k8s/check.py
+	$(BIN)/python -m k8s.check
 
 .venv/policies/.installed: .venv/.installed requirements/policies.txt
 	@echo "Setting up .venv/policies (once; about half a minute)"

@@ -1,4 +1,4 @@
-"""Everything that is checked of the manifests without a cluster: `python k8s/check.py`, a part of `make check`.
+"""Everything that is checked of the manifests without a cluster: `python -m k8s.check`, a part of `make check`.
 
 Each overlay is rendered as `kubectl apply -k` would, every object is held strictly against its schema and the whole
 against policies; the Dockerfile is linted. A check whose program isn't there is named as not run; with `CI` set that is
@@ -75,8 +75,10 @@ def kubernetes_problems(each: dict[str, Any]) -> Iterator[str]:
     for version in VERSIONS:
         try:
             kubernetes_validate.validate(each, version, strict=True)
-        except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as exc:
-            yield f"Kubernetes {version}: {exc}"
+        except kubernetes_validate.SchemaNotFoundError:
+            yield f"Kubernetes {version} has no {each['kind']} of {each['apiVersion']}"
+        except kubernetes_validate.ValidationError as exc:
+            yield f"Kubernetes {version}: {exc.message}"
 
 
 def operator_problems(each: dict[str, Any]) -> Iterator[str]:
@@ -92,9 +94,13 @@ def operator_problems(each: dict[str, Any]) -> Iterator[str]:
 
 
 def policy_problems(overlay: str) -> Iterator[str]:
-    """`checkov.yaml` has the policies that don't hold, and why."""
+    """What a security review would object to; `checkov.yaml` has what we answer to some of it."""
     file = ROOT / ".venv" / f"{overlay}.yaml"
     file.write_text(rendered(overlay))
+    yield from refused_by_policies(file)
+
+
+def refused_by_policies(file: Path) -> Iterator[str]:
     yield from outcome("checkov", "--config-file", str(HERE / "checkov.yaml"), "--file", str(file))
 
 

@@ -18,8 +18,9 @@ PROGRAMS = {
 """By the fixture that starts it."""
 
 CLIENTS = Path(__file__).parents[1] / ".venv" / "clients"
-FOLDERS = {"clients": CLIENTS}
-"""What `make test` installs beside the environment, by the fixture that looks into it."""
+POLICIES = Path(__file__).parents[1] / ".venv" / "policies"
+FOLDERS = {"clients": CLIENTS, "checkov": POLICIES}
+"""What make installs beside the environment, by the fixture that looks into it."""
 
 _NOT_RUN = pytest.StashKey[list[str]]()
 _TOLD = "not run"

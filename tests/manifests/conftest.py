@@ -8,7 +8,7 @@ import pytest
 from tests.app.harness import Stage
 from tests.manifests.rendered import OVERLAYS, Manifests, rendered
 from tests.process.conftest import exchange, exchange_url, redis_port
-from tests.programs import require
+from tests.programs import POLICIES, require, require_folder
 
 __all__ = ["exchange", "exchange_url", "redis_port"]
 
@@ -16,6 +16,12 @@ __all__ = ["exchange", "exchange_url", "redis_port"]
 @pytest.fixture
 def kubectl() -> str:
     return require("kubectl")
+
+
+@pytest.fixture
+def checkov() -> Path:
+    """The environment of the program that knows the policies."""
+    return require_folder(POLICIES)
 
 
 @pytest.fixture(params=OVERLAYS)
