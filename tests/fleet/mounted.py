@@ -20,11 +20,9 @@ class MountedVolume:
         for old in folder.iterdir():
             old.unlink()
         self.publish(files)
-        for name in {Path(path).parts[0] for path in files}:
-            (folder / name).symlink_to(Path("..data") / name)
 
     def publish(self, files: Mapping[str, str]) -> None:
-        """A new version, all files at once: as kubelet's atomic writer does it."""
+        """A new version, all files at once but for the links to new ones: as kubelet's atomic writer does it."""
         data = self._folder / "..data"
         before = data.resolve() if data.is_symlink() else None
         self._versions += 1
@@ -36,5 +34,8 @@ class MountedVolume:
         link = self._folder / "..data_tmp"
         link.symlink_to(version.name)
         os.replace(link, data)  # noqa: PTH105 - over a link to a folder
+        for name in {Path(path).parts[0] for path in files}:
+            if not (self._folder / name).is_symlink():
+                (self._folder / name).symlink_to(Path("..data") / name)
         if before is not None:
             shutil.rmtree(before)

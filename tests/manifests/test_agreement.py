@@ -114,7 +114,7 @@ def test_the_gateway_may_review_tokens_and_nothing_else(manifests: Manifests) ->
 
 
 def test_no_secret_is_in_the_manifests_but_the_simulated_exchanges(manifests: Manifests) -> None:
-    known = {"api_key": DEMO_API_KEY, "secret_key": DEMO_SECRET_KEY}
+    known = {"main.api_key": DEMO_API_KEY, "main.secret_key": DEMO_SECRET_KEY}
     assert [secret_data(each) for each in manifests.of("Secret")] in ([], [known])
 
 

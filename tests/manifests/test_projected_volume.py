@@ -14,8 +14,8 @@ NOTICED = 10.0
 """Seconds; less than the 30 s after which the gateway looks unasked, so that it is the watch that tells."""
 ACCOUNT = """
 [accounts.{name}]
-api_key_file = "accounts/{name}/api_key"
-secret_key_file = "accounts/{name}/secret_key"
+api_key_file = "{name}.api_key"
+secret_key_file = "{name}.secret_key"
 [clients.risk.accounts.{name}]
 assets = "all"
 """
@@ -23,7 +23,7 @@ assets = "all"
 
 def with_account(files: dict[str, str], name: str) -> dict[str, str]:
     """The same, and one account more: its tables in the settings, its pair beside the others'."""
-    pair = {f"accounts/{name}/{key}": files[f"secrets/{key}"] for key in ("api_key", "secret_key")}
+    pair = {f"{name}.{key}": files[f"secrets/{key}"] for key in ("api_key", "secret_key")}
     return files | pair | {"gateway.toml": files["gateway.toml"] + ACCOUNT.format(name=name)}
 
 
@@ -48,7 +48,7 @@ async def test_an_account_arrives_with_its_secrets_in_one_swap_and_another_in_th
     try:
         await replica.start()
         async with httpx.AsyncClient(base_url=replica.url, headers=bearer()) as caller:
-            for account in ("second", "third"):  # twice: the first swap takes away folders that were watched
+            for account in ("second", "third"):  # twice: the first swap takes away a folder that was watched
                 files = with_account(files, account)
                 mounted.publish(files)
                 await until(partial(serves, caller, account), NOTICED, f"{account} is served")
