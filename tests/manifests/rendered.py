@@ -17,6 +17,7 @@ PLANTED = "planted"
 MADE_ELSEWHERE = {
     "coinm-gateway-accounts": dict.fromkeys(("main.api_key", "main.secret_key"), PLANTED),
     "coinm-gateway-redis": dict.fromkeys(("password", "sentinel_password", "ca.crt"), PLANTED),
+    "coinm-gateway-tls": dict.fromkeys(("tls.crt", "tls.key"), PLANTED),
     "kube-root-ca.crt": {"ca.crt": PLANTED},
 }
 """Secrets that operators make, and what every namespace has."""
@@ -25,9 +26,17 @@ Object = dict[str, Any]
 
 
 def rendered(kubectl: str, overlay: str) -> "Manifests":
-    folder = ROOT / "k8s/overlays" / overlay
-    built = subprocess.run([kubectl, "kustomize", folder], check=True, capture_output=True, text=True)
-    return Manifests([each for each in yaml.safe_load_all(built.stdout) if each])
+    return built(kubectl, ROOT / "k8s/overlays" / overlay)
+
+
+def built(kubectl: str, folder: Path) -> "Manifests":
+    """What `kubectl apply --kustomize` would send.
+
+    Raises:
+        CalledProcessError: kustomize refuses the folder.
+    """
+    output = subprocess.run([kubectl, "kustomize", folder], check=True, capture_output=True, text=True)
+    return Manifests([each for each in yaml.safe_load_all(output.stdout) if each])
 
 
 class Manifests:
