@@ -81,6 +81,8 @@ format: install  ## put the code into its form, mend what lint can mend
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 lock: install  ## resolve the requirements anew
 	$(LOCK) pyproject.toml --output-file requirements/service.txt
+	$(LOCK) --group build --output-file requirements/build.txt
+	$(LOCK) pyproject.toml --group simulator --constraint requirements/service.txt --output-file requirements/simulator.txt
 	$(LOCK) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(LOCK) --group clients --output-file requirements/clients.txt
 	$(LOCK) --group policies --output-file requirements/policies.txt
