@@ -8,6 +8,7 @@ from functools import partial
 import httpx
 from redis.asyncio import Redis
 
+from service import __version__
 from service.access.clients import Client, Clients
 from service.access.grants import Grant
 from service.access.limits import RequestLimits
@@ -187,6 +188,8 @@ def _names(listed: object) -> frozenset[str] | None:
 def _observe(gateway: Gateway) -> None:
     """Gauges of what is read rather than counted."""
     metrics, exchange = gateway.metrics, gateway.exchange
+    environment = gateway.settings.environment
+    metrics.info("build_info", "The release, and the environment.", version=__version__, environment=environment)
     metrics.gauge(
         "exchange_used_weight",
         "Request weight used on our address this minute.",
@@ -209,6 +212,19 @@ def _observe(gateway: Gateway) -> None:
         "snapshot_age_seconds",
         "Age of the snapshot in memory.",
         lambda: {name: _age(keeper) for name, keeper in gateway.keepers.items()},
+    )
+    metrics.account_gauge(
+        "snapshot_objective_seconds",
+        "Age that no answer has unless it is marked: fresh_for and stale_while_revalidate.",
+        lambda: {name: windows_of(gateway.settings, name).revalidate_until / 1000 for name in gateway.keepers},
+    )
+    metrics.account_gauge(
+        "credential_refused",
+        "Whether the exchange has rejected the credential in use, which is not tried again for a while.",
+        lambda: {
+            name: float(keeper.source.credential_hold.until > exchange.clock.now())
+            for name, keeper in gateway.keepers.items()
+        },
     )
     metrics.account_gauge(
         "credential_pending",

@@ -40,7 +40,9 @@ class Metrics:
             buckets=_LATENCY,
             registry=self.registry,
         )
-        self.cache_results = self._counter("cache_results", "Reads by how the cache met them.", "account", "result")
+        self.cache_results = self._counter(
+            "cache_results", "Reads by how the cache met them.", "account", "client", "result"
+        )
         self.exchange_calls = self._counter("exchange_calls", "Calls to the exchange.", "endpoint", "outcome")
         self.refresh_duration = Histogram(
             "coinm_refresh_duration_seconds",
@@ -87,6 +89,10 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A figure that is read when asked for; `NaN` where there is none."""
         Gauge(f"coinm_{name}", text, registry=self.registry).set_function(read)
+
+    def info(self, name: str, text: str, **labels: str) -> None:
+        """What stays as it is for as long as the process lives: a 1 with labels, to be joined to other series."""
+        Gauge(f"coinm_{name}", text, list(labels), registry=self.registry).labels(**labels).set(1)
 
     def account_gauge(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
         """The same for every account there is just then: they come and go."""

@@ -113,7 +113,7 @@ def _missing(snapshot: Snapshot, selection: Selection) -> UnknownAssetError | No
 
 
 def _count(gateway: Gateway, client: Client, account: str, served: Served) -> None:
-    gateway.metrics.cache_results.labels(account, served.result).inc()
+    gateway.metrics.cache_results.labels(account, client.name, served.result).inc()
     if served.result not in ("stored", "stale-if-error"):
         gateway.weight_saved += ACCOUNT.weight
         gateway.metrics.weight_saved.labels(account, client.name).inc(ACCOUNT.weight)

@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+import service
+from service.exchange.budget import CREDENTIAL_PROBE
 from simulator.faults import Fault
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage
@@ -142,7 +144,7 @@ async def test_reads_are_counted_by_how_the_cache_met_them(stage: Stage) -> None
     await gateway.get()
     await gateway.get()
     counts = {
-        result: figure(gateway, f'coinm_cache_results_total{{account="main",result="{result}"}}')
+        result: figure(gateway, f'coinm_cache_results_total{{account="main",client="risk",result="{result}"}}')
         for result in ("stored", "fresh", "stale-if-error", "backoff", "collapsed")
     }
     assert counts == {"stored": 1, "fresh": 1, "stale-if-error": 1, "backoff": 1, "collapsed": None}
@@ -170,6 +172,34 @@ async def test_calls_and_their_weight_are_counted_by_endpoint_and_outcome(stage:
     assert figure(gateway, "coinm_exchange_used_weight") == 19
     assert figure(gateway, "coinm_exchange_weight_ceiling") == 1920
     assert figure(gateway, "coinm_exchange_not_before_seconds") == 120
+
+
+async def test_a_release_and_its_environment_are_told(stage: Stage) -> None:
+    gateway = await stage.start()
+    assert figure(gateway, f'coinm_build_info{{environment="testing",version="{service.__version__}"}}') == 1
+
+
+async def test_the_age_that_no_answer_has_unmarked_is_told_and_follows_the_settings(make_stage: MakeStage) -> None:
+    stage = make_stage(freshness={"fresh_for": "3s", "stale_while_revalidate": "500ms"})
+    gateway, reloader = await stage.start_watched()
+    objective = 'coinm_snapshot_objective_seconds{account="main"}'
+    assert figure(gateway, objective) == 3.5
+    stage.edit('fresh_for = "3s"', 'fresh_for = "4s"')
+    await reloader.look()
+    assert figure(gateway, objective) == 4.5
+
+
+async def test_a_rejected_credential_is_told_for_as_long_as_it_is_not_tried_again(stage: Stage) -> None:
+    gateway = await stage.warm(age=10_000)
+    refused = 'coinm_credential_refused{account="main"}'
+    assert figure(gateway, refused) == 0
+    stage.fail("-2015")
+    await gateway.get()
+    assert figure(gateway, refused) == 1
+    stage.fail()
+    await stage.advance(CREDENTIAL_PROBE + 1_000)
+    assert (await gateway.get()).status_code == 200
+    assert figure(gateway, refused) == 0
 
 
 @pytest.mark.parametrize(("fault", "outcome"), [("hang", "exchange-timeout"), ("reset", "exchange-unavailable")])
