@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple
 
 import kubernetes_validate  # type: ignore[import-untyped]  # annotated, but without the marker that says so
 import yaml
+
+from k8s import rules
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -47,6 +50,7 @@ def checks() -> Iterator[Check]:
     for overlay in OVERLAYS:
         yield Check(f"{overlay}: schemas", ("kubectl",), partial(schema_problems, overlay))
         yield Check(f"{overlay}: policies", ("kubectl", "checkov"), partial(policy_problems, overlay))
+    yield Check("alert rules and their tests", ("promtool",), rule_problems)
     yield Check("Dockerfile", ("hadolint",), partial(outcome, "hadolint", "Dockerfile"))
 
 
@@ -102,6 +106,13 @@ def policy_problems(overlay: str) -> Iterator[str]:
 
 def refused_by_policies(file: Path) -> Iterator[str]:
     yield from outcome("checkov", "--config-file", str(HERE / "checkov.yaml"), "--file", str(file))
+
+
+def rule_problems() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        tests = rules.write(Path(folder))
+        yield from outcome("promtool", "check", "rules", str(tests.with_name("rules.yaml")))
+        yield from outcome("promtool", "test", "rules", str(tests))
 
 
 @cache

@@ -14,6 +14,7 @@ PROGRAMS = {
     "curl": "curl",
     "chromium": "chromium",
     "kubectl": "kubectl",
+    "promtool": "promtool",
 }
 """By the fixture that starts it."""
 

@@ -19,6 +19,11 @@ def kubectl() -> str:
 
 
 @pytest.fixture
+def promtool() -> str:
+    return require("promtool")
+
+
+@pytest.fixture
 def checkov() -> Path:
     """The environment of the program that knows the policies."""
     return require_folder(POLICIES)
