@@ -13,6 +13,7 @@ PROGRAMS = {
     "redis_servers": "redis-server",
     "curl": "curl",
     "chromium": "chromium",
+    "haproxy": "haproxy",
     "kubectl": "kubectl",
     "promtool": "promtool",
 }
