@@ -15,7 +15,7 @@ from k8s import rules
 from service.exchange.budget import BarrierReason
 from tests.app.harness import Stage
 from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask
-from tests.manifests.rendered import ROOT
+from tests.manifests.rendered import ROOT, rendered
 
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
 DASHBOARD: dict[str, Any] = msgspec.json.decode((rules.MONITORING / "dashboard.json").read_bytes())
@@ -94,6 +94,13 @@ def test_the_runbook_has_a_section_for_each_alert_and_no_other() -> None:
     assert re.findall(r"^## (Coinm\w+)$", RUNBOOK, re.MULTILINE) == list(ALERTS)
 
 
+def test_the_runbook_names_events_problems_and_settings_that_there_are() -> None:
+    source = "".join(file.read_text() for file in (ROOT / "service").rglob("*.py"))
+    named = set(re.findall(r"`([a-z]+(?:[_-][a-z]+)+)`", RUNBOOK)) - {"stale-if-error"}
+    assert len(named) > 20
+    assert [name for name in sorted(named) if name not in source] == []
+
+
 def test_each_alert_is_fired_by_a_test_and_kept_quiet_by_another() -> None:
     tests = yaml.safe_load(rules.TESTS.read_text())["tests"]
     verdicts = [(each["alertname"], bool(each.get("exp_alerts"))) for test in tests for each in test["alert_rule_test"]]
@@ -131,3 +138,23 @@ def test_every_panel_has_its_place_and_says_what_it_shows() -> None:
 def test_the_dashboard_finds_whatever_prometheus_there_is() -> None:
     sources = {msgspec.json.encode(each["datasource"]) for panel in panels() for each in (panel, *panel["targets"])}
     assert sources == {b'{"type":"prometheus","uid":"${datasource}"}'}
+
+
+def test_what_is_scraped_are_the_gateways_pods_on_their_metrics_port(kubectl: str) -> None:
+    production = rendered(kubectl, "production")
+    monitor = production.one("PodMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= production.pod["metadata"]["labels"].items()
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in production.gateway["ports"]}
+
+
+def test_an_alert_misses_a_replica_where_the_autoscaler_keeps_as_many(kubectl: str) -> None:
+    least = rendered(kubectl, "production").one("HorizontalPodAutoscaler")["spec"]["minReplicas"]
+    assert f"(coinm_ready) < {least}\n" in ALERTS["CoinmReplicaNotReady"]["expr"].replace(" or ", "\n")
+
+
+def test_grafana_finds_the_dashboard(kubectl: str) -> None:
+    config = rendered(kubectl, "production").one("ConfigMap", "coinm-gateway-dashboard")
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+    (content,) = config["data"].values()
+    assert msgspec.json.decode(content) == DASHBOARD
