@@ -4,10 +4,10 @@
 # The newest Python on the path that the project supports; PYTHON=python3.11 chooses another.
 PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell command -v python$(version) > /dev/null && python$(version) -c '' 2> /dev/null && echo python$(version))) python3)
 BIN := .venv/bin
-SOURCES := service simulator tests k8s
+SOURCES := service simulator tests k8s bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check openapi format lock clean
+.PHONY: help install demo test check bench openapi format lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ openapi/node_modules/.installed: openapi/package-lock.json
 	@echo "Setting up Spectral (once; some seconds)"
 	npm --prefix openapi ci --ignore-scripts --no-fund --no-audit --loglevel error
 	@touch $@
+
+bench: install  ## compare it with its peers; writes bench/RESULTS.md (needs wrk, nginx, redis-server; eight minutes)
+	$(BIN)/python -m bench
 
 openapi: install  ## write openapi/openapi.yaml from the code
 	@mkdir -p openapi

@@ -1,0 +1,104 @@
+"""`python -m bench`: measure, and write the results beside this file."""
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+import httpx
+
+from bench.curves import Curves, curves
+from bench.measure import measured
+from bench.processes import Process, Request
+from bench.report import machine, plot, table
+from bench.world import Ground, Target, ground, peers
+
+HERE = Path(__file__).parent
+PROGRAMS = ("wrk", "nginx", "redis-server", "taskset")
+READS = {
+    "one asset": "/v1/accounts/main/assets/BTC",
+    "one position": "/v1/accounts/main/positions/BTCUSD_PERP/BOTH",
+    "a filtered list": "/v1/accounts/main/positions?asset=BTC&open=true",
+    "the whole account": "/v1/accounts/main",
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Of every target, interleaved.")
+@click.option("--seconds", default=2.0, show_default=True, help="Of each load in a round; there are two.")
+@click.option("--write/--no-write", default=True, show_default=True, help="Whether to replace RESULTS.md and its plot.")
+def main(*, rounds: int, seconds: float, write: bool) -> None:
+    """Compare the gateway with its peers, on two cores: one serves, the other asks. Takes some eight minutes."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        raise click.ClickException(f"needs {', '.join(missing)}")
+    with tempfile.TemporaryDirectory() as folder:
+        text = asyncio.run(_run(Path(folder), rounds, seconds, HERE / "results.svg" if write else None))
+    if write:
+        (HERE / "RESULTS.md").write_text(text)
+    click.echo(text)
+
+
+async def _run(folder: Path, rounds: int, seconds: float, svg: Path | None) -> str:
+    async with ground(folder / "peers") as shared, shared.gateway() as (process, url):
+        targets = await _targets(shared, process, url)
+        async with peers(shared, await _body(shared, url + READS["one asset"])) as others:
+            targets += [Target(name, server, Request(where)) for name, (server, where) in others.items()]
+            results = await measured(targets, rounds, seconds, say)
+    if svg is not None:
+        plot(results, svg)
+    found = await curves(folder, seconds, say)
+    return TEXT.format(
+        machine=machine(), rounds=rounds, seconds=f"{seconds:.0f}", table="\n".join(table(results)), curves=_told(found)
+    )
+
+
+async def _targets(shared: Ground, process: Process, url: str) -> list[Target]:
+    """The gateway's."""
+    asset = url + READS["one asset"]
+    headers = {"authorization": f"Bearer {shared.token}"}
+    async with httpx.AsyncClient(trust_env=False, headers=headers) as client:
+        etag = (await client.get(asset)).headers["etag"]
+    plain = {f"gateway: {name}": Request(url + path, (shared.authorization,)) for name, path in READS.items()}
+    special = {
+        "gateway: one asset, unchanged (304)": Request(asset, (shared.authorization, f"If-None-Match: {etag}")),
+        "gateway: one asset, max-age=5": Request(asset, (shared.authorization, "Cache-Control: max-age=5")),
+    }
+    return [Target(name, process, request) for name, request in (plain | special).items()]
+
+
+async def _body(shared: Ground, url: str) -> bytes:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(url, headers={"authorization": f"Bearer {shared.token}"})).raise_for_status().content
+
+
+def _told(found: Curves) -> str:
+    return "\n\n".join("\n".join(lines) for lines in found.tables())
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+TEXT = """# What a read costs
+
+Written by `make bench`; all figures are of one run on one machine: {machine}.
+
+One core serves, the other asks (wrk) and has the exchange and Redis. {rounds} rounds, interleaved: in each every target
+is asked by 32 connections at full speed for {seconds} s, and then for {seconds} s at half of the rate that it reached
+(latencies). Medians of the rounds, in brackets the lowest and the highest; ratios are of the same round.
+
+{table}
+
+![requests a second](results.svg)
+
+The gateway authenticates every request, applies the grant, counts it and says how old the data is. Its default windows
+hold (`fresh_for` 1 s), so that it also refreshes once a second meanwhile. The bare app and nginx send the bytes of
+the same asset, and do none of that.
+
+{curves}
+"""
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench")

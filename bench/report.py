@@ -1,0 +1,61 @@
+"""What was measured, as Markdown and as a plot."""
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pygal  # type: ignore[import-untyped]  # it has no annotations
+from pygal.style import CleanStyle  # type: ignore[import-untyped]
+
+from bench.measure import Results, Round, median
+
+BARE = "bare ASGI app on granian"
+
+
+def machine() -> str:
+    """What it ran on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else platform.machine()
+    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def table(results: Results) -> list[str]:
+    """A row a target: rate, CPU and latencies, the medians of the rounds, with ratios and spread."""
+    lines = [
+        "| | requests/s | to bare | CPU, µs a request | to bare | p50, ms | p99, ms | p99.9, ms | resident, MiB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, rounds in results.rounds.items():
+        rate, cpu = _of(results, name, lambda each: each.rate), _of(results, name, lambda each: each.cpu)
+        tails = [f"{median([pick(each) for each in rounds]) / 1000:.2f}" for pick in _LATENCIES]
+        cells = [name, *rate, *cpu, *tails, f"{results.resident[name] / 2**20:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _of(results: Results, name: str, pick: Callable[[Round], float]) -> tuple[str, str]:
+    values = [pick(each) for each in results.rounds[name]]
+    ratio = median(results.ratios(name, BARE, pick))
+    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})", f"{ratio:.2f}"
+
+
+_LATENCIES: Sequence[Callable[[Round], float]] = (
+    lambda each: each.steady.p50,
+    lambda each: each.steady.p99,
+    lambda each: each.steady.p999,
+)
+
+
+def plot(results: Results, file: Path) -> None:
+    """Requests a second, a bar a target."""
+    chart = pygal.HorizontalBar(
+        style=CleanStyle, js=[], show_legend=False, print_values=True, height=60 + 40 * len(results.rounds)
+    )
+    chart.title = "Requests a second, one core, median of the rounds"
+    chart.value_formatter = lambda value: f"{value:,.0f}"
+    names = list(results.rounds)[::-1]
+    chart.x_labels = names
+    chart.add("", [median([each.rate for each in results.rounds[name]]) for name in names])
+    file.write_bytes(chart.render())
