@@ -22,6 +22,8 @@ environment = "bench"
 [server]
 port = {port}
 metrics_port = {metrics_port}
+[log]
+hits = 100
 [redis]
 url = "redis://127.0.0.1:{redis}/0"
 [exchange]

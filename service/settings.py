@@ -120,6 +120,13 @@ class Kubernetes(Table, frozen=True, kw_only=True):
     token_file: Path = IN_CLUSTER / "token"
 
 
+class Log(Table, frozen=True, kw_only=True):
+    """How much is logged."""
+
+    hits: Positive = 1
+    """One line for so many reads that were met from memory; all that is not well has its line in any case."""
+
+
 class Audit(Table, frozen=True, kw_only=True):
     """Where a line about every read goes."""
 
@@ -165,6 +172,7 @@ class Settings(Table, frozen=True, kw_only=True):
     freshness: Freshness = Freshness()
     kubernetes: Kubernetes | None = None
     audit: Audit | None = None
+    log: Log = Log()
     accounts: dict[str, Account]
     clients: dict[str, Client] = {}
 

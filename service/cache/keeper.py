@@ -118,6 +118,22 @@ class SnapshotKeeper:
         served = self._at_once(policy.decide(self._situation(read)), read)
         return served or await self._get(read)
 
+    def at_hand(self, demand: Demand) -> Served | None:
+        """A snapshot in memory that is fresh and meets a demand; `None`: `get` has to see.
+
+        It decides as `get` does, but where that might start anything.
+        """
+        held = self.memory.held
+        if held is None:
+            return None
+        age = self.memory.age_of(held)
+        if age >= self._windows.fresh_for:
+            return None
+        decision = policy.decide(Situation(self._windows, demand, age))
+        if not isinstance(decision, Serve):
+            return None
+        return Served(held, age, self._windows.fresh_for - age, decision.reason)
+
     async def close(self) -> None:
         """End what is under way; nobody is waiting for it any more."""
         await self.rotation.close()

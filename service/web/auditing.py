@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from service.account.selection import Selection, Shape
 from service.cache.ports import Served
 from service.clock import timestamp
@@ -47,21 +49,58 @@ def audit(gateway: Gateway, scope: Mapping[str, Any], method: str, status: int) 
     if shape is None and (handler is not None or not _DATA_PATHS.match(scope["path"])):
         return
     record, account = record_of(scope), str(scope.get("path_params", {}).get("account"))
+    put(
+        gateway,
+        Access(
+            request_id=record.request_id,
+            client=record.client,
+            account=account if _ACCOUNT.fullmatch(account) else None,
+            method=method,
+            route=str(scope.get("path_template") or UNMATCHED),
+            shape=shape,
+            selection=record.selection,
+            status=status,
+            problem=record.problem,
+            served=record.served,
+        ),
+        reserved=record.reserved,
+    )
+
+
+class Access(msgspec.Struct, frozen=True):
+    """What is known of a read that has ended; `status` 0: the caller hung up before."""
+
+    request_id: str
+    client: str | None
+    account: str | None
+    method: str
+    route: str
+    shape: str | None
+    selection: Selection | None
+    status: int
+    problem: str | None
+    served: Served | None
+
+
+def put(gateway: Gateway, access: Access, *, reserved: bool = False) -> None:
+    """Write the line of a read, where there is an audit log."""
+    if gateway.audit is None:
+        return
     line = Line(
         time=timestamp(gateway.clock.epoch()),
-        request_id=record.request_id,
+        request_id=access.request_id,
         environment=gateway.settings.environment,
-        client=record.client,
-        account=account if _ACCOUNT.fullmatch(account) else None,
-        method=method,
-        route=str(scope.get("path_template") or UNMATCHED),
-        shape=shape,
-        filters=_filters(record.selection),
-        status=status or None,
-        problem=record.problem,
-        snapshot=_snapshot(record.served) if 0 < status < 400 else None,
+        client=access.client,
+        account=access.account,
+        method=access.method,
+        route=access.route,
+        shape=access.shape,
+        filters=_filters(access.selection),
+        status=access.status or None,
+        problem=access.problem,
+        snapshot=_snapshot(access.served) if 0 < access.status < 400 else None,
     )
-    gateway.audit.put(line, reserved=record.reserved)
+    gateway.audit.put(line, reserved=reserved)
 
 
 def _shape(opt: Mapping[str, Any]) -> str | None:

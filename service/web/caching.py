@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from litestar.datastructures import Headers
 
 from service.account.selection import View
+from service.account.snapshot import Snapshot
 from service.cache.policy import ANY, Demand, RefreshReason
 from service.cache.ports import Served
 from service.clock import timestamp
@@ -43,7 +44,15 @@ def fields(headers: Headers, name: str) -> list[str]:
     Raises:
         InvalidParameterError: together they are longer than `MAX_FIELD`.
     """
-    lines = headers.getall(name.lower(), [])
+    return bounded(name, headers.getall(name.lower(), []))
+
+
+def bounded(name: str, lines: list[str]) -> list[str]:
+    """The lines, if they are not too long.
+
+    Raises:
+        InvalidParameterError: together they are longer than `MAX_FIELD`.
+    """
     if len(",".join(lines)) > MAX_FIELD:
         raise InvalidParameterError(f"header {name}: at most {MAX_FIELD} characters")
     return lines
@@ -70,18 +79,23 @@ def demand(cache_control: list[str], pragma: str | None) -> Demand:
     )
 
 
-def headers(served: Served, view: View, environment: str) -> dict[str, str]:
-    """What every data answer says of itself, 304 included."""
-    asked_at = served.held.snapshot.asked_at
+def lasting(snapshot: Snapshot, view: View, environment: str) -> dict[str, str]:
+    """What every data answer says of itself, 304 included, for as long as the snapshot is served."""
     return {
-        "age": str(served.age // 1000),
         "cache-control": RESPONSE_CACHE_CONTROL,
-        "cache-status": cache_status(served),
         "etag": view.etag,
         "gateway-environment": environment,
-        "gateway-snapshot-age": str(served.age),
-        "gateway-snapshot-time": timestamp(asked_at),
+        "gateway-snapshot-time": timestamp(snapshot.asked_at),
         "vary": "Authorization",
+    }
+
+
+def passing(served: Served) -> dict[str, str]:
+    """What it says besides, and what is another thing a moment later."""
+    return {
+        "age": str(served.age // 1000),
+        "cache-status": cache_status(served),
+        "gateway-snapshot-age": str(served.age),
     }
 
 

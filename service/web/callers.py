@@ -31,7 +31,8 @@ async def authenticate(request: AnyRequest) -> Client:
         UnauthenticatedError: no credential, several, or one that nobody holds.
         TooManyRequestsError: the client asks more often than it may.
     """
-    return await identify(request, _bearer_token(request))
+    given = request.headers.getall("authorization", [])
+    return await identify(request, bearer_token(given, another="x-mbx-apikey" in request.headers))
 
 
 async def identify(request: AnyRequest, token: bytes) -> Client:
@@ -77,15 +78,17 @@ async def _by_service_account(request: AnyRequest, reviews: TokenReviews, token:
     return client
 
 
-def _bearer_token(request: AnyRequest) -> bytes:
-    """The one credential of a request.
+def bearer_token(given: list[str], *, another: bool) -> bytes:
+    """The one credential of a request under `/v1`: of the lines of its `Authorization`.
 
-    A second one, be it in the header of the drop-in paths, makes it unclear who is calling.
+    A second one, be it in the header of the drop-in paths (`another`), makes it unclear who is calling.
+
+    Raises:
+        UnauthenticatedError: there is none, or more than one.
     """
-    given = request.headers.getall("authorization", [])
-    if not given and "x-mbx-apikey" not in request.headers:
+    if not given and not another:
         raise UnauthenticatedError("a bearer token is needed", {"www-authenticate": _CHALLENGE})
     scheme, _, token = given[0].partition(" ") if given else ("", "", "")
-    if len(given) != 1 or "x-mbx-apikey" in request.headers or scheme.lower() != "bearer":
+    if len(given) != 1 or another or scheme.lower() != "bearer":
         raise UnauthenticatedError("exactly one bearer token is needed", {"www-authenticate": _CHALLENGE})
     return token.strip().encode("latin-1", "replace")

@@ -4,10 +4,11 @@ Request id, HEAD, the caller's limit, the log line and the audit line, the count
 draining.
 """
 
+import itertools
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -18,7 +19,9 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from service.access.limits import Quota
 from service.gateway import Gateway
 from service.telemetry.attribution import CLIENT
-from service.web.auditing import UNMATCHED, audit
+from service.telemetry.metrics import Metrics
+from service.web.auditing import UNMATCHED, Access, audit, put
+from service.web.lane import Hit, Lane, Plan
 from service.web.problems import whole_seconds
 from service.web.record import Record, attach
 
@@ -27,6 +30,9 @@ log = structlog.get_logger("coinm.request")
 Headers = list[tuple[bytes, bytes]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PROCESS = os.urandom(8).hex()
+_REQUESTS = itertools.count(int.from_bytes(os.urandom(4)) << 16)
+"""Ids need to differ, and to tell nothing; drawing each at random costs as much as to authenticate its caller."""
 MAX_PATH = 512
 """Characters. The longest path that means anything has some 150."""
 NO_PATH = "/-" * 8
@@ -35,6 +41,7 @@ _FORMS = ("/v1/accounts", "/binance")
 """Below these a refusal has a form, and an audit line, of its own."""
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 """What the counters tell apart: a caller may invent any method."""
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _PROBES = frozenset({"/healthz", "/readyz"})
 
 
@@ -44,10 +51,18 @@ class Edge:
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
         self._gateway = gateway
+        self._lane = Lane(gateway)
+        self._hits = 0
+        self._counted: dict[tuple[str, int], _Answered] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        hit = self._lane.hit(scope)
+        if hit is not None:
+            await self._answer(hit, send, started)
             return
         _shorten(cast("dict[str, Any]", scope))
         answering = _Answering(self._gateway, cast("dict[str, Any]", scope), send)
@@ -57,6 +72,62 @@ class Edge:
         finally:
             CLIENT.reset(nobody)  # the task may be its caller's, and live on
             answering.close()
+        if answering.plan is not None:
+            self._lane.learn(scope, answering.plan)
+
+    async def _answer(self, hit: Hit, send: Send, started: float) -> None:
+        """Send an answer from memory, with what it has in common with all others."""
+        request_id = _request_id(hit.request_id)
+        fields = [*hit.fields, (b"x-request-id", request_id.encode()), NO_SNIFFING]
+        if hit.quota is not None:
+            fields += _limits(hit.quota)
+        status = 0
+        try:
+            await send({"type": "http.response.start", "status": hit.status, "headers": fields})
+            status = hit.status
+            await send({"type": "http.response.body", "body": hit.body, "more_body": False})
+        finally:
+            self._note(hit, request_id, status, time.perf_counter() - started)
+
+    def _note(self, hit: Hit, request_id: str, status: int, duration: float) -> None:
+        """The counters and the log line of an answer from memory."""
+        self._answered(hit.plan.route, status).count(duration)
+        if self._gateway.audit is not None:
+            put(self._gateway, _access(hit, request_id, status))
+        self._hits += 1
+        if self._hits % self._gateway.settings.log.hits == 0:
+            log.info(
+                "request",
+                method="GET",
+                route=hit.plan.route,
+                status=status,
+                duration_ms=round(duration * 1000, 3),
+                account=hit.plan.account,
+                age_ms=hit.served.age,
+                client=hit.client,
+                request_id=request_id,
+                result=hit.served.result,
+            )
+
+    def _answered(self, route: str, status: int) -> "_Answered":
+        key = route, status
+        if key not in self._counted:
+            self._counted[key] = _Answered(self._gateway.metrics, route, str(status))
+        return self._counted[key]
+
+
+class _Answered:
+    """The counters of the answers of one route with one status: looking them up costs more than to count."""
+
+    __slots__ = ("_duration", "_requests")
+
+    def __init__(self, metrics: Metrics, route: str, status: str) -> None:
+        self._requests = metrics.requests.labels(route, "GET", status)
+        self._duration = metrics.request_duration.labels(route)
+
+    def count(self, duration: float) -> None:
+        self._requests.inc()
+        self._duration.observe(duration)
 
 
 class _Answering:
@@ -69,11 +140,20 @@ class _Answering:
         self._head = scope["method"] == "HEAD"
         self._method = str(scope["method"]) if scope["method"] in _METHODS else "other"
         self._status = 0
-        self.record = Record(_request_id(scope["headers"]))
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        self.record = Record(_request_id(given))
         if self._head:
             scope["method"] = "GET"  # the same answer without its body (RFC 9110 §9.3.2)
         attach(scope, self.record)
         self.scope = scope
+
+    @property
+    def plan(self) -> Plan | None:
+        """How the request was understood, if it was a read under `/v1` that was answered."""
+        record, route = self.record, str(self.scope.get("path_template") or UNMATCHED)
+        if record.served is None or record.selection is None or record.account is None:
+            return None
+        return Plan(route, record.account, record.selection) if route.startswith(_FORMS[0]) else None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -102,12 +182,28 @@ class _Answering:
         audit(self._gateway, self.scope, self._method, self._status)
 
     def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        added = [(b"x-request-id", self.record.request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        added = [(b"x-request-id", self.record.request_id.encode()), NO_SNIFFING]
         if self.record.quota is not None:
             added += _limits(self.record.quota)
         if self._gateway.draining:
             added.append((b"connection", b"close"))
         return [(name, _with_head(value) if name == b"allow" else value) for name, value in headers] + added
+
+
+def _access(hit: Hit, request_id: str, status: int) -> Access:
+    plan = hit.plan
+    return Access(
+        request_id=request_id,
+        client=hit.client,
+        account=plan.account,
+        method="GET",
+        route=plan.route,
+        shape=plan.selection.shape.value,
+        selection=plan.selection,
+        status=status,
+        problem=None,
+        served=hit.served,
+    )
 
 
 def _limits(quota: Quota) -> Headers:
@@ -135,10 +231,11 @@ def _with_head(allowed: bytes) -> bytes:
     return allowed if b"HEAD" in allowed else allowed.replace(b"GET", b"GET, HEAD")
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The caller's, where it is harmless in logs and headers; else a new one."""
-    given = next((value for name, value in headers if name == b"x-request-id"), b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def _request_id(given: bytes) -> str:
+    """The caller's, where it is harmless in logs and headers; else a new one, 32 hex digits."""
+    if given and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return f"{_PROCESS}{next(_REQUESTS):016x}"
 
 
 def _level(route: str, status: int) -> int:

@@ -5,16 +5,20 @@ grant has cut it.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
+import msgspec
 from litestar import Response
+from prometheus_client import Counter
 
 from service.access.clients import Client, Clients
 from service.access.grants import Grant
 from service.account.selection import Selection, Shape
 from service.account.snapshot import Snapshot
-from service.cache.ports import Served
+from service.cache.ports import Held, Served
 from service.exchange.gate import ACCOUNT
 from service.gateway import Gateway
+from service.telemetry.metrics import Metrics
 from service.web import caching
 from service.web.callers import authenticate, gateway_of
 from service.web.problems import (
@@ -46,7 +50,7 @@ async def read_as(
 ) -> Response[bytes]:
     """The same for a caller that is known already."""
     gateway = gateway_of(request)
-    clients, grant = gateway.clients, _granted(gateway.clients, client, account)
+    clients, grant = gateway.clients, granted(gateway.clients, client, account)
     record = record_of(request.scope)
     record.account = account
     selection = record.selection = select(request.scope["query_string"])
@@ -54,45 +58,71 @@ async def read_as(
     tags = caching.fields(request.headers, "If-None-Match")
     keeper = gateway.keepers[account]
     known = keeper.margin_assets
-    _require_grant(grant, selection, known)
+    require_grant(grant, selection, known)
     served = await keeper.get(demand)
     if gateway.clients is not clients:  # what was taken from the client meanwhile is not given any more
-        grant = _granted(gateway.clients, gateway.clients.by_name(client.name), account)
+        grant = granted(gateway.clients, gateway.clients.by_name(client.name), account)
     if gateway.clients is not clients or served.held.margin_assets is not known:
-        _require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
+        require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
-    _count(gateway, client, account, served)
-    answer = _answer(served, selection, grant, gateway.settings.environment)
+    ReadCounters(gateway.metrics, account, client.name).count(gateway, served)
+    answer = cut(served.held, selection, grant, gateway.settings.environment)
     record.served = served
-    if caching.not_modified(tags, answer.headers["etag"]):
-        return Response(b"", status_code=304, headers=answer.headers)
-    return answer
+    headers = dict(answer.headers) | caching.passing(served)
+    if caching.not_modified(tags, answer.etag):
+        return Response(b"", status_code=304, headers=headers)
+    return Response(answer.body, media_type=JSON, headers=headers)
 
 
-def _granted(clients: Clients, client: Client | None, account: str) -> Grant:
+class Cut(msgspec.Struct, frozen=True):
+    """What answers a read from one snapshot, under one grant."""
+
+    body: bytes
+    etag: str
+    headers: Mapping[str, str]
+    """Those that last as long as the snapshot does."""
+
+
+def cut(held: Held, selection: Selection, grant: Grant, environment: str) -> Cut:
+    """The answer to a selection, narrowed by the grant.
+
+    Raises:
+        UnknownAssetError: there is no such row.
+        UnknownSymbolError: the same.
+        NoSuchPositionSideError: the same.
+    """
+    snapshot = held.snapshot
+    _require_symbol(snapshot, selection)
+    view = held.views.view(grant.narrow(selection))
+    if view is None:
+        raise _missing(snapshot, selection)
+    headers = caching.lasting(snapshot, view, environment)
+    if snapshot.mode is not None and selection.shape in _WITH_POSITIONS:
+        headers["gateway-position-mode"] = snapshot.mode
+    return Cut(view.body, view.etag, headers)
+
+
+def granted(clients: Clients, client: Client | None, account: str) -> Grant:
+    """The client's grant on an account.
+
+    Raises:
+        ForbiddenError: it has none, or there is no such account.
+    """
     grant = clients.grant(client, account) if client else None
     if grant is None:
         raise ForbiddenError("this account is not granted to the client")
     return grant
 
 
-def _require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str, str] | None) -> None:
+def require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str, str] | None) -> None:
+    """Pass if all that a selection names is granted.
+
+    Raises:
+        ForbiddenError: something isn't.
+    """
     refusal = grant.refusal(selection, margin_assets)
     if refusal is not None:
         raise ForbiddenError(refusal)
-
-
-def _answer(served: Served, selection: Selection, grant: Grant, environment: str) -> Response[bytes]:
-    """The cut, or that there is nothing to cut."""
-    snapshot = served.held.snapshot
-    _require_symbol(snapshot, selection)
-    view = served.held.views.view(grant.narrow(selection))
-    if view is None:
-        raise _missing(snapshot, selection)
-    headers = caching.headers(served, view, environment)
-    if snapshot.mode is not None and selection.shape in _WITH_POSITIONS:
-        headers["gateway-position-mode"] = snapshot.mode
-    return Response(view.body, media_type=JSON, headers=headers)
 
 
 def _require_symbol(snapshot: Snapshot, selection: Selection) -> None:
@@ -112,8 +142,24 @@ def _missing(snapshot: Snapshot, selection: Selection) -> UnknownAssetError | No
     return NoSuchPositionSideError(f"symbol {symbol} has no {side} position{why}")
 
 
-def _count(gateway: Gateway, client: Client, account: str, served: Served) -> None:
-    gateway.metrics.cache_results.labels(account, client.name, served.result).inc()
-    if served.result not in ("stored", "stale-if-error"):
-        gateway.weight_saved += ACCOUNT.weight
-        gateway.metrics.weight_saved.labels(account, client.name).inc(ACCOUNT.weight)
+class ReadCounters:
+    """How the cache met one client's reads of one account, and what that spared."""
+
+    __slots__ = ("_results", "_saved", "_seen")
+
+    def __init__(self, metrics: Metrics, account: str, client: str) -> None:
+        self._results = partial(metrics.cache_results.labels, account, client)
+        self._saved = partial(metrics.weight_saved.labels, account, client)
+        self._seen: dict[str, tuple[Counter, Counter | None]] = {}
+        """By result: looking a counter up by its labels costs more than to count."""
+
+    def count(self, gateway: Gateway, served: Served) -> None:
+        result = served.result
+        if result not in self._seen:
+            spared = None if result in ("stored", "stale-if-error") else self._saved()
+            self._seen[result] = self._results(result), spared
+        met, spared = self._seen[result]
+        met.inc()
+        if spared is not None:
+            gateway.weight_saved += ACCOUNT.weight
+            spared.inc(ACCOUNT.weight)

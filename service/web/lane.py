@@ -1,0 +1,223 @@
+"""A way past the framework, for reads that were asked before and that memory can answer.
+
+What is remembered of a request is how it was understood: the route, the account and the selection, which are functions
+of its path and query alone. Who is calling, what it may see, how fresh the snapshot is and how often the client may ask
+is judged anew each time, by the functions that the framework's handlers call. Whatever is not an ordinary answer from a
+fresh snapshot (an unknown token, a refusal, a miss, a malformed header, a drain) goes the whole way.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import structlog
+
+from service.access.clients import Client
+from service.access.grants import Grant
+from service.access.limits import Quota
+from service.account.selection import Selection
+from service.cache.policy import ANY, Demand
+from service.cache.ports import Held, Served
+from service.gateway import Gateway
+from service.web import caching
+from service.web.callers import bearer_token
+from service.web.problems import ProblemError
+from service.web.reading import JSON, Cut, ReadCounters, cut, require_grant
+
+log = structlog.get_logger("coinm.web")
+
+PLANS = 1024
+"""Requests that are remembered; the oldest goes first. A dozen services with a handful of polls each stay far below."""
+MAX_QUERY = 1024
+"""Bytes of a query that is remembered: a plan weighs some kilobytes at most."""
+
+Fields = list[tuple[bytes, bytes]]
+
+CONTENT_TYPE = (b"content-type", JSON.encode())
+
+
+class Asked(NamedTuple):
+    """What the header of a request says."""
+
+    token: bytes
+    demand: Demand
+    tags: list[str]
+    request_id: bytes
+    """Empty: it has none."""
+
+
+class Plan:
+    """How a request was understood.
+
+    Args:
+        route: the template of its path.
+        account: whose data it reads.
+        selection: what of it.
+    """
+
+    __slots__ = ("account", "route", "selection")
+
+    def __init__(self, route: str, account: str, selection: Selection) -> None:
+        self.route = route
+        self.account = account
+        self.selection = selection
+
+
+class Made(NamedTuple):
+    """What answers a plan from one snapshot under one grant, and the counters of such answers."""
+
+    grant: Grant
+    answer: Cut
+    lasting: Fields
+    """The header that lasts as long as the snapshot."""
+    full: Fields
+    """What describes the body."""
+    unchanged: Fields
+    """What does so in a 304."""
+    counted: ReadCounters
+
+
+class _Snapshot:
+    """What has been made of the snapshot that an account is served from; goes when that does."""
+
+    __slots__ = ("_age", "_passing", "held", "made")
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+        self.made: dict[tuple[Plan, str], Made] = {}
+        """By plan and client."""
+        self._age = -1
+        self._passing: Fields = []
+
+    def passing(self, served: Served) -> Fields:
+        """What says how old it is: the same for all who ask in one millisecond."""
+        if served.age != self._age:
+            self._age, self._passing = served.age, _encoded(caching.passing(served))
+        return self._passing
+
+
+class Hit(NamedTuple):
+    """An answer from memory, and what is to be noted of it."""
+
+    plan: Plan
+    client: str
+    served: Served
+    quota: Quota | None
+    status: int
+    fields: Fields
+    body: bytes
+    request_id: bytes
+
+
+class Lane:
+    """Knows the requests that have been answered before."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._plans: dict[tuple[bytes, bytes], Plan] = {}
+        self._snapshots: dict[str, _Snapshot] = {}
+
+    def learn(self, scope: Mapping[str, Any], plan: Plan) -> None:
+        """Remember how a read was understood that has just been answered."""
+        key = scope["raw_path"], scope["query_string"]
+        if key in self._plans or len(scope["query_string"]) > MAX_QUERY:
+            return
+        if len(self._plans) >= PLANS:
+            del self._plans[next(iter(self._plans))]
+        self._plans[key] = plan
+
+    def hit(self, scope: Mapping[str, Any]) -> Hit | None:
+        """The answer, if it is an ordinary one; `None`: the framework has to see, and nothing has been taken."""
+        plan = self._plans.get((scope["raw_path"], scope["query_string"]))
+        gateway = self._gateway
+        if plan is None or scope["method"] != "GET" or gateway.draining or _must_reserve(gateway):
+            return None
+        try:
+            return self._hit(plan, _asked(scope["headers"]))
+        except ProblemError:
+            return None
+        except Exception:  # a bug: the framework answers, and if it meets the bug too it says so
+            log.exception("lane_fault")
+            return None
+
+    def _hit(self, plan: Plan, asked: Asked) -> Hit | None:
+        gateway = self._gateway
+        client = gateway.clients.authenticate(asked.token)
+        grant = gateway.clients.grant(client, plan.account) if client else None
+        served = gateway.keepers[plan.account].at_hand(asked.demand) if grant else None
+        if client is None or grant is None or served is None:
+            return None
+        snapshot = self._snapshot(plan.account, served.held)
+        made = snapshot.made.get((plan, client.name))
+        if made is None or made.grant != grant:
+            made = snapshot.made[plan, client.name] = self._make(plan, client, served.held, grant)
+        quota = gateway.limits.take(client.name, gateway.clock.monotonic())  # the last that may say no
+        if quota is not None and not quota.admitted:
+            return None
+        made.counted.count(gateway, served)
+        if asked.tags and caching.not_modified(asked.tags, made.answer.etag):
+            status, described, body = 304, made.unchanged, b""
+        else:
+            status, described, body = 200, made.full, made.answer.body
+        fields = [*made.lasting, *snapshot.passing(served), *described]
+        return Hit(plan, client.name, served, quota, status, fields, body, asked.request_id)
+
+    def _snapshot(self, account: str, held: Held) -> _Snapshot:
+        snapshot = self._snapshots.get(account)
+        if snapshot is None or snapshot.held is not held:
+            snapshot = self._snapshots[account] = _Snapshot(held)
+        return snapshot
+
+    def _make(self, plan: Plan, client: Client, held: Held, grant: Grant) -> Made:
+        """The answer under a grant.
+
+        Raises:
+            ProblemError: the grant doesn't allow it, or there is no such row.
+        """
+        require_grant(grant, plan.selection, held.margin_assets)
+        answer = cut(held, plan.selection, grant, self._gateway.settings.environment)
+        full = [CONTENT_TYPE, _length(answer.body)]
+        counted = ReadCounters(self._gateway.metrics, plan.account, client.name)
+        return Made(grant, answer, _encoded(answer.headers), full, [_length(b"")], counted)
+
+
+def _must_reserve(gateway: Gateway) -> bool:
+    """Whether no read may go without a line in the audit log; then a place in it comes before all else."""
+    return gateway.audit is not None and gateway.audit.settings.when_full == "refuse"
+
+
+def _asked(headers: Iterable[tuple[bytes, bytes]]) -> Asked:
+    """What the framework's handlers read of a request, by the same functions.
+
+    Raises:
+        ProblemError: something about it is not as it should be.
+    """
+    credentials: list[str] = []
+    control: list[str] = []
+    tags: list[str] = []
+    pragma: list[str] = []
+    another, request_id = False, b""
+    for name, value in headers:
+        if name == b"authorization":
+            credentials.append(value.decode("latin-1"))
+        elif name == b"x-request-id":
+            request_id = request_id or value
+        elif name == b"if-none-match":
+            tags.append(value.decode("latin-1"))
+        elif name == b"cache-control":
+            control.append(value.decode("latin-1"))
+        elif name == b"pragma":
+            pragma.append(value.decode("latin-1"))
+        elif name == b"x-mbx-apikey":
+            another = True
+    token, demand = bearer_token(credentials, another=another), ANY
+    if control or pragma:
+        demand = caching.demand(caching.bounded("Cache-Control", control), pragma[0] if pragma else None)
+    return Asked(token, demand, caching.bounded("If-None-Match", tags) if tags else tags, request_id)
+
+
+def _encoded(headers: Mapping[str, str]) -> Fields:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def _length(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", str(len(body)).encode()
