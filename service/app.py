@@ -28,15 +28,15 @@ class App:
 
     def __init__(self, gateway: Gateway, litestar: Litestar) -> None:
         self.gateway = gateway
-        self._litestar = litestar
-        self._edge = Edge(litestar, gateway)
+        self.litestar = litestar
+        self.edge = Edge(litestar, gateway)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._edge(scope, receive, send)
+        await self.edge(scope, receive, send)
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """For servers and tests that don't speak ASGI's lifespan."""
-        return self._litestar.lifespan()
+        return self.litestar.lifespan()
 
     @asynccontextmanager
     async def duties(self) -> AsyncGenerator[None, None]:

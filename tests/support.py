@@ -100,8 +100,8 @@ def write_settings(folder: Path, **tables: Mapping[str, object]) -> Path:
     for name in ("server", "redis", "exchange", "freshness"):
         table = {**DEFAULTS.get(name, {}), **tables.get(name, {})}
         lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
-    lines += _table("audit", tables["audit"]) if "audit" in tables else []
-    lines += _table("kubernetes", tables["kubernetes"]) if "kubernetes" in tables else []
+    for name in ("audit", "kubernetes", "log"):
+        lines += _table(name, tables[name]) if name in tables else []
     for account, own in tables.get("accounts", {"main": None}).items():
         lines += [_ACCOUNT.format(account=account), *_table(f"accounts.{account}.freshness", own)]
     lines += [_clients(tables.get("clients", {}))]

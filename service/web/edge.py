@@ -51,8 +51,9 @@ class Edge:
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
         self._gateway = gateway
-        self._lane = Lane(gateway)
-        self._hits = 0
+        self.lane = Lane(gateway)
+        self.hits = 0
+        """Reads that went past the framework."""
         self._counted: dict[tuple[str, int], _Answered] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +61,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        hit = self._lane.hit(scope)
+        hit = self.lane.hit(scope)
         if hit is not None:
             await self._answer(hit, send, started)
             return
@@ -73,7 +74,7 @@ class Edge:
             CLIENT.reset(nobody)  # the task may be its caller's, and live on
             answering.close()
         if answering.plan is not None:
-            self._lane.learn(scope, answering.plan)
+            self.lane.learn(scope, answering.plan)
 
     async def _answer(self, hit: Hit, send: Send, started: float) -> None:
         """Send an answer from memory, with what it has in common with all others."""
@@ -94,8 +95,8 @@ class Edge:
         self._answered(hit.plan.route, status).count(duration)
         if self._gateway.audit is not None:
             put(self._gateway, _access(hit, request_id, status))
-        self._hits += 1
-        if self._hits % self._gateway.settings.log.hits == 0:
+        self.hits += 1
+        if self.hits % self._gateway.settings.log.hits == 0:
             log.info(
                 "request",
                 method="GET",

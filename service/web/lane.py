@@ -69,10 +69,8 @@ class Made(NamedTuple):
     answer: Cut
     lasting: Fields
     """The header that lasts as long as the snapshot."""
-    full: Fields
-    """What describes the body."""
-    unchanged: Fields
-    """What does so in a 304."""
+    described: Fields
+    """What says of the body what it is; a 304 has none."""
     counted: ReadCounters
 
 
@@ -155,10 +153,10 @@ class Lane:
             return None
         made.counted.count(gateway, served)
         if asked.tags and caching.not_modified(asked.tags, made.answer.etag):
-            status, described, body = 304, made.unchanged, b""
+            status, fields, body = 304, made.lasting + snapshot.passing(served), b""
         else:
-            status, described, body = 200, made.full, made.answer.body
-        fields = [*made.lasting, *snapshot.passing(served), *described]
+            status, fields = 200, made.lasting + snapshot.passing(served) + made.described
+            body = made.answer.body
         return Hit(plan, client.name, served, quota, status, fields, body, asked.request_id)
 
     def _snapshot(self, account: str, held: Held) -> _Snapshot:
@@ -175,9 +173,9 @@ class Lane:
         """
         require_grant(grant, plan.selection, held.margin_assets)
         answer = cut(held, plan.selection, grant, self._gateway.settings.environment)
-        full = [CONTENT_TYPE, _length(answer.body)]
+        described = [CONTENT_TYPE, (b"content-length", str(len(answer.body)).encode())]
         counted = ReadCounters(self._gateway.metrics, plan.account, client.name)
-        return Made(grant, answer, _encoded(answer.headers), full, [_length(b"")], counted)
+        return Made(grant, answer, _encoded(answer.headers), described, counted)
 
 
 def _must_reserve(gateway: Gateway) -> bool:
@@ -217,7 +215,3 @@ def _asked(headers: Iterable[tuple[bytes, bytes]]) -> Asked:
 
 def _encoded(headers: Mapping[str, str]) -> Fields:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
-
-
-def _length(body: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", str(len(body)).encode()

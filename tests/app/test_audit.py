@@ -344,7 +344,7 @@ def test_every_route_says_that_it_reads_or_is_known_to_read_nothing(stage: Stage
     """A route of data that doesn't say so would be read unseen."""
     silent = {
         route.path
-        for route in stage.app()._litestar.routes
+        for route in stage.app().litestar.routes
         if isinstance(route, HTTPRoute)
         for handler in route.route_handlers
         if handler.fn.__module__.startswith("service.") and not {READS, LISTS} & set(handler.opt)

@@ -133,7 +133,7 @@ def _accounts_read(answered: list[tuple[Cell, httpx.Response]]) -> set[str]:
 
 
 def test_every_route_of_the_app_has_a_row_or_is_open_to_all(stage: Stage) -> None:
-    routes = stage.app()._litestar.routes
+    routes = stage.app().litestar.routes
     found = {re.sub(r":\w+", "", route.path) for route in routes if isinstance(route, HTTPRoute)}
     assert {re.sub(r"{position_side}", "{positionSide}", path) for path in found} == ROUTES.keys() | OPEN
 

@@ -1,0 +1,190 @@
+"""The way past the framework answers as the framework does, and only what it may."""
+
+import gc
+import io
+import random
+import re
+import weakref
+from collections.abc import Iterator
+from typing import Any, cast
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.web.edge import Edge
+from service.web.lane import PLANS
+from tests.app.conftest import MakeStage
+from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage
+from tests.app.test_telemetry import figure, lines
+from tests.support import TOKENS
+
+REQUESTS = 1_500
+SYMBOL = f"{POSITIONS}/BTCUSD_PERP"
+PATHS = (
+    *(ACCOUNT, ASSETS, POSITIONS, BTC, SYMBOL, f"{SYMBOL}/BOTH", f"{SYMBOL}/LONG", f"{ASSETS}/ETH", f"{ASSETS}/NONE"),
+    *(f"{ASSETS}?asset=BTC", f"{ASSETS}?asset=ETH,BTC&nonzero=true", f"{ASSETS}?nonzero=false", f"{ASSETS}?asset=btc"),
+    *(f"{POSITIONS}?open=true", f"{POSITIONS}?symbol=BTCUSD_PERP", f"{POSITIONS}?positionSide=LONG&open=true"),
+    *(f"{ACCOUNT}?asset=BTC&open=true", f"{ACCOUNT}?x=1", f"{POSITIONS}/NONE", "/v1/accounts/other", "/v1/accounts"),
+)
+DEMANDS = (
+    None,
+    None,
+    None,
+    "max-age=5",
+    "no-cache",
+    "min-fresh=1",
+    "min-fresh=9",
+    "only-if-cached",
+    "max-age=x",
+    "max-stale",
+    "a=b",
+)
+UNUSABLE = "not one"
+"""As a request id."""
+
+Headers = list[tuple[str, str]]
+
+
+@pytest.fixture
+def stage(make_stage: MakeStage) -> Stage:
+    return make_stage(freshness={"fresh_for": "5s"}, clients={"treasury": {"requests_per_second": 30_000}})
+
+
+def generated(seed: int, count: int) -> Iterator[tuple[str, Headers]]:
+    """Paths and headers of requests: mostly ordinary ones, each in every spelling now and then."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        headers = [("x-request-id", draw.choice(["given", "also-given", UNUSABLE]))]
+        token = draw.choice([*TOKENS.values(), *TOKENS.values(), "cgw_wrong", ""])
+        headers += [("authorization", f"{draw.choice(['Bearer', 'Bearer', 'bearer', 'Basic'])} {token}")]
+        headers += [("authorization", "Bearer another")] if draw.random() < 0.05 else []
+        headers += [("x-mbx-apikey", "another")] if draw.random() < 0.05 else []
+        demand = draw.choice(DEMANDS)
+        headers += [("cache-control", demand)] if demand else []
+        headers += [("pragma", draw.choice(["no-cache", "x"]))] if draw.random() < 0.1 else []
+        headers += [("if-none-match", draw.choice(["*", '"x"', "W/*", "x" * 9_000]))] if draw.random() < 0.2 else []
+        yield draw.choice(PATHS), headers
+
+
+class BothWays:
+    """One gateway: callers who go the whole way each time, and those who may go past the framework."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.quick = replica.app.edge
+
+    @property
+    def whole(self) -> Edge:
+        """An edge that has seen nothing yet."""
+        return Edge(self.replica.app.litestar, self.replica.gateway)
+
+    async def ask(self, edge: Edge, path: str, headers: Headers) -> httpx.Response:
+        transport = httpx.ASGITransport(cast("Any", edge))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as caller:
+            return await caller.get(path, headers=headers)
+
+    def figures(self) -> dict[str, float]:
+        """Every counter but those of durations, whose sums are never twice the same."""
+        families = text_string_to_metric_families(self.replica.metrics())
+        samples = [sample for family in families if family.name.startswith("coinm") for sample in family.samples]
+        counted = [each for each in samples if each.name.endswith(("_total", "_count"))]
+        return {f"{each.name}{sorted(each.labels.items())}": each.value for each in counted}
+
+
+def told(answer: httpx.Response) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """All of an answer but the id that it was given, where nobody named one, and what is left of a limit."""
+    own = {b"ratelimit"}
+    if answer.request.headers["x-request-id"] == UNUSABLE:
+        own |= {b"x-request-id"}
+    body = answer.content if answer.status_code < 400 else b""
+    return answer.status_code, [(name, value) for name, value in answer.headers.raw if name not in own], body
+
+
+async def test_generated_requests_are_answered_alike_both_ways(stage: Stage) -> None:
+    ways = BothWays(await stage.warm())
+    statuses = set[int]()
+    for number, (path, headers) in enumerate(generated(1, REQUESTS)):
+        if number % 100 == 0:
+            await stage.advance(40)  # in all less than fresh_for
+        expected = told(await ways.ask(ways.whole, path, headers))
+        assert told(await ways.ask(ways.quick, path, headers)) == expected, (path, headers)
+        statuses.add(expected[0])
+    assert statuses == {200, 304, 400, 401, 403, 404, 504}
+    assert ways.quick.hits > REQUESTS / 5
+
+
+async def test_both_ways_leave_the_same_counts_log_lines_and_audit_lines(stage: Stage, log_text: io.StringIO) -> None:
+    ways = BothWays(await stage.warm())
+    asked = list(generated(2, 300))
+    for path, headers in asked:
+        await ways.ask(ways.quick, path, headers)
+    seen: list[tuple[dict[str, float], list[Json]]] = []
+    for edge in (None, ways.quick):
+        before, logged = ways.figures(), len(lines(log_text))
+        for path, headers in asked:
+            await ways.ask(edge or ways.whole, path, headers)
+        grown = {name: value - before.get(name, 0) for name, value in ways.figures().items()}
+        seen.append((grown, [facts(line) for line in lines(log_text)[logged:]]))
+    hits = ways.quick.hits
+    whole, quick = seen
+    assert whole == quick
+    assert hits > 100
+    audited = [facts(msgspec.to_builtins(line)) for line in await stage.audited()]
+    assert audited[-600:-300] == audited[-300:]
+
+
+def facts(line: Json) -> Json:
+    """What a line says, but for when, how long it took, and the ids that were made up."""
+    return {key: value for key, value in line.items() if key not in {"time", "duration_ms", "request_id"}}
+
+
+async def test_a_limit_is_taken_from_once_a_request_either_way(stage: Stage) -> None:
+    gateway = await stage.warm()
+    limits = [(await gateway.get(BTC, "treasury")).headers["ratelimit"] for _ in range(5)]
+    left = [int(re.findall(r"r=([0-9]+)", limit)[0]) for limit in limits]
+    assert left == list(range(left[0], left[0] - 5, -1))
+    assert gateway.app.edge.hits >= 4
+
+
+async def test_who_asks_too_often_is_refused_on_hits_too(make_stage: MakeStage) -> None:
+    stage = make_stage(clients={"treasury": {"requests_per_second": 9}})  # three a replica
+    gateway = await stage.warm()
+    assert [(await gateway.get(BTC, "treasury")).status_code for _ in range(5)] == [200, 200, 200, 429, 429]
+
+
+async def test_hits_may_be_logged_now_and_then_and_are_counted_and_audited_all_the_same(
+    make_stage: MakeStage, log_text: io.StringIO
+) -> None:
+    stage = make_stage(log={"hits": 10})
+    gateway = await stage.warm()
+    for _ in range(50):
+        await gateway.get()
+    await gateway.get(f"{ASSETS}/NONE")
+    assert [line["status"] for line in lines(log_text)] == [200] * 6 + [404]
+    route = "/v1/accounts/{account}/assets/{asset}"
+    assert figure(gateway, f'coinm_requests_total{{method="GET",route="{route}",status="200"}}') == 51
+    assert len(await stage.audited()) == 52
+
+
+async def test_requests_are_forgotten_before_they_are_too_many(stage: Stage) -> None:
+    gateway = await stage.warm()
+    for number in range(PLANS + 10):
+        await gateway.get(f"{ASSETS}?asset=A{number}")
+    hits = gateway.app.edge.hits
+    await gateway.get(f"{ASSETS}?asset=A{PLANS}")
+    assert gateway.app.edge.hits == hits + 1
+    await gateway.get(f"{ASSETS}?asset=A0")
+    assert gateway.app.edge.hits == hits + 1
+
+
+async def test_no_snapshot_is_kept_longer_than_it_is_served(stage: Stage) -> None:
+    gateway = await stage.warm()
+    await gateway.get()
+    old = weakref.ref(gateway.gateway.keepers["main"].memory.held.views)  # type: ignore[union-attr]  # it is warm
+    await stage.advance(60_000)
+    await gateway.get()
+    await gateway.get()
+    gc.collect()
+    assert old() is None
