@@ -20,7 +20,9 @@ from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, St
 from tests.app.test_telemetry import figure, lines
 from tests.support import TOKENS
 
-REQUESTS = 1_500
+REQUESTS = 3_000
+PAST = 400
+"""Of them go past the framework at the least; some 520 do. The others are refused, malformed, new, or demand too much."""
 SYMBOL = f"{POSITIONS}/BTCUSD_PERP"
 PATHS = (
     *(ACCOUNT, ASSETS, POSITIONS, BTC, SYMBOL, f"{SYMBOL}/BOTH", f"{SYMBOL}/LONG", f"{ASSETS}/ETH", f"{ASSETS}/NONE"),
@@ -106,13 +108,13 @@ async def test_generated_requests_are_answered_alike_both_ways(stage: Stage) -> 
     ways = BothWays(await stage.warm())
     statuses = set[int]()
     for number, (path, headers) in enumerate(generated(1, REQUESTS)):
-        if number % 100 == 0:
+        if number % 200 == 0:
             await stage.advance(40)  # in all less than fresh_for
         expected = told(await ways.ask(ways.whole, path, headers))
         assert told(await ways.ask(ways.quick, path, headers)) == expected, (path, headers)
         statuses.add(expected[0])
     assert statuses == {200, 304, 400, 401, 403, 404, 504}
-    assert ways.quick.hits > REQUESTS / 5
+    assert ways.quick.hits > PAST
 
 
 async def test_both_ways_leave_the_same_counts_log_lines_and_audit_lines(stage: Stage, log_text: io.StringIO) -> None:
