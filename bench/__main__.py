@@ -41,8 +41,14 @@ def main(*, rounds: int, seconds: float, write: bool) -> None:
 
 
 async def _run(folder: Path, rounds: int, seconds: float, svg: Path | None) -> str:
-    async with ground(folder / "peers") as shared, shared.gateway() as (process, url):
+    async with (
+        ground(folder / "peers") as shared,
+        shared.gateway() as (process, url),
+        shared.gateway(log_hits=1) as (talkative, loud),
+    ):
         targets = await _targets(shared, process, url)
+        every = Request(loud + READS["one asset"], (shared.authorization,))
+        targets.append(Target("gateway: one asset, every hit logged", talkative, every))
         async with peers(shared, await _body(shared, url + READS["one asset"])) as others:
             targets += [Target(name, server, Request(where)) for name, (server, where) in others.items()]
             results = await measured(targets, rounds, seconds, say)
@@ -94,8 +100,8 @@ is asked by 32 connections at full speed for {seconds} s, and then for {seconds}
 ![requests a second](results.svg)
 
 The gateway authenticates every request, applies the grant, counts it and says how old the data is. Its default windows
-hold (`fresh_for` 1 s), so that it also refreshes once a second meanwhile. The bare app and nginx send the bytes of
-the same asset, and do none of that.
+hold (`fresh_for` 1 s), so that it also refreshes once a second meanwhile. It logs one hit in a hundred, but for the one
+that logs them all. The bare app and nginx send the bytes of the same asset, and do none of that.
 
 {curves}
 """

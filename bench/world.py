@@ -23,7 +23,7 @@ environment = "bench"
 port = {port}
 metrics_port = {metrics_port}
 [log]
-hits = 100
+hits = {log_hits}
 [redis]
 url = "redis://127.0.0.1:{redis}/0"
 [exchange]
@@ -104,8 +104,8 @@ class Ground(msgspec.Struct):
             return int((await client.get(f"http://127.0.0.1:{self.exchange}/calls")).text)
 
     @asynccontextmanager
-    async def gateway(self, accounts: int = 1) -> AsyncIterator[tuple[Process, str]]:
-        """A gateway of its own settings and ports; and its URL."""
+    async def gateway(self, accounts: int = 1, log_hits: int = 100) -> AsyncIterator[tuple[Process, str]]:
+        """A gateway of its own settings and ports, which logs one hit in so many; and its URL."""
         port = free_port()
         folder = self.folder / f"gateway-{port}"
         folder.mkdir()
@@ -119,6 +119,7 @@ class Ground(msgspec.Struct):
                 redis=self.redis,
                 exchange=self.exchange,
                 accounts="".join(ACCOUNT.format(name=name) for name in names),
+                log_hits=log_hits,
                 digest=tokens.digest(self.token.encode()),
             )
         )

@@ -22,7 +22,7 @@ from tests.support import TOKENS
 
 REQUESTS = 3_000
 PAST = 400
-"""Of them go past the framework at the least; some 520 do. The others are refused, malformed, new, or demand too much."""
+"""Of them go past the framework at the least; some 520 do. Others are refused, malformed, new, or demand too much."""
 SYMBOL = f"{POSITIONS}/BTCUSD_PERP"
 PATHS = (
     *(ACCOUNT, ASSETS, POSITIONS, BTC, SYMBOL, f"{SYMBOL}/BOTH", f"{SYMBOL}/LONG", f"{ASSETS}/ETH", f"{ASSETS}/NONE"),
