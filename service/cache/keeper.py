@@ -119,18 +119,20 @@ class SnapshotKeeper:
         return served or await self._get(read)
 
     def at_hand(self, demand: Demand) -> Served | None:
-        """A snapshot in memory that is fresh and meets a demand; `None`: `get` has to see.
+        """A snapshot in memory that meets a demand at once, where that starts nothing; `None`: `get` has to see.
 
-        It decides as `get` does, but where that might start anything.
+        It decides as `get` does. A stale one is served while the refresh that it calls for is under way already.
         """
         held = self.memory.held
         if held is None:
             return None
-        age = self.memory.age_of(held)
+        age, barrier = self.memory.age_of(held), None
         if age >= self._windows.fresh_for:
-            return None
-        decision = policy.decide(Situation(self._windows, demand, age))
-        if not isinstance(decision, Serve):
+            if not self._flight.active:
+                return None
+            barrier = self.memory.barrier(forced=False)
+        decision = policy.decide(Situation(self._windows, demand, age, 0, barrier))
+        if not isinstance(decision, Serve | ServeAndRefresh) or decision.reason in _BARRED:
             return None
         return Served(held, age, self._windows.fresh_for - age, decision.reason)
 

@@ -78,11 +78,11 @@ class TokenReviews:
         Raises:
             NotVerifiedError: nobody can say just now; nothing is remembered of that.
         """
-        digest = tokens.digest(token)
-        remembered = self._memory.recall(digest, self._clock.monotonic())
+        remembered = self.recall(token)
         if remembered is not None:
-            self._count("remembered")
+            self.note_recalled()
             return remembered
+        digest = tokens.digest(token)
         claims = examine(token, self.audience, self._clock.epoch())
         if isinstance(claims, Refusal):
             self._count("implausible")
@@ -90,6 +90,14 @@ class TokenReviews:
         if digest not in self._flights:
             self._admit(digest)
         return await self._flights[digest].join(partial(self._review, digest, token.decode(), claims))
+
+    def recall(self, token: bytes) -> Verdict | None:
+        """Whose token it is, as far as that was found out a moment ago."""
+        return self._memory.recall(tokens.digest(token), self._clock.monotonic())
+
+    def note_recalled(self) -> None:
+        """What was recalled has been used."""
+        self._count("remembered")
 
     async def rehearse(self) -> None:
         """Try whether tokens can be reviewed.

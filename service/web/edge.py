@@ -103,11 +103,7 @@ class Edge:
                 route=hit.plan.route,
                 status=status,
                 duration_ms=round(duration * 1000, 3),
-                account=hit.plan.account,
-                age_ms=hit.served.age,
-                client=hit.client,
-                request_id=request_id,
-                result=hit.served.result,
+                **_record(hit, request_id).facts(),
             )
 
     def _answered(self, route: str, status: int) -> "_Answered":
@@ -189,6 +185,13 @@ class _Answering:
         if self._gateway.draining:
             added.append((b"connection", b"close"))
         return [(name, _with_head(value) if name == b"allow" else value) for name, value in headers] + added
+
+
+def _record(hit: Hit, request_id: str) -> Record:
+    record = Record(request_id)
+    record.client, record.service_account, record.account = hit.client, hit.service_account, hit.plan.account
+    record.result, record.age_ms = hit.served.result, hit.served.age
+    return record
 
 
 def _access(hit: Hit, request_id: str, status: int) -> Access:

@@ -2,8 +2,9 @@
 
 What is remembered of a request is how it was understood: the route, the account and the selection, which are functions
 of its path and query alone. Who is calling, what it may see, how fresh the snapshot is and how often the client may ask
-is judged anew each time, by the functions that the framework's handlers call. Whatever is not an ordinary answer from a
-fresh snapshot (an unknown token, a refusal, a miss, a malformed header, a drain) goes the whole way.
+is judged anew each time, by the functions that the framework's handlers call. Whatever is not an ordinary answer from
+memory (an unknown token, a refusal, a miss, a malformed header, a drain) goes the whole way, and so does what starts
+anything.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from service.account.selection import Selection
 from service.cache.policy import ANY, Demand
 from service.cache.ports import Held, Served
 from service.gateway import Gateway
+from service.kubernetes.verdicts import Refusal
 from service.web import caching
 from service.web.callers import bearer_token
 from service.web.problems import ProblemError
@@ -77,19 +79,20 @@ class Made(NamedTuple):
 class _Snapshot:
     """What has been made of the snapshot that an account is served from; goes when that does."""
 
-    __slots__ = ("_age", "_passing", "held", "made")
+    __slots__ = ("_passing", "_said", "held", "made")
 
     def __init__(self, held: Held) -> None:
         self.held = held
         self.made: dict[tuple[Plan, str], Made] = {}
         """By plan and client."""
-        self._age = -1
+        self._said: tuple[int, str] = (-1, "")
         self._passing: Fields = []
 
     def passing(self, served: Served) -> Fields:
-        """What says how old it is: the same for all who ask in one millisecond."""
-        if served.age != self._age:
-            self._age, self._passing = served.age, _encoded(caching.passing(served))
+        """What says how old it is: the same for all who are served alike in one millisecond."""
+        said = served.age, served.result
+        if said != self._said:
+            self._said, self._passing = said, _encoded(caching.passing(served))
         return self._passing
 
 
@@ -98,6 +101,7 @@ class Hit(NamedTuple):
 
     plan: Plan
     client: str
+    service_account: str | None
     served: Served
     quota: Quota | None
     status: int
@@ -139,7 +143,7 @@ class Lane:
 
     def _hit(self, plan: Plan, asked: Asked) -> Hit | None:
         gateway = self._gateway
-        client = gateway.clients.authenticate(asked.token)
+        client, service_account = self._caller(asked.token)
         grant = gateway.clients.grant(client, plan.account) if client else None
         served = gateway.keepers[plan.account].at_hand(asked.demand) if grant else None
         if client is None or grant is None or served is None:
@@ -151,13 +155,26 @@ class Lane:
         quota = gateway.limits.take(client.name, gateway.clock.monotonic())  # the last that may say no
         if quota is not None and not quota.admitted:
             return None
+        if service_account is not None and gateway.reviews is not None:
+            gateway.reviews.note_recalled()
         made.counted.count(gateway, served)
         if asked.tags and caching.not_modified(asked.tags, made.answer.etag):
             status, fields, body = 304, made.lasting + snapshot.passing(served), b""
         else:
             status, fields = 200, made.lasting + snapshot.passing(served) + made.described
             body = made.answer.body
-        return Hit(plan, client.name, served, quota, status, fields, body, asked.request_id)
+        return Hit(plan, client.name, service_account, served, quota, status, fields, body, asked.request_id)
+
+    def _caller(self, token: bytes) -> tuple[Client | None, str | None]:
+        """The client that holds a token, or whose ServiceAccount is known to; and that ServiceAccount."""
+        gateway = self._gateway
+        client = gateway.clients.authenticate(token)
+        if client is not None or gateway.reviews is None:
+            return client, None
+        verdict = gateway.reviews.recall(token)
+        if verdict is None or isinstance(verdict, Refusal):
+            return None, None
+        return gateway.clients.of_service_account(verdict.name), verdict.name
 
     def _snapshot(self, account: str, held: Held) -> _Snapshot:
         snapshot = self._snapshots.get(account)

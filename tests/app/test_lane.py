@@ -13,10 +13,12 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.kubernetes.verdicts import ACCEPTED_FOR
 from service.web.edge import Edge
 from service.web.lane import PLANS
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage
+from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask, outcomes
 from tests.app.test_telemetry import figure, lines
 from tests.support import TOKENS
 
@@ -190,3 +192,33 @@ async def test_no_snapshot_is_kept_longer_than_it_is_served(stage: Stage) -> Non
     await gateway.get()
     gc.collect()
     assert old() is None
+
+
+async def test_a_service_account_goes_past_the_framework_for_as_long_as_its_review_holds(
+    make_stage: MakeStage, log_text: io.StringIO
+) -> None:
+    desk = Desk(make_stage(kubernetes=KUBERNETES, clients=CLIENTS, freshness={"fresh_for": "60s"}))
+    gateway, token = await desk.stage.warm(), desk.token()
+    for _ in range(3):
+        assert (await ask(gateway, token)).status_code == 200
+    hits, last = gateway.app.edge.hits, lines(log_text)[-1]
+    assert (last["service_account"], last["client"]) == ("desk/treasury", "treasury")
+    assert outcomes(gateway) == {"accepted": 1, "remembered": 2}
+    desk.cluster.delete(desk.caller)
+    await desk.stage.advance(ACCEPTED_FOR)
+    assert (await ask(gateway, token)).status_code == 401
+    assert gateway.app.edge.hits == hits
+
+
+async def test_a_stale_answer_goes_past_the_framework_once_its_refresh_is_under_way(stage: Stage) -> None:
+    gateway = await stage.warm(age=5_500)
+    stage.exchange.hold()
+    first = await gateway.get()
+    await stage.exchange.wait_held()
+    hits = gateway.app.edge.hits
+    second = await gateway.get()
+    stage.exchange.release()
+    assert gateway.app.edge.hits == hits + 1
+    assert first.headers["cache-status"] == second.headers["cache-status"] == "coinm-gateway; hit; ttl=-1; detail=swr"
+    assert (await gateway.get(cache_control="no-cache")).headers["cache-status"].endswith("collapsed")
+    assert stage.account_calls == 2
