@@ -10,8 +10,9 @@ import httpx
 
 from bench.curves import Curves, curves
 from bench.measure import measured
+from bench.plot import plot
 from bench.processes import Process, Request
-from bench.report import machine, plot, table
+from bench.report import machine, table
 from bench.world import Ground, Target, ground, peers
 
 HERE = Path(__file__).parent
