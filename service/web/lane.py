@@ -15,7 +15,7 @@ import structlog
 from service.access.clients import Client
 from service.access.grants import Grant
 from service.access.limits import Quota
-from service.account.selection import Selection
+from service.account.selection import MAX_VIEW_BYTES, MAX_VIEWS, Selection
 from service.cache.policy import ANY, Demand
 from service.cache.ports import Held, Served
 from service.gateway import Gateway
@@ -77,16 +77,28 @@ class Made(NamedTuple):
 
 
 class _Snapshot:
-    """What has been made of the snapshot that an account is served from; goes when that does."""
+    """What has been made of the snapshot that an account is served from; bounded, and goes when that does."""
 
-    __slots__ = ("_passing", "_said", "held", "made")
+    __slots__ = ("_bytes", "_made", "_passing", "_said", "held")
 
     def __init__(self, held: Held) -> None:
         self.held = held
-        self.made: dict[tuple[Plan, str], Made] = {}
-        """By plan and client."""
+        self._made: dict[tuple[Plan, str], Made] = {}
+        self._bytes = 0
         self._said: tuple[int, str] = (-1, "")
         self._passing: Fields = []
+
+    def made(self, plan: Plan, client: str, grant: Grant) -> Made | None:
+        """What has been made for a plan and a client, if that was under the same grant."""
+        made = self._made.get((plan, client))
+        return made if made is not None and made.grant == grant else None
+
+    def remember(self, plan: Plan, client: str, made: Made) -> None:
+        """Stops where the snapshot's own views stop: a body beyond them is nobody else's."""
+        size = len(made.answer.body)
+        if len(self._made) < MAX_VIEWS and self._bytes + size <= MAX_VIEW_BYTES:
+            self._made[plan, client] = made
+            self._bytes += size
 
     def passing(self, served: Served) -> Fields:
         """What says how old it is: the same for all who are served alike in one millisecond."""
@@ -149,9 +161,7 @@ class Lane:
         if client is None or grant is None or served is None:
             return None
         snapshot = self._snapshot(plan.account, served.held)
-        made = snapshot.made.get((plan, client.name))
-        if made is None or made.grant != grant:
-            made = snapshot.made[plan, client.name] = self._make(plan, client, served.held, grant)
+        made = snapshot.made(plan, client.name, grant) or self._make(plan, client, snapshot, grant)
         quota = gateway.limits.take(client.name, gateway.clock.monotonic())  # the last that may say no
         if quota is not None and not quota.admitted:
             return None
@@ -179,20 +189,23 @@ class Lane:
     def _snapshot(self, account: str, held: Held) -> _Snapshot:
         snapshot = self._snapshots.get(account)
         if snapshot is None or snapshot.held is not held:
-            snapshot = self._snapshots[account] = _Snapshot(held)
-        return snapshot
+            kept = {name: each for name, each in self._snapshots.items() if name in self._gateway.keepers}
+            self._snapshots = kept | {account: _Snapshot(held)}
+        return self._snapshots[account]
 
-    def _make(self, plan: Plan, client: Client, held: Held, grant: Grant) -> Made:
+    def _make(self, plan: Plan, client: Client, snapshot: _Snapshot, grant: Grant) -> Made:
         """The answer under a grant.
 
         Raises:
             ProblemError: the grant doesn't allow it, or there is no such row.
         """
-        require_grant(grant, plan.selection, held.margin_assets)
-        answer = cut(held, plan.selection, grant, self._gateway.settings.environment)
+        require_grant(grant, plan.selection, snapshot.held.margin_assets)
+        answer = cut(snapshot.held, plan.selection, grant, self._gateway.settings.environment)
         described = [CONTENT_TYPE, (b"content-length", str(len(answer.body)).encode())]
         counted = ReadCounters(self._gateway.metrics, plan.account, client.name)
-        return Made(grant, answer, _encoded(answer.headers), described, counted)
+        made = Made(grant, answer, _encoded(answer.headers), described, counted)
+        snapshot.remember(plan, client.name, made)
+        return made
 
 
 def _must_reserve(gateway: Gateway) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.account.selection import MAX_VIEWS
 from service.kubernetes.verdicts import ACCEPTED_FOR
 from service.web.edge import Edge
 from service.web.lane import PLANS
@@ -20,7 +21,7 @@ from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage
 from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask, outcomes
 from tests.app.test_telemetry import figure, lines
-from tests.support import TOKENS
+from tests.support import TOKENS, bearer
 
 REQUESTS = 3_000
 PAST = 400
@@ -222,3 +223,32 @@ async def test_a_stale_answer_goes_past_the_framework_once_its_refresh_is_under_
     assert first.headers["cache-status"] == second.headers["cache-status"] == "coinm-gateway; hit; ttl=-1; detail=swr"
     assert (await gateway.get(cache_control="no-cache")).headers["cache-status"].endswith("collapsed")
     assert stage.account_calls == 2
+
+
+async def test_more_answers_than_a_snapshot_keeps_are_still_answered_right(stage: Stage) -> None:
+    ways = BothWays(await stage.warm())
+    headers = list(bearer(x_request_id="given").items())
+    paths = [f"{ASSETS}?asset=BTC,A{number}" for number in range(MAX_VIEWS + 20)]
+    for path in paths:
+        await ways.ask(ways.quick, path, headers)
+    hits = ways.quick.hits
+    for path in paths[:3] + paths[-3:]:
+        assert told(await ways.ask(ways.quick, path, headers)) == told(await ways.ask(ways.whole, path, headers))
+    assert ways.quick.hits == hits + 6
+
+
+async def test_nothing_is_kept_of_an_account_that_is_gone(make_stage: MakeStage) -> None:
+    stage = make_stage(accounts={"main": None, "other": None}, freshness={"fresh_for": "5s"})
+    gateway, reloader = await stage.start_watched()
+    for _ in range(2):
+        await gateway.get("/v1/accounts/other/assets/BTC")
+        await gateway.get()
+    old = weakref.ref(gateway.gateway.keepers["other"].memory.held.views)  # type: ignore[union-attr]  # it was read
+    stage.file.write_text(stage.file.read_text().replace("accounts.other", "accounts.another"))
+    await reloader.look()
+    assert (await gateway.get("/v1/accounts/other/assets/BTC")).status_code == 403
+    await stage.advance(60_000)
+    for _ in range(2):
+        await gateway.get()
+    gc.collect()
+    assert old() is None
