@@ -1,7 +1,7 @@
 """The composition root: every part is built and joined here, and closed again when the app ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import httpx
@@ -31,8 +31,8 @@ class App:
         self.litestar = litestar
         self.edge = Edge(litestar, gateway)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.edge(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self.edge(scope, receive, send)
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
         """For servers and tests that don't speak ASGI's lifespan."""

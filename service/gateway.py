@@ -44,5 +44,3 @@ class Gateway(msgspec.Struct):
     audit: AuditLog | None = None
     draining: bool = False
     """Whether it has been told to stop: not ready, and every answer closes its connection."""
-    weight_saved: int = 0
-    """Since the start: what the answers from a snapshot would have cost at the exchange."""

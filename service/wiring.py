@@ -16,6 +16,7 @@ from service.cache.flight import end
 from service.cache.keeper import SnapshotKeeper
 from service.cache.policy import Windows
 from service.cache.ports import KeeperSettings, Tenure
+from service.cache.savings import weight_saved
 from service.clock import Clock
 from service.exchange.client import ExchangeClient, Way
 from service.exchange.clock import ExchangeClock
@@ -208,6 +209,11 @@ def _observe(gateway: Gateway) -> None:
     )
     metrics.gauge("redis_up", "Whether the last Redis operation worked.", lambda: gateway.redis.up)
     metrics.gauge("ready", "Whether the replica is ready.", lambda: not gateway.draining)
+    metrics.client_counter(
+        "weight_saved",
+        "Request weight of calls that a snapshot spared, by its reader.",
+        lambda: weight_saved(metrics.cache_results),
+    )
     metrics.account_gauge(
         "snapshot_age_seconds",
         "Age of the snapshot in memory.",

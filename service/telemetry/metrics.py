@@ -16,7 +16,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody reads
@@ -60,9 +60,6 @@ class Metrics:
         self.weight_spent = self._counter(
             "weight_spent", "Request weight of our calls, by the client that caused them.", "endpoint", "client"
         )
-        self.weight_saved = self._counter(
-            "weight_saved", "Request weight of calls that a snapshot spared, by its reader.", "account", "client"
-        )
         self.credential_proofs = self._counter(
             "credential_proofs",
             "New credentials by what became of them: accepted by the exchange, adopted as accepted already, rejected, "
@@ -98,6 +95,10 @@ class Metrics:
         """The same for every account there is just then: they come and go."""
         self.registry.register(_AccountGauge(f"coinm_{name}", text, read))
 
+    def client_counter(self, name: str, text: str, read: Callable[[], Mapping[tuple[str, str], float]]) -> None:
+        """What is counted already, told in another way: by account and client."""
+        self.registry.register(_ClientCounter(f"coinm_{name}", text, read))
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"coinm_{name}", text, labels, registry=self.registry)
 
@@ -112,4 +113,17 @@ class _AccountGauge(Collector):
         family = GaugeMetricFamily(self._name, self._text, labels=["account"])
         for account, value in self._read().items():
             family.add_metric([account], value)
+        yield family
+
+
+class _ClientCounter(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], Mapping[tuple[str, str], float]]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._text, labels=["account", "client"])
+        for labels, value in self._read().items():
+            family.add_metric(labels, value)
         yield family

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, cast
 
 import structlog
@@ -56,15 +56,16 @@ class Edge:
         """Reads that went past the framework."""
         self._counted: dict[tuple[str, int], _Answered] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Not `async` itself: a hit goes through one coroutine, and each more would cost as much as to count it."""
         if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         started = time.perf_counter()
         hit = self.lane.hit(scope)
-        if hit is not None:
-            await self._answer(hit, send, started)
-            return
+        return self._whole(scope, receive, send) if hit is None else self._answer(hit, send, started)
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the framework answer."""
         _shorten(cast("dict[str, Any]", scope))
         answering = _Answering(self._gateway, cast("dict[str, Any]", scope), send)
         nobody = CLIENT.set("")
@@ -79,7 +80,8 @@ class Edge:
     async def _answer(self, hit: Hit, send: Send, started: float) -> None:
         """Send an answer from memory, with what it has in common with all others."""
         request_id = _request_id(hit.request_id)
-        fields = [*hit.fields, (b"x-request-id", request_id.encode()), NO_SNIFFING]
+        fields = hit.fields
+        fields += (b"x-request-id", request_id.encode()), NO_SNIFFING
         if hit.quota is not None:
             fields += _limits(hit.quota)
         status = 0
@@ -107,10 +109,10 @@ class Edge:
             )
 
     def _answered(self, route: str, status: int) -> "_Answered":
-        key = route, status
-        if key not in self._counted:
-            self._counted[key] = _Answered(self._gateway.metrics, route, str(status))
-        return self._counted[key]
+        counted = self._counted.get((route, status))
+        if counted is None:
+            counted = self._counted[route, status] = _Answered(self._gateway.metrics, route, str(status))
+        return counted
 
 
 class _Answered:

@@ -10,6 +10,7 @@ anything.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 import structlog
 
 from service.access.clients import Client
@@ -33,18 +34,11 @@ MAX_QUERY = 1024
 """Bytes of a query that is remembered: a plan weighs some kilobytes at most."""
 
 Fields = list[tuple[bytes, bytes]]
+Asked = dict[bytes, bytes]
+"""What the header of a request says, as far as an answer depends on it."""
 
+_READ = frozenset({b"authorization", b"cache-control", b"if-none-match", b"pragma", b"x-mbx-apikey", b"x-request-id"})
 CONTENT_TYPE = (b"content-type", JSON.encode())
-
-
-class Asked(NamedTuple):
-    """What the header of a request says."""
-
-    token: bytes
-    demand: Demand
-    tags: list[str]
-    request_id: bytes
-    """Empty: it has none."""
 
 
 class Plan:
@@ -79,13 +73,13 @@ class Made(NamedTuple):
 class _Snapshot:
     """What has been made of the snapshot that an account is served from; bounded, and goes when that does."""
 
-    __slots__ = ("_bytes", "_made", "_passing", "_said", "held")
+    __slots__ = ("_bytes", "_made", "_passing", "_served", "held")
 
     def __init__(self, held: Held) -> None:
         self.held = held
         self._made: dict[tuple[Plan, str], Made] = {}
         self._bytes = 0
-        self._said: tuple[int, str] = (-1, "")
+        self._served: Served | None = None
         self._passing: Fields = []
 
     def made(self, plan: Plan, client: str, grant: Grant) -> Made | None:
@@ -101,14 +95,13 @@ class _Snapshot:
             self._bytes += size
 
     def passing(self, served: Served) -> Fields:
-        """What says how old it is: the same for all who are served alike in one millisecond."""
-        said = served.age, served.result
-        if said != self._said:
-            self._said, self._passing = said, _encoded(caching.passing(served))
+        """What says how old it is."""
+        if served is not self._served:  # it often is: the keeper serves alike for a millisecond
+            self._served, self._passing = served, _encoded(caching.passing(served))
         return self._passing
 
 
-class Hit(NamedTuple):
+class Hit(msgspec.Struct, frozen=True):
     """An answer from memory, and what is to be noted of it."""
 
     plan: Plan
@@ -118,8 +111,10 @@ class Hit(NamedTuple):
     quota: Quota | None
     status: int
     fields: Fields
+    """Nobody else's: whoever sends it adds what all answers have."""
     body: bytes
     request_id: bytes
+    """The caller's; empty: it gave none."""
 
 
 class Lane:
@@ -145,8 +140,11 @@ class Lane:
         gateway = self._gateway
         if plan is None or scope["method"] != "GET" or gateway.draining or _must_reserve(gateway):
             return None
+        asked = _asked(scope["headers"])
+        if asked is None:
+            return None
         try:
-            return self._hit(plan, _asked(scope["headers"]))
+            return self._hit(plan, asked)
         except ProblemError:
             return None
         except Exception:  # a bug: the framework answers, and if it meets the bug too it says so
@@ -155,11 +153,12 @@ class Lane:
 
     def _hit(self, plan: Plan, asked: Asked) -> Hit | None:
         gateway = self._gateway
-        client, service_account = self._caller(asked.token)
+        client, service_account = self._caller(_token(asked))
         grant = gateway.clients.grant(client, plan.account) if client else None
-        served = gateway.keepers[plan.account].at_hand(asked.demand) if grant else None
+        served = gateway.keepers[plan.account].at_hand(_demand(asked)) if grant else None
         if client is None or grant is None or served is None:
             return None
+        tags = _tags(asked)
         snapshot = self._snapshot(plan.account, served.held)
         made = snapshot.made(plan, client.name, grant) or self._make(plan, client, snapshot, grant)
         quota = gateway.limits.take(client.name, gateway.clock.monotonic())  # the last that may say no
@@ -167,13 +166,12 @@ class Lane:
             return None
         if service_account is not None and gateway.reviews is not None:
             gateway.reviews.note_recalled()
-        made.counted.count(gateway, served)
-        if asked.tags and caching.not_modified(asked.tags, made.answer.etag):
-            status, fields, body = 304, made.lasting + snapshot.passing(served), b""
-        else:
-            status, fields = 200, made.lasting + snapshot.passing(served) + made.described
-            body = made.answer.body
-        return Hit(plan, client.name, service_account, served, quota, status, fields, body, asked.request_id)
+        made.counted.count(served.result)
+        status, fields, body = 200, [*made.lasting, *snapshot.passing(served), *made.described], made.answer.body
+        if tags and caching.not_modified(tags, made.answer.etag):
+            status, fields, body = 304, [*made.lasting, *snapshot.passing(served)], b""
+        request_id = asked.get(b"x-request-id", b"")
+        return Hit(plan, client.name, service_account, served, quota, status, fields, body, request_id)
 
     def _caller(self, token: bytes) -> tuple[Client | None, str | None]:
         """The client that holds a token, or whose ServiceAccount is known to; and that ServiceAccount."""
@@ -213,34 +211,32 @@ def _must_reserve(gateway: Gateway) -> bool:
     return gateway.audit is not None and gateway.audit.settings.when_full == "refuse"
 
 
-def _asked(headers: Iterable[tuple[bytes, bytes]]) -> Asked:
-    """What the framework's handlers read of a request, by the same functions.
-
-    Raises:
-        ProblemError: something about it is not as it should be.
-    """
-    credentials: list[str] = []
-    control: list[str] = []
-    tags: list[str] = []
-    pragma: list[str] = []
-    another, request_id = False, b""
+def _asked(headers: Iterable[tuple[bytes, bytes]]) -> Asked | None:
+    """The fields that an answer depends on; `None`: one is there twice, or there is not the one credential."""
+    asked: Asked = {}
     for name, value in headers:
-        if name == b"authorization":
-            credentials.append(value.decode("latin-1"))
-        elif name == b"x-request-id":
-            request_id = request_id or value
-        elif name == b"if-none-match":
-            tags.append(value.decode("latin-1"))
-        elif name == b"cache-control":
-            control.append(value.decode("latin-1"))
-        elif name == b"pragma":
-            pragma.append(value.decode("latin-1"))
-        elif name == b"x-mbx-apikey":
-            another = True
-    token, demand = bearer_token(credentials, another=another), ANY
-    if control or pragma:
-        demand = caching.demand(caching.bounded("Cache-Control", control), pragma[0] if pragma else None)
-    return Asked(token, demand, caching.bounded("If-None-Match", tags) if tags else tags, request_id)
+        if name in _READ:
+            if name in asked:
+                return None
+            asked[name] = value
+    return asked if b"authorization" in asked and b"x-mbx-apikey" not in asked else None
+
+
+def _token(asked: Asked) -> bytes:
+    return bearer_token([asked[b"authorization"].decode("latin-1")], another=False)
+
+
+def _demand(asked: Asked) -> Demand:
+    control, pragma = asked.get(b"cache-control"), asked.get(b"pragma")
+    if control is None and pragma is None:
+        return ANY
+    lines = [] if control is None else caching.bounded("Cache-Control", [control.decode("latin-1")])
+    return caching.demand(lines, None if pragma is None else pragma.decode("latin-1"))
+
+
+def _tags(asked: Asked) -> list[str]:
+    tags = asked.get(b"if-none-match")
+    return [] if tags is None else caching.bounded("If-None-Match", [tags.decode("latin-1")])
 
 
 def _encoded(headers: Mapping[str, str]) -> Fields:

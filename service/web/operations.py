@@ -8,6 +8,7 @@ from msgspec import Meta
 
 import service
 from service.access.grants import Grant
+from service.cache.savings import weight_saved
 from service.clock import timestamp
 from service.exchange.budget import MINUTE, Hold
 from service.exchange.egress import ADDRESS
@@ -117,7 +118,7 @@ def status_of(gateway: Gateway, grants: list[Grant]) -> Status:
         used=egress.used,
         ceiling=int(egress.ceiling),
         resets_at=timestamp((egress.window.minute + 1) * MINUTE),
-        saved_total=gateway.weight_saved,
+        saved_total=sum(weight_saved(gateway.metrics.cache_results).values()),
     )
     return Status(
         environment=gateway.settings.environment,

@@ -15,9 +15,7 @@ from service.access.clients import Client, Clients
 from service.access.grants import Grant
 from service.account.selection import Selection, Shape
 from service.account.snapshot import Snapshot
-from service.cache.ports import Held, Served
-from service.exchange.gate import ACCOUNT
-from service.gateway import Gateway
+from service.cache.ports import Held, Result
 from service.telemetry.metrics import Metrics
 from service.web import caching
 from service.web.callers import authenticate, gateway_of
@@ -65,7 +63,7 @@ async def read_as(
     if gateway.clients is not clients or served.held.margin_assets is not known:
         require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
-    ReadCounters(gateway.metrics, account, client.name).count(gateway, served)
+    ReadCounters(gateway.metrics, account, client.name).count(served.result)
     answer = cut(served.held, selection, grant, gateway.settings.environment)
     record.served = served
     headers = dict(answer.headers) | caching.passing(served)
@@ -143,23 +141,17 @@ def _missing(snapshot: Snapshot, selection: Selection) -> UnknownAssetError | No
 
 
 class ReadCounters:
-    """How the cache met one client's reads of one account, and what that spared."""
+    """How the cache met one client's reads of one account."""
 
-    __slots__ = ("_results", "_saved", "_seen")
+    __slots__ = ("_by_result", "_counter")
 
     def __init__(self, metrics: Metrics, account: str, client: str) -> None:
-        self._results = partial(metrics.cache_results.labels, account, client)
-        self._saved = partial(metrics.weight_saved.labels, account, client)
-        self._seen: dict[str, tuple[Counter, Counter | None]] = {}
-        """By result: looking a counter up by its labels costs more than to count."""
+        self._counter = partial(metrics.cache_results.labels, account, client)
+        self._by_result: dict[str, Counter] = {}
+        """Looking a counter up by its labels costs more than to count."""
 
-    def count(self, gateway: Gateway, served: Served) -> None:
-        result = served.result
-        if result not in self._seen:
-            spared = None if result in ("stored", "stale-if-error") else self._saved()
-            self._seen[result] = self._results(result), spared
-        met, spared = self._seen[result]
-        met.inc()
-        if spared is not None:
-            gateway.weight_saved += ACCOUNT.weight
-            spared.inc(ACCOUNT.weight)
+    def count(self, result: Result) -> None:
+        counter = self._by_result.get(result)
+        if counter is None:
+            counter = self._by_result[result] = self._counter(result)
+        counter.inc()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from service.account.snapshot import parse
@@ -147,3 +148,28 @@ async def test_a_read_never_waits_for_more_than_a_few_refreshes(keeper: Snapshot
         await keeper.get(Demand(max_age=1_000))
 
     assert exchange.asked == MAX_WAITS
+
+
+async def test_what_is_at_hand_is_judged_anew_by_age_demand_snapshot_and_windows(
+    keeper: SnapshotKeeper, clock: FakeClock
+) -> None:
+    assert keeper.at_hand(ANY) is None
+    first = await keeper.get(ANY)
+    assert keeper.at_hand(ANY) is keeper.at_hand(ANY)
+    clock.advance(300)
+    later = keeper.at_hand(ANY)
+    assert later is not None
+    assert (later.held, later.age, later.ttl) == (first.held, 300, 700)
+    assert keeper.at_hand(Demand(max_age=299)) is None
+
+    keeper.change(msgspec.structs.replace(WINDOWS, fresh_for=300))
+    assert keeper.at_hand(ANY) is None
+    keeper.change(WINDOWS)
+    assert keeper.at_hand(ANY) == later
+    clock.advance(700)
+    assert keeper.at_hand(ANY) is None
+
+    await keeper.get(ANY)
+    renewed = keeper.at_hand(ANY)
+    assert renewed is not None
+    assert (renewed.held is first.held, renewed.age) == (False, 0)
