@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.measure import Results, Round, median
-
-BARE = "bare ASGI app on granian"
+from bench.world import BARE
 
 
 def machine() -> str:
@@ -32,12 +31,31 @@ def table(results: Results) -> list[str]:
     return lines
 
 
+READS = ("gateway: one asset", "gateway: one position")
+"""What a poll asks, most often."""
+
+
+def ratios(results: Results) -> list[str]:
+    """A row a peer: how the commonest reads compare with it, the medians of the rounds' ratios."""
+    cells = [f"{read.partition(': ')[2]}: {what}" for read in READS for what in ("requests/s", "CPU", "p99")]
+    lines = [f"| ratio to | {' | '.join(cells)} |", f"|---{'|--:' * len(cells)}|"]
+    for peer in (name for name in results.rounds if not name.startswith("gateway")):
+        found = [median(results.ratios(read, peer, pick)) for read in READS for pick in _COMPARED]
+        lines.append(f"| {peer} | {' | '.join(f'{ratio:.2f}' for ratio in found)} |")
+    return lines
+
+
 def _of(results: Results, name: str, pick: Callable[[Round], float]) -> tuple[str, str]:
     values = [pick(each) for each in results.rounds[name]]
     ratio = median(results.ratios(name, BARE, pick))
     return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})", f"{ratio:.2f}"
 
 
+_COMPARED: Sequence[Callable[[Round], float]] = (
+    lambda each: each.rate,
+    lambda each: each.cpu,
+    lambda each: each.steady.p99,
+)
 _LATENCIES: Sequence[Callable[[Round], float]] = (
     lambda each: each.steady.p50,
     lambda each: each.steady.p99,

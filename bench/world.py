@@ -12,8 +12,11 @@ from redis.asyncio import Redis
 
 from bench.processes import LOAD_CORE, Process, Request, python
 from service.access import tokens
+from service.settings import Scheduling
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 
+BARE = "bare ASGI app on granian"
+BATCH = "bare ASGI app, scheduled as the gateway"
 ROWS = 210
 """Position rows: 70 symbols in hedge mode, 84 KB."""
 
@@ -22,6 +25,7 @@ environment = "bench"
 [server]
 port = {port}
 metrics_port = {metrics_port}
+scheduling = "{scheduling}"
 [log]
 hits = {log_hits}
 [redis]
@@ -104,7 +108,9 @@ class Ground(msgspec.Struct):
             return int((await client.get(f"http://127.0.0.1:{self.exchange}/calls")).text)
 
     @asynccontextmanager
-    async def gateway(self, accounts: int = 1, log_hits: int = 100) -> AsyncIterator[tuple[Process, str]]:
+    async def gateway(
+        self, accounts: int = 1, log_hits: int = 100, scheduling: Scheduling = "batch"
+    ) -> AsyncIterator[tuple[Process, str]]:
         """A gateway of its own settings and ports, which logs one hit in so many; and its URL."""
         port = free_port()
         folder = self.folder / f"gateway-{port}"
@@ -120,6 +126,7 @@ class Ground(msgspec.Struct):
                 exchange=self.exchange,
                 accounts="".join(ACCOUNT.format(name=name) for name in names),
                 log_hits=log_hits,
+                scheduling=scheduling,
                 digest=tokens.digest(self.token.encode()),
             )
         )
@@ -145,7 +152,7 @@ async def ground(folder: Path, rows: int = ROWS) -> AsyncIterator[Ground]:
 async def peers(ground: Ground, row: bytes) -> AsyncIterator[Mapping[str, tuple[Process, str]]]:
     """The others, by name, and the URL of one asset (or of the whole account) at each."""
     (body := ground.folder / "row.json").write_bytes(row)
-    bare, first, decorated, nginx = (free_port() for _ in range(4))
+    bare, batch, first, decorated, nginx = (free_port() for _ in range(5))
     (folder := ground.folder / "nginx").mkdir()
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(user=_USER, folder=folder, port=nginx, upstream=bare))
@@ -154,7 +161,8 @@ async def peers(ground: Ground, row: bytes) -> AsyncIterator[Mapping[str, tuple[
         await redis.set("account", (await client.get(f"{exchange}/account")).content)
     async with AsyncExitStack() as stack:
         servers = {
-            "bare ASGI app on granian": (python("bench.peers.bare", bare, body), f"http://127.0.0.1:{bare}/"),
+            BARE: (python("bench.peers.bare", bare, body), f"http://127.0.0.1:{bare}/"),
+            BATCH: (python("bench.peers.bare", batch, body, "batch"), f"http://127.0.0.1:{batch}/"),
             "nginx proxy_cache": (("nginx", "-c", str(configuration)), f"http://127.0.0.1:{nginx}/"),
             "FastAPI, JSON from Redis": (
                 python("bench.peers.first_idea", first, ground.redis),

@@ -18,6 +18,7 @@ from granian.server.embed import Server
 from prometheus_client import CollectorRegistry, start_http_server
 
 import service
+from service import process
 from service.app import App
 from service.cache.flight import end
 from service.settings import Server as ServerSettings
@@ -56,6 +57,7 @@ async def serve(app: App, *duties: Duty) -> None:
         SettingsError: the TLS files are not what is expected.
     """
     settings, stop, loop = app.gateway.settings.server, asyncio.Event(), asyncio.get_running_loop()
+    process.schedule(settings.scheduling)
     with _metrics_server(settings, app.gateway.metrics.registry):
         for number in SIGNALS:
             loop.add_signal_handler(number, stop.set)
@@ -74,6 +76,7 @@ async def _serve(app: App, stop: asyncio.Event, duties: Iterable[Duty]) -> None:
     stopping, beside = asyncio.create_task(stop.wait()), [asyncio.create_task(_do(duty)) for duty in duties]
     log.info("starting", version=service.__version__, settings=effective(app.gateway.settings))
     async with app.duties():
+        process.freeze()
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
             await _drain(app, settings.drain.seconds, stop)

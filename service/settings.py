@@ -55,6 +55,10 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A TOML table; a misspelt key is an error, never ignored."""
 
 
+Scheduling = Literal["batch", "normal"]
+"""How the process's threads take turns on a core; see `service.process`."""
+
+
 class Server(Table, frozen=True, kw_only=True):
     """Where the gateway listens."""
 
@@ -62,6 +66,7 @@ class Server(Table, frozen=True, kw_only=True):
     port: Port = 8000
     metrics_port: Port = 9464
     drain: Duration = Duration(5_000)
+    scheduling: Scheduling = "batch"
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
 

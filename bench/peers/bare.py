@@ -1,4 +1,7 @@
-"""The least there is: an ASGI function that returns bytes, on the gateway's server, set up as it is there."""
+"""The least there is: an ASGI function that returns bytes, on the gateway's server, set up as it is there.
+
+As such servers come, or with `batch` as third argument scheduled as the gateway is.
+"""
 
 import sys
 from pathlib import Path
@@ -8,10 +11,12 @@ from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server
 from litestar.types import Receive, Scope, Send
 
+from service.process import schedule
 from service.server import BACKLOG, CONCURRENT_REQUESTS
+from service.settings import Scheduling
 
 
-async def main(port: int, body: bytes) -> None:
+async def main(port: int, body: bytes, how: Scheduling) -> None:
     start = {
         "type": "http.response.start",
         "status": 200,
@@ -23,6 +28,7 @@ async def main(port: int, body: bytes) -> None:
         await send(start)  # type: ignore[arg-type]  # messages are typed dicts
         await send(content)  # type: ignore[arg-type]
 
+    schedule(how)
     server = Server(
         app,
         address="127.0.0.1",
@@ -38,4 +44,4 @@ async def main(port: int, body: bytes) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), Path(sys.argv[2]).read_bytes()))
+    uvloop.run(main(int(sys.argv[1]), Path(sys.argv[2]).read_bytes(), "batch" if "batch" in sys.argv else "normal"))

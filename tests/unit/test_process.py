@@ -1,0 +1,49 @@
+"""What is asked of the kernel, and what if it says no."""
+
+import os
+
+import pytest
+from structlog.testing import capture_logs
+
+from service import process
+from service.settings import Scheduling
+
+
+class Kernel:
+    """Takes note of what it is asked; or forbids it."""
+
+    def __init__(self, *, forbids: bool = False) -> None:
+        self.asked: list[tuple[int, int]] = []
+        self._forbids = forbids
+
+    def __call__(self, thread: int, policy: int, _: object) -> None:
+        if self._forbids:
+            raise PermissionError(1, "Operation not permitted")
+        self.asked.append((thread, policy))
+
+
+def test_every_thread_that_runs_already_takes_its_turns_in_batches() -> None:
+    kernel = Kernel()
+    process.schedule("batch", kernel)
+    assert (os.getpid(), os.SCHED_BATCH) in kernel.asked
+
+
+def test_a_sandbox_that_forbids_it_is_told_of_and_ends_nothing() -> None:
+    with capture_logs() as logged:
+        process.schedule("batch", Kernel(forbids=True))
+    assert logged == [
+        {
+            "event": "scheduling_refused",
+            "log_level": "warning",
+            "wanted": "batch",
+            "reason": "Operation not permitted",
+        }
+    ]
+
+
+@pytest.mark.parametrize("how", ["batch", "normal"])
+def test_where_it_is_not_wanted_or_not_known_nothing_is_said(how: Scheduling) -> None:
+    kernel = Kernel(forbids=True)
+    with capture_logs() as logged:
+        process.schedule(how, kernel if how == "normal" else None)
+    assert logged == []
