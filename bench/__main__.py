@@ -13,7 +13,7 @@ from bench.measure import measured
 from bench.plot import plot
 from bench.processes import Process, Request
 from bench.report import machine, ratios, table
-from bench.world import Ground, Target, ground, peers
+from bench.world import Ground, Setup, Target, ground, peers
 
 HERE = Path(__file__).parent
 PROGRAMS = ("wrk", "nginx", "redis-server", "taskset")
@@ -45,8 +45,8 @@ async def _run(folder: Path, rounds: int, seconds: float, svg: Path | None) -> s
     async with (
         ground(folder / "peers") as shared,
         shared.gateway() as (process, url),
-        shared.gateway(log_hits=1) as (talkative, loud),
-        shared.gateway(scheduling="normal") as (normal, usual),
+        shared.gateway(Setup(log_hits=1)) as (talkative, loud),
+        shared.gateway(Setup(scheduling="normal")) as (normal, usual),
     ):
         targets = await _targets(shared, process, url)
         for name, server, where in (("every hit logged", talkative, loud), ("scheduled normally", normal, usual)):
@@ -113,9 +113,9 @@ The gateway authenticates every request, applies the grant, counts it and says h
 hold (`fresh_for` 1 s), so that it also refreshes once a second meanwhile. It logs one hit in a hundred, but for the one
 that logs them all. The bare app and nginx send the bytes of the same asset, and do none of that.
 
-By default the gateway's threads don't interrupt each other (`server.scheduling`). Where they share a core, that is worth
-more than all that the gateway does to a request; so the bare app stands here twice, as its server comes, and scheduled
-alike, which is the most that the server can do. One gateway is scheduled as processes usually are.
+By default the gateway's threads don't interrupt each other (`server.scheduling`). Where they share a core, that is
+worth more than all that the gateway does to a request; so the bare app stands here twice, as its server comes, and
+scheduled alike, which is the most that the server can do. One gateway is scheduled as processes usually are.
 
 {curves}
 """

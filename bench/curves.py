@@ -13,7 +13,7 @@ import msgspec
 from bench.exchange import statement_of
 from bench.measure import CONNECTIONS, cost
 from bench.processes import Request, load
-from bench.world import Target, ground
+from bench.world import Setup, Target, ground
 from service.account.selection import Views
 from service.account.snapshot import Snapshot, parse
 from simulator.exchange import Exchange
@@ -86,7 +86,7 @@ def _snapshot(body: bytes) -> Snapshot:
 
 
 async def _by_accounts(folder: Path, accounts: int, seconds: float) -> Row:
-    async with ground(folder) as shared, shared.gateway(accounts) as (process, url):
+    async with ground(folder) as shared, shared.gateway(Setup(accounts=accounts)) as (process, url):
         headers = {"authorization": f"Bearer {shared.token}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30) as client:
             for each in (await client.get("/v1/accounts")).raise_for_status().json():
@@ -99,7 +99,7 @@ async def _by_accounts(folder: Path, accounts: int, seconds: float) -> Row:
 
 async def _by_replicas(folder: Path, replicas: int, seconds: float) -> Row:
     async with ground(folder) as shared, AsyncExitStack() as stack:
-        fleet = [await stack.enter_async_context(shared.gateway()) for _ in range(replicas)]
+        fleet = [await stack.enter_async_context(shared.gateway(Setup(fleet="one"))) for _ in range(replicas)]
         requests = [Request(f"{url}/v1/accounts/main/assets/BTC", (shared.authorization,)) for _, url in fleet]
         await asyncio.gather(*(load(request, 1, CONNECTIONS // replicas) for request in requests))
         calls, began = await shared.calls(), time.monotonic()

@@ -1,4 +1,6 @@
--- For wrk: requests at full speed, or with `-- MILLISECONDS` between two of a connection; the outcome as one line of JSON.
+-- For wrk: requests at full speed, or with `-- MILLISECONDS` between two of a connection, on an average; the outcome as
+-- one line of JSON. Pauses differ at random, exponentially, as independent callers come: equal ones would bring all
+-- whose answers came together together again.
 local pause = 0
 
 function init(args)
@@ -6,7 +8,7 @@ function init(args)
 end
 
 function delay()
-  return pause
+  return math.floor(-pause * math.log(1 - math.random()) + 0.5)
 end
 
 function done(summary, latency, requests)

@@ -30,6 +30,7 @@ scheduling = "{scheduling}"
 hits = {log_hits}
 [redis]
 url = "redis://127.0.0.1:{redis}/0"
+key_prefix = "{fleet}"
 [exchange]
 base_url = "http://127.0.0.1:{exchange}"
 weight_limit = 1000000
@@ -90,6 +91,17 @@ class Target(msgspec.Struct, frozen=True):
     request: Request
 
 
+class Setup(msgspec.Struct, frozen=True):
+    """What sets one gateway apart from another."""
+
+    accounts: int = 1
+    log_hits: int = 100
+    """One log line for so many hits."""
+    scheduling: Scheduling = "batch"
+    fleet: str = ""
+    """Gateways of one name share snapshots; without, it is alone, so that none works while another is measured."""
+
+
 class Ground(msgspec.Struct):
     """What the servers share: a Redis, an exchange, and a folder."""
 
@@ -108,16 +120,14 @@ class Ground(msgspec.Struct):
             return int((await client.get(f"http://127.0.0.1:{self.exchange}/calls")).text)
 
     @asynccontextmanager
-    async def gateway(
-        self, accounts: int = 1, log_hits: int = 100, scheduling: Scheduling = "batch"
-    ) -> AsyncIterator[tuple[Process, str]]:
-        """A gateway of its own settings and ports, which logs one hit in so many; and its URL."""
+    async def gateway(self, setup: Setup = Setup()) -> AsyncIterator[tuple[Process, str]]:  # noqa: B008 - it is frozen
+        """A gateway on ports of its own, and its URL."""
         port = free_port()
         folder = self.folder / f"gateway-{port}"
         folder.mkdir()
         (folder / "api_key").write_text(DEMO_API_KEY)
         (folder / "secret_key").write_text(DEMO_SECRET_KEY)
-        names = ["main", *(f"a{number}" for number in range(1, accounts))]
+        names = ["main", *(f"a{number}" for number in range(1, setup.accounts))]
         (folder / "gateway.toml").write_text(
             SETTINGS.format(
                 port=port,
@@ -125,8 +135,9 @@ class Ground(msgspec.Struct):
                 redis=self.redis,
                 exchange=self.exchange,
                 accounts="".join(ACCOUNT.format(name=name) for name in names),
-                log_hits=log_hits,
-                scheduling=scheduling,
+                log_hits=setup.log_hits,
+                scheduling=setup.scheduling,
+                fleet=setup.fleet or f"alone-{port}",
                 digest=tokens.digest(self.token.encode()),
             )
         )

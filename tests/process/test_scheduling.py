@@ -17,6 +17,10 @@ async def test_all_threads_of_a_serving_process_are_scheduled_as_the_settings_sa
         settings["server"]["scheduling"] = setting
     async with gateway_process(tmp_path, settings) as gateway:
         assert gateway.process is not None
-        threads = [int(each.name) for each in Path(f"/proc/{gateway.process.pid}/task").iterdir()]
+        threads = threads_of(gateway.process.pid)
         assert len(threads) > 3  # the loop's, the log's, the metrics', and the server's own
         assert {os.sched_getscheduler(thread) for thread in threads} == {policy}
+
+
+def threads_of(process: int) -> list[int]:
+    return [int(each.name) for each in Path(f"/proc/{process}/task").iterdir()]

@@ -8,7 +8,7 @@ import pytest
 from bench.exchange import statement_of
 from bench.measure import Results, Round
 from bench.processes import Load
-from bench.report import ratios, table
+from bench.report import table
 from bench.world import BARE
 from service.account.snapshot import parse
 from simulator.exchange import Exchange
