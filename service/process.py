@@ -2,7 +2,6 @@
 
 import gc
 import os
-import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,22 +14,22 @@ log = structlog.get_logger("coinm.process")
 Ask: TypeAlias = Callable[[int, int, Any], None]
 """`os.sched_setscheduler`, which only Linux has."""
 
-
 _KERNEL: Ask | None = getattr(os, "sched_setscheduler", None)
+_THIS_THREAD = 0
 
 
 def schedule(how: Scheduling, ask: Ask | None = _KERNEL) -> None:
-    """Say how this process's threads, and those that they start from now on, take their turns on a core (sched(7)).
+    """Say how this thread, and those that it begins from now on, take their turns on a core (sched(7)).
 
     The server reads and writes in threads of its own, and hands each request to the event loop's. By the normal policy
-    whichever is woken interrupts the other, some two and a half switches a request; with `batch` each does all there
-    is to do first. It doesn't interrupt other processes either: where they fill the core, an answer waits for a slice.
+    each interrupts the other as it is woken, and then waits for the interpreter's lock that the other still holds: some
+    two and a half switches a request. With `batch` each first does all that there is to do. Other processes are not
+    interrupted either: where those fill the core, an answer waits for the end of a slice.
     """
     if how == "normal" or ask is None:
         return
     try:
-        for thread in threading.enumerate():
-            ask(thread.native_id or 0, os.SCHED_BATCH, os.sched_param(0))
+        ask(_THIS_THREAD, os.SCHED_BATCH, os.sched_param(0))
     except OSError as exc:  # sandboxes forbid it, or know no policy but one
         log.warning("scheduling_refused", wanted=how, reason=exc.strerror)
 

@@ -8,7 +8,7 @@ import pytest
 from bench.exchange import statement_of
 from bench.measure import Results, Round
 from bench.processes import Load
-from bench.report import table
+from bench.report import ratios, table
 from bench.world import BARE
 from service.account.snapshot import parse
 from simulator.exchange import Exchange
@@ -29,6 +29,14 @@ def test_ratios_are_of_the_same_round_and_their_median_counts() -> None:
     assert "| 180 (50 to 200) | 0.50 |" in other
 
 
+def test_the_commonest_reads_are_compared_with_every_peer() -> None:
+    names = ("gateway: one asset", "gateway: one position", "gateway: one asset, unchanged (304)", BARE, "nginx")
+    results = Results({name: rounds(10 * number, 20 * number) for number, name in enumerate(names, 1)}, {})
+    *_, bare, nginx = ratios(results)
+    assert bare == f"| {BARE} | 0.25 | 4.00 | 1.00 | 0.50 | 2.00 | 1.00 |"
+    assert nginx == "| nginx | 0.20 | 5.00 | 1.00 | 0.40 | 2.50 | 1.00 |"
+
+
 @pytest.mark.parametrize("rows", [30, 31, 300])
 def test_the_exchange_has_as_many_position_rows_as_it_is_told(rows: int) -> None:
     snapshot = parse(statement_of(Exchange(), rows), 0, {})
@@ -41,4 +49,4 @@ def test_the_results_are_of_the_targets_that_there_are() -> None:
     told = re.findall(r"^\| ([^|]+) \| [0-9,]+ \(", text, re.MULTILINE)
     assert BARE in told
     assert "nginx proxy_cache" in told
-    assert len([name for name in told if name.startswith("gateway: ")]) == 7
+    assert len([name for name in told if name.startswith("gateway: ")]) == 8

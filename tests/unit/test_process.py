@@ -22,10 +22,10 @@ class Kernel:
         self.asked.append((thread, policy))
 
 
-def test_every_thread_that_runs_already_takes_its_turns_in_batches() -> None:
+def test_the_thread_that_serves_takes_its_turns_in_batches() -> None:
     kernel = Kernel()
     process.schedule("batch", kernel)
-    assert (os.getpid(), os.SCHED_BATCH) in kernel.asked
+    assert kernel.asked == [(0, os.SCHED_BATCH)]
 
 
 def test_a_sandbox_that_forbids_it_is_told_of_and_ends_nothing() -> None:
