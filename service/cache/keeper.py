@@ -75,7 +75,8 @@ class SnapshotKeeper:
         self._looked = self._monotonic() - LOOK_INTERVAL
         self._look_again = False
         self._last: Served | None = None
-        """A fresh one, to a caller without a demand: at full speed dozens of them come in one millisecond."""
+        self._last_demand = policy.ANY
+        """What was at hand last, and for whom: at full speed dozens ask alike in one millisecond."""
 
     @property
     def source(self) -> Source:
@@ -132,7 +133,7 @@ class SnapshotKeeper:
         if held is None:
             return None
         age, barrier, last = self.memory.age_of(held), None, self._last
-        if last is not None and demand is policy.ANY and last.held is held and last.age == age:
+        if last is not None and demand is self._last_demand and last.held is held and last.age == age:
             return last
         if age >= self._windows.fresh_for:
             if not self._flight.active:
@@ -142,8 +143,8 @@ class SnapshotKeeper:
         if not isinstance(decision, _AT_HAND) or decision.reason in _BARRED:
             return None
         served = Served(held, age, self._windows.fresh_for - age, decision.reason)
-        if demand is policy.ANY and decision.reason == "fresh":
-            self._last = served
+        if decision.reason == "fresh":  # so that nothing but what is compared above has decided
+            self._last, self._last_demand = served, demand
         return served
 
     async def close(self) -> None:

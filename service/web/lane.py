@@ -8,6 +8,7 @@ anything.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,6 +31,8 @@ log = structlog.get_logger("coinm.web")
 
 PLANS = 1024
 """Requests that are remembered; the oldest goes first. A dozen services with a handful of polls each stay far below."""
+DEMANDS = 64
+"""Demands that are remembered as they are spelt: a client has one or two. They weigh half a megabyte at most."""
 MAX_QUERY = 1024
 """Bytes of a query that is remembered: a plan weighs some kilobytes at most."""
 
@@ -37,7 +40,8 @@ Fields = list[tuple[bytes, bytes]]
 Asked = dict[bytes, bytes]
 """What the header of a request says, as far as an answer depends on it."""
 
-_READ = frozenset({b"authorization", b"cache-control", b"if-none-match", b"pragma", b"x-mbx-apikey", b"x-request-id"})
+_READ = frozenset({b"authorization", b"cache-control", b"if-none-match", b"x-request-id"})
+_UNUSUAL = frozenset({b"pragma", b"x-mbx-apikey"})
 CONTENT_TYPE = (b"content-type", JSON.encode())
 
 
@@ -212,14 +216,16 @@ def _must_reserve(gateway: Gateway) -> bool:
 
 
 def _asked(headers: Iterable[tuple[bytes, bytes]]) -> Asked | None:
-    """The fields that an answer depends on; `None`: one is there twice, or there is not the one credential."""
+    """The fields that an answer depends on; `None`: one is there twice, or one that is seldom there at all."""
     asked: Asked = {}
     for name, value in headers:
         if name in _READ:
             if name in asked:
                 return None
             asked[name] = value
-    return asked if b"authorization" in asked and b"x-mbx-apikey" not in asked else None
+        elif name in _UNUSUAL:
+            return None
+    return asked if b"authorization" in asked else None
 
 
 def _token(asked: Asked) -> bytes:
@@ -227,11 +233,13 @@ def _token(asked: Asked) -> bytes:
 
 
 def _demand(asked: Asked) -> Demand:
-    control, pragma = asked.get(b"cache-control"), asked.get(b"pragma")
-    if control is None and pragma is None:
-        return ANY
-    lines = [] if control is None else caching.bounded("Cache-Control", [control.decode("latin-1")])
-    return caching.demand(lines, None if pragma is None else pragma.decode("latin-1"))
+    control = asked.get(b"cache-control")
+    return ANY if control is None else _demanded(control)
+
+
+@lru_cache(DEMANDS)
+def _demanded(control: bytes) -> Demand:
+    return caching.demand(caching.bounded("Cache-Control", [control.decode("latin-1")]), None)
 
 
 def _tags(asked: Asked) -> list[str]:
