@@ -118,6 +118,9 @@ worth more than all that the gateway does to a request; so the bare app stands h
 scheduled alike, which is the most that the server can do. One gateway is scheduled as processes usually are.
 
 {curves}
+
+The last table is of 200 requests a second. What is scheduled normally interrupts a neighbour that fills the core, the
+rest waits for its turn.
 """
 
 if __name__ == "__main__":

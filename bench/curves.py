@@ -1,6 +1,7 @@
-"""How costs grow: with an account's rows, with accounts, with replicas."""
+"""How costs grow: with an account's rows, with accounts, with replicas, with a neighbour on the core."""
 
 import asyncio
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -12,15 +13,20 @@ import msgspec
 
 from bench.exchange import statement_of
 from bench.measure import CONNECTIONS, cost
-from bench.processes import Request, load
+from bench.processes import Process, Request, load
 from bench.world import Setup, Target, ground
 from service.account.selection import Views
 from service.account.snapshot import Snapshot, parse
+from service.settings import Scheduling
 from simulator.exchange import Exchange
 
 ROWS = (30, 300, 3_000)
 ACCOUNTS = (1, 20, 200)
 REPLICAS = (1, 2, 4)
+SCHEDULINGS: tuple[Scheduling, ...] = ("batch", "normal")
+FEW, NOW_AND_THEN = 4, 20
+"""Connections, and ms between two requests of each: some 200 a second, as a desk's services ask."""
+BUSY = "while True: pass"
 PARSES = 50
 """Of one body: the fastest counts, for everything else on the machine only adds."""
 
@@ -29,22 +35,24 @@ Row = tuple[str, ...]
 
 
 class Curves(msgspec.Struct):
-    """Rows of the three tables."""
+    """Rows of the tables."""
 
     rows: list[Row]
     accounts: list[Row]
     replicas: list[Row]
+    neighbours: list[Row]
 
     def tables(self) -> list[list[str]]:
         return [
             _table("position rows|hit, requests/s|hit, CPU µs|parse a refresh, ms|snapshot in memory, KiB", self.rows),
             _table("accounts|hit, requests/s|hit, CPU µs|resident, MiB", self.accounts),
             _table("replicas|reads/s, all on one core|account calls/s", self.replicas),
+            _table("server.scheduling|alone: p50, ms|p99, ms|beside a busy process: p50, ms|p99, ms", self.neighbours),
         ]
 
 
 async def curves(folder: Path, seconds: float, say: Say) -> Curves:
-    found = Curves([], [], [])
+    found = Curves([], [], [], [])
     for rows in ROWS:
         found.rows.append(await _by_rows(folder / f"rows-{rows}", rows, seconds))
         say(f"{rows} rows: {found.rows[-1]}")
@@ -54,6 +62,9 @@ async def curves(folder: Path, seconds: float, say: Say) -> Curves:
     for replicas in REPLICAS:
         found.replicas.append(await _by_replicas(folder / f"replicas-{replicas}", replicas, seconds))
         say(f"{replicas} replicas: {found.replicas[-1]}")
+    for scheduling in SCHEDULINGS:
+        found.neighbours.append(await _by_neighbours(folder / f"scheduled-{scheduling}", scheduling, seconds))
+        say(f"scheduling {scheduling}: {found.neighbours[-1]}")
     return found
 
 
@@ -106,6 +117,17 @@ async def _by_replicas(folder: Path, replicas: int, seconds: float) -> Row:
         loads = await asyncio.gather(*(load(request, 3 * seconds, CONNECTIONS // replicas) for request in requests))
         rate = (await shared.calls() - calls) / (time.monotonic() - began)
         return f"{replicas}", f"{sum(each.rate for each in loads):,.0f}", f"{rate:.2f}"
+
+
+async def _by_neighbours(folder: Path, scheduling: Scheduling, seconds: float) -> Row:
+    """What few callers wait for, on a core of its own and on one that another process fills."""
+    async with ground(folder) as shared, shared.gateway(Setup(scheduling=scheduling)) as (_, url):
+        request = Request(f"{url}/v1/accounts/main/assets/BTC", (shared.authorization,))
+        await load(request, 1, CONNECTIONS)
+        alone = await load(request, 3 * seconds, FEW, NOW_AND_THEN)
+        async with Process(sys.executable, "-c", BUSY):
+            beside = await load(request, 3 * seconds, FEW, NOW_AND_THEN)
+    return (scheduling, *(f"{micros / 1000:.2f}" for each in (alone, beside) for micros in (each.p50, each.p99)))
 
 
 def _table(head: str, rows: list[Row]) -> list[str]:
