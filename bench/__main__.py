@@ -8,17 +8,18 @@ from pathlib import Path
 import click
 import httpx
 
-from bench.curves import Curves, curves
+from bench.circumstances import beside_others, starting
+from bench.curves import by_accounts, by_replicas, by_rows
 from bench.measure import measured
 from bench.plot import plot
 from bench.processes import Process, Request
 from bench.report import machine, ratios, table
-from bench.world import Ground, Setup, Target, ground, peers
+from bench.world import ASSET, Ground, Setup, Target, ground, peers
 
 HERE = Path(__file__).parent
 PROGRAMS = ("wrk", "nginx", "redis-server", "taskset")
 READS = {
-    "one asset": "/v1/accounts/main/assets/BTC",
+    "one asset": ASSET,
     "one position": "/v1/accounts/main/positions/BTCUSD_PERP/BOTH",
     "a filtered list": "/v1/accounts/main/positions?asset=BTC&open=true",
     "the whole account": "/v1/accounts/main",
@@ -57,14 +58,20 @@ async def _run(folder: Path, rounds: int, seconds: float, svg: Path | None) -> s
             results = await measured(targets, rounds, seconds, say)
     if svg is not None:
         plot(results, svg)
-    found = await curves(folder, seconds, say)
+    grids = [
+        await by_rows(folder, seconds, say),
+        await by_accounts(folder, seconds, say),
+        await by_replicas(folder, seconds, say),
+        await starting(folder, say),
+        await beside_others(folder, seconds, say),
+    ]
     return TEXT.format(
         machine=machine(),
         rounds=rounds,
         seconds=f"{seconds:.0f}",
         table="\n".join(table(results)),
         ratios="\n".join(ratios(results)),
-        curves=_told(found),
+        grids="\n\n".join("\n".join(lines) for lines in grids),
     )
 
 
@@ -85,10 +92,6 @@ async def _targets(shared: Ground, process: Process, url: str) -> list[Target]:
 async def _body(shared: Ground, url: str) -> bytes:
     async with httpx.AsyncClient(trust_env=False) as client:
         return (await client.get(url, headers={"authorization": f"Bearer {shared.token}"})).raise_for_status().content
-
-
-def _told(found: Curves) -> str:
-    return "\n\n".join("\n".join(lines) for lines in found.tables())
 
 
 def say(line: str) -> None:
@@ -117,7 +120,7 @@ By default the gateway's threads don't interrupt each other (`server.scheduling`
 worth more than all that the gateway does to a request; so the bare app stands here twice, as its server comes, and
 scheduled alike, which is the most that the server can do. One gateway is scheduled as processes usually are.
 
-{curves}
+{grids}
 
 The last table is of 200 requests a second. What is scheduled normally interrupts a neighbour that fills the core, the
 rest waits for its turn.

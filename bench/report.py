@@ -8,6 +8,11 @@ from pathlib import Path
 from bench.measure import Results, Round, median
 from bench.world import BARE
 
+READS = ("gateway: one asset", "gateway: one position")
+"""What a poll asks, most often."""
+
+Row = tuple[str, ...]
+
 
 def machine() -> str:
     """What it ran on."""
@@ -31,8 +36,11 @@ def table(results: Results) -> list[str]:
     return lines
 
 
-READS = ("gateway: one asset", "gateway: one position")
-"""What a poll asks, most often."""
+def grid(head: str, rows: Sequence[Row]) -> list[str]:
+    """A table of figures; `|` between the columns' names."""
+    columns = head.split("|")
+    lines = [f"| {' | '.join(columns)} |", f"|{'--:|' * len(columns)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def ratios(results: Results) -> list[str]:

@@ -17,6 +17,8 @@ from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 
 BARE = "bare ASGI app on granian"
 BATCH = "bare ASGI app, scheduled as the gateway"
+ASSET = "/v1/accounts/main/assets/BTC"
+"""What is asked most."""
 ROWS = 210
 """Position rows: 70 symbols in hedge mode, 84 KB."""
 
