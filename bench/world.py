@@ -33,6 +33,9 @@ hits = {log_hits}
 [redis]
 url = "redis://127.0.0.1:{redis}/0"
 key_prefix = "{fleet}"
+[freshness]
+fresh_for = "{fresh_for}"
+min_refresh_interval = "{fresh_for}"
 [exchange]
 base_url = "http://127.0.0.1:{exchange}"
 weight_limit = 1000000
@@ -100,6 +103,7 @@ class Setup(msgspec.Struct, frozen=True):
     log_hits: int = 100
     """One log line for so many hits."""
     scheduling: Scheduling = "batch"
+    fresh_for: str = "1s"
     fleet: str = ""
     """Gateways of one name share snapshots; without, it is alone, so that none works while another is measured."""
 
@@ -139,6 +143,7 @@ class Ground(msgspec.Struct):
                 accounts="".join(ACCOUNT.format(name=name) for name in names),
                 log_hits=setup.log_hits,
                 scheduling=setup.scheduling,
+                fresh_for=setup.fresh_for,
                 fleet=setup.fleet or f"alone-{port}",
                 digest=tokens.digest(self.token.encode()),
             )
