@@ -1,5 +1,5 @@
 """`python -m service` is `coinm-gateway`."""
 
-from service.cli import main
+from service.entry import main
 
-main(prog_name="coinm-gateway")
+main()

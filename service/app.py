@@ -1,6 +1,7 @@
 """The composition root: every part is built and joined here, and closed again when the app ends."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
@@ -21,6 +22,9 @@ from service.web.edge import Edge
 from service.web.operations import Operations
 from service.web.refusals import answer
 from service.wiring import build, close, in_touch, reviews_of
+
+CLOSING = 0.75
+"""Seconds for the leases to go back and for what is yet to be told to Redis, each of which has 250 ms."""
 
 
 class App:
@@ -74,7 +78,9 @@ def create_app(
             async with gateway.audit.running() if gateway.audit else nullcontext(), in_touch(gateway):
                 yield
         finally:
-            await close(gateway)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING):
+                    await close(gateway)
 
     litestar = Litestar(
         route_handlers=[Accounts, DropIn, Operations, Docs],

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from service import process
 from service.cache.keeper import SnapshotKeeper
 from service.clock import timestamp
 from service.exchange.budget import MINUTE
@@ -46,6 +47,8 @@ async def run(gateway: Gateway, show: Show) -> None:
         show(Finding("settings", "ok", f"{accounts} account(s), {len(gateway.settings.clients)} client(s)"))
         show(_weight(gateway))
         show(audit_finding(gateway.settings.audit))
+        encrypted = gateway.settings.server.tls_certificate_file is not None
+        show(files_finding(process.open_files(), encrypted=encrypted))
         for finding in await _redis(gateway):
             show(finding)
         if gateway.reviews is not None:
@@ -91,6 +94,15 @@ def audit_finding(audit: Audit | None) -> Finding:
     fault = sinks.fault(audit.file) if audit.file else None
     where = f"{audit.file or 'stdout'}{f' {fault}' if fault else ''}, queue {audit.queue}, when full {audit.when_full}"
     return Finding("audit", "fail" if fault else "ok", where)
+
+
+def files_finding(files: int, *, encrypted: bool) -> Finding:
+    """How many connections of callers the limit of open files leaves."""
+    connections = process.connections(files, encrypted=encrypted)
+    if connections is None:
+        return Finding("open files", "fail", process.too_few(files))
+    verdict: Verdict = "warn" if connections < process.FEW_CONNECTIONS else "ok"
+    return Finding("open files", verdict, f"{connections} connections of callers at a time")
 
 
 async def _redis(gateway: Gateway) -> Sequence[Finding]:

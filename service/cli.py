@@ -5,8 +5,8 @@ Exit status: 0 done, 1 a check failed or a port can't be had, 2 bad usage or set
 
 import asyncio
 import logging
+import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
@@ -15,21 +15,26 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 import msgspec
+import structlog
 import uvloop
 
 import service
 from service import check as checks
+from service import ending
 from service.access import tokens
 from service.app import App, create_app
 from service.check import Finding
+from service.ending import Ending
 from service.reload import Reloader, read
-from service.server import ListenError
+from service.server import ListenError, Stop, longest_end
 from service.server import serve as serve_app
 from service.settings import NAME_PATTERN, Settings
 from service.settings_file import SettingsError, load
 from service.store.connection import AwayError
 from service.telemetry import logs, sinks
 from service.web import docs
+
+log = structlog.get_logger("coinm.process")
 
 T = TypeVar("T")
 
@@ -57,6 +62,7 @@ def main() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen here instead of server.port.")
 def serve(config: Path, host: str | None, port: int | None) -> None:
     """Run the gateway: one process, one event loop. SIGTERM drains and ends it."""
+    ending.begin()  # at the latest: `service.entry` has done it already
     reading = _load(config, read)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     server = msgspec.structs.replace(reading.settings.server, **given)
@@ -64,13 +70,19 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
     _require_audit(config, settings)
     app = _create(settings)
     gateway = app.gateway
+    status = 0
     try:
-        with logs.logging_to(sys.stdout, redactor=gateway.redactor, on_drop=gateway.metrics.log_lines_dropped.inc):
-            _run(_serve(app, Reloader(gateway, config, reading)))
+        dropped = gateway.metrics.log_lines_dropped.inc
+        with (
+            logs.logging_to(sys.stdout, redactor=gateway.redactor, on_drop=dropped),
+            logs.stray_output_logged(),
+        ):
+            status = _serve(app, Reloader(gateway, config, reading))
     except ListenError as exc:
         _fail(str(exc), 1)
     except SettingsError as exc:
         _fail(str(exc), 2)
+    _leave(status)
 
 
 @main.command()
@@ -143,10 +155,44 @@ def openapi(output: Path | None) -> None:
         _fail(f"--output: {output}: {exc.strerror}", 1)
 
 
-async def _serve(app: App, reloader: Reloader) -> None:
-    """Serve, and follow the files as they change; SIGHUP looks at once."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.hurry)
-    await serve_app(app, reloader.watch)
+def _serve(app: App, reloader: Reloader) -> int:
+    """Serve to the end, and follow the files as they change; the exit status.
+
+    The loop is not closed, nor are its threads waited for: one may hang in a look-up of a name, and the process ends.
+
+    Raises:
+        ListenError: a port can't be had.
+        SettingsError: the TLS files are not what is expected.
+    """
+    loop, gateway = uvloop.new_event_loop(), app.gateway
+    asyncio.set_event_loop(loop)
+
+    async def run() -> None:
+        stop = Stop()
+        ending.serve(
+            Ending(
+                longest_end(gateway.settings),
+                on_signal=lambda: loop.call_soon_threadsafe(stop.tell),
+                on_hangup=lambda: loop.call_soon_threadsafe(reloader.hurry),
+                on_forced=lambda seconds: log.error("end_forced", seconds=seconds),
+            )
+        )
+        await serve_app(app, reloader.watch, stop=stop)
+
+    try:
+        loop.run_until_complete(run())
+    except (ListenError, SettingsError):
+        raise
+    except Exception as exc:  # a bug
+        log.critical("serving_fault", exc_info=exc)
+        click.echo(f"coinm-gateway: a fault of the gateway: {type(exc).__name__}; its log has more", err=True)
+        return 1
+    return 1 if gateway.audit is not None and gateway.audit.lost else 0
+
+
+def _leave(status: int) -> NoReturn:
+    """End now: the interpreter's own end would wait for every thread, one that hangs in a look-up included."""
+    os._exit(status)
 
 
 def _load(config: Path, reader: Callable[[Path], T]) -> T:

@@ -1,7 +1,8 @@
-"""What the serving process asks of the kernel's scheduler and of the garbage collector."""
+"""What the serving process asks of the kernel's scheduler, of its limit of open files, and of the garbage collector."""
 
 import gc
 import os
+import resource
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -32,6 +33,48 @@ def schedule(how: Scheduling, ask: Ask | None = _KERNEL) -> None:
         ask(_THIS_THREAD, os.SCHED_BATCH, os.sched_param(0))
     except OSError as exc:  # sandboxes forbid it, or know no policy but one
         log.warning("scheduling_refused", wanted=how, reason=exc.strerror)
+
+
+MOST_CONNECTIONS = 10_000
+"""Callers' connections at a time; each takes some kilobytes, and a dozen services need hundreds."""
+RESERVED = 128
+"""Descriptors for all else: Redis 33, the exchange and the API server some 40, the metrics port 64 at most, our files
+a dozen. They are never all in use at once."""
+FEWEST_CONNECTIONS = 16
+"""With fewer no balancer and handful of services could be served: better not to start."""
+FEW_CONNECTIONS = 500
+"""With fewer a start says so: that is less than any system's default (1,024) gives."""
+
+
+def open_files() -> int:
+    """The limit of open files, raised as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return _bounded(soft)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # macOS has a limit of its own below the hard one
+        return _bounded(soft)
+    return _bounded(hard)
+
+
+def _bounded(limit: int) -> int:
+    return 1 << 30 if limit == resource.RLIM_INFINITY else limit
+
+
+def connections(files: int, *, encrypted: bool) -> int | None:
+    """Callers' connections at a time, with this limit of open files; `None`: too few to start.
+
+    Encrypted ones are counted once they have shaken hands; as many may be about to.
+    """
+    free = (files - RESERVED) // (2 if encrypted else 1)
+    return min(MOST_CONNECTIONS, free) if free >= FEWEST_CONNECTIONS else None
+
+
+def too_few(files: int) -> str:
+    """What is said of a limit that is too low."""
+    least = RESERVED + 2 * FEWEST_CONNECTIONS
+    return f"the limit of open files is {files}: expected {least} or more (ulimit -n, LimitNOFILE)"
 
 
 def freeze() -> None:

@@ -2,27 +2,39 @@
 
 granian, embedded: its supervised mode closes the listener at SIGTERM before the app hears of it. This file is the
 only one that knows it, so that another server is one file away.
+
+What granian does, which the rest relies on (its `workers.rs`, and measured):
+
+- `backpressure` bounds connections, not requests: a permit is taken before each `accept`, and given back when the
+  connection ends. At the bound it stops accepting; more callers wait in the kernel's queue. Where `accept` fails for
+  want of descriptors it tries again at once, with a core at 100 %: the bound must stay below their limit.
+- By TLS a connection takes its permit after the handshake, for which it has 10 s: as many descriptors again.
+- A request head has 30 s to arrive, counted from the connection's or the last answer's end.
+- An answer that nobody reads has no limit of its own: the kernel ends it after `UNREAD`.
+- `stop()` closes the listener and what is idle, and waits for the rest without a limit.
 """
 
 import asyncio
-import signal
+import contextlib
+import os
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+import struct
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 
 import structlog
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
+from granian.net import SocketHolder
 from granian.server.embed import Server
-from prometheus_client import CollectorRegistry, start_http_server
 
 import service
-from service import process
+from service import metrics_port, process
 from service.app import App
 from service.cache.flight import end
 from service.settings import Server as ServerSettings
-from service.settings import effective
+from service.settings import Settings, effective
 from service.settings_file import SettingsError
 
 log = structlog.get_logger("coinm.server")
@@ -35,60 +47,95 @@ _SERVER_LOGS = {
 }
 BACKLOG = 1024
 """Connections that wait to be accepted: a burst of callers, while the loop is busy with the one before."""
-CONCURRENT_REQUESTS = 10_000
-"""Requests under way. granian's own 128 would let so many waiters for one slow refresh shut out everybody else, health
-probes too; ours cost some kilobytes each, and wait no longer than a refresh and 3 s."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+UNREAD = 30_000
+"""Ms for which a caller may leave bytes of its answer unread (TCP_USER_TIMEOUT); a request has as long to arrive."""
+WAIT_BEYOND_TIMEOUT = 3.0
+"""Seconds past `exchange.timeout` at which the last waiter gives up (`service.cache`)."""
+CLEANUP = 2.0
+"""Seconds for what comes after the last read: leases given back, audit and log written."""
+HURRIED = 0.5
+"""Seconds that requests under way have after a second signal; the process has `ending.HURRY` in all."""
+LOOK = 0.25
+"""Seconds between two looks at the queue of connections; unless the bound is reached it is emptied at once."""
 
 
 class ListenError(Exception):
-    """A port can't be had."""
+    """A port can't be had, or connections can't."""
 
 
 Duty: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 """What a process does beside serving, for as long as it serves; ends only by being cancelled."""
 
 
-async def serve(app: App, *duties: Duty) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+class Stop:
+    """What the process has been told: to end, and then to hurry."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.hurried = asyncio.Event()
+
+    def tell(self) -> None:
+        (self.hurried if self.told.is_set() else self.told).set()
+
+
+def longest_read(settings: Settings) -> float:
+    """Seconds that a read may wait at the most."""
+    return settings.exchange.timeout.seconds + WAIT_BEYOND_TIMEOUT
+
+
+def longest_end(settings: Settings) -> float:
+    """Seconds from the signal to the end of the process, at the most."""
+    return settings.server.drain.seconds + longest_read(settings) + CLEANUP
+
+
+async def serve(app: App, *duties: Duty, stop: Stop) -> None:
+    """Serve until told to stop, then drain.
 
     Raises:
         ListenError: a port can't be had.
         SettingsError: the TLS files are not what is expected.
     """
-    settings, stop, loop = app.gateway.settings.server, asyncio.Event(), asyncio.get_running_loop()
+    gateway = app.gateway
+    settings = gateway.settings.server
     process.schedule(settings.scheduling)
-    with _metrics_server(settings, app.gateway.metrics.registry):
-        for number in SIGNALS:
-            loop.add_signal_handler(number, stop.set)
-        try:
-            await _serve(app, stop, duties)
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
+    limit = _require_connections(process.open_files(), encrypted=settings.tls_certificate_file is not None)
+    address = _address(settings.host)
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(_listen(address, settings.port, settings.host, "server.port"))
+        beside: AbstractAsyncContextManager[None] = contextlib.nullcontext()
+        if settings.metrics_port:
+            socket_beside = _listen(address, settings.metrics_port, settings.host, "server.metrics_port")
+            beside = metrics_port.serving(sockets.enter_context(socket_beside), gateway)
+        server = _server(app, settings, listener, limit)
+        connections = Connections(listener, limit)
+        gateway.metrics.gauge("connection_limit", "Callers' connections that are accepted.", lambda: limit)
+        gateway.metrics.gauge(
+            "connections_waiting", "Callers' connections that wait to be accepted.", lambda: connections.waiting
+        )
+        log.info("starting", version=service.__version__, settings=effective(gateway.settings))
+        if limit < process.FEW_CONNECTIONS:
+            log.warning("connection_limit_low", connections=limit)
+        async with beside:
+            await _serve(app, server, listener, stop, [*duties, connections.watch])
 
 
-async def _serve(app: App, stop: asyncio.Event, duties: Iterable[Duty]) -> None:
-    settings = app.gateway.settings.server
-    _require_free(settings)
-    server = _server(app, settings)
-    serving = asyncio.create_task(server.serve())
-    stopping, beside = asyncio.create_task(stop.wait()), [asyncio.create_task(_do(duty)) for duty in duties]
-    log.info("starting", version=service.__version__, settings=effective(app.gateway.settings))
-    async with app.duties():
-        process.freeze()
-        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+async def _serve(app: App, server: Server, listener: socket.socket, stop: Stop, duties: Iterable[Duty]) -> None:
+    settings = app.gateway.settings
+    async with app.lifespan():
+        serving = asyncio.create_task(server.serve())
+        stopping, beside = asyncio.create_task(stop.told.wait()), [asyncio.create_task(_do(duty)) for duty in duties]
+        async with app.duties():
+            process.freeze()
+            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                await _drain(app, settings.server.drain.seconds, stop)
+            for task in beside:
+                await end(task)
+        stopping.cancel()
+        listener.close()  # granian's is a duplicate: both must go
         if not serving.done():
-            await _drain(app, settings.drain.seconds, stop)
-        for task in beside:
-            await end(task)
-    if not serving.done():
-        server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
-    stopping.cancel()
-    try:
-        await serving
-    except OSError as exc:
-        raise ListenError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}") from None
+            server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
+            await _answered(serving, longest_read(settings), stop)
     log.info("stopped")
 
 
@@ -100,86 +147,131 @@ async def _do(duty: Duty) -> None:
         log.exception("duty_fault")
 
 
-async def _drain(app: App, seconds: float, stop: asyncio.Event) -> None:
-    """Not ready, and `Connection: close` on every answer, for as long as balancers take to notice.
-
-    A second signal ends the wait, for whoever watches a terminal.
-    """
+async def _drain(app: App, seconds: float, stop: Stop) -> None:
+    """Not ready, and `Connection: close` on every answer, for as long as balancers take to notice."""
     app.gateway.draining = True
     log.info("draining", seconds=seconds)
-    stop.clear()
     try:
-        await asyncio.wait_for(stop.wait(), seconds)
+        await asyncio.wait_for(stop.hurried.wait(), seconds)
     except TimeoutError:
         return
 
 
-def _server(app: App, settings: ServerSettings) -> Server:
+async def _answered(serving: asyncio.Task[None], seconds: float, stop: Stop) -> None:
+    """Wait until every request is answered and every connection closed, but no longer than a read may take.
+
+    Who has not taken its answer by then, or never finished its request, is left to the end of the process.
+    """
+    hurried = asyncio.create_task(stop.hurried.wait())
+    await asyncio.wait([serving, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if hurried.done() and not serving.done():
+        await asyncio.wait([serving], timeout=HURRIED)
+    hurried.cancel()
+    if not serving.done():
+        log.warning("connections_left")
+
+
+class Connections:
+    """Notices that callers' connections have reached their bound, and says so once."""
+
+    def __init__(self, listener: socket.socket, limit: int) -> None:
+        self._listener = listener
+        self._limit = limit
+        self.waiting = 0
+
+    async def watch(self) -> None:
+        reached = False
+        while True:
+            await asyncio.sleep(LOOK)
+            before, self.waiting = self.waiting, accept_queue(self._listener)
+            if self.waiting and before and not reached:
+                reached = True
+                log.error("connection_limit_reached", connections=self._limit)
+            elif reached and not self.waiting and not before:
+                reached = False
+                log.warning("connection_limit_left", connections=self._limit)
+
+
+def accept_queue(listener: socket.socket) -> int:
+    """Connections that wait to be accepted: `tcpi_unacked` of a listening socket, which only Linux has."""
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    except (OSError, AttributeError):
+        return 0
+    return int(struct.unpack_from("I", info, 24)[0]) if len(info) >= 28 else 0
+
+
+class _Granian(Server):
+    """With a listening socket of ours: granian's own is shared with whoever asks for the same port (SO_REUSEPORT)."""
+
+    listener: socket.socket
+
+    def _init_shared_socket(self) -> None:
+        self._shd = SocketHolder(os.dup(self.listener.fileno()), False, BACKLOG)
+
+
+def _server(app: App, settings: ServerSettings, listener: socket.socket, limit: int) -> Server:
     files = settings.tls_certificate_file, settings.tls_key_file
     try:
-        return _granian(app, settings)
+        return _granian(app, settings, listener, limit)
     except OSError as exc:  # ssl.SSLError is one
         raise SettingsError(f"{files[0]}: expected a certificate, with its key in {files[1]} ({exc})") from None
 
 
-def _granian(app: App, settings: ServerSettings) -> Server:
-    return Server(
+def _granian(app: App, settings: ServerSettings, listener: socket.socket, limit: int) -> Server:
+    server = _Granian(
         app,
-        address=_address(settings.host),
-        port=settings.port,
-        interface=Interfaces.ASGI,
+        interface=Interfaces.ASGINL,  # the lifespan is ours: its end must not wait for a caller
         http=HTTPModes.http1,  # `Connection: close` is how callers are told to go elsewhere; HTTP/2 forbids it
         websockets=False,
         backlog=BACKLOG,
-        backpressure=CONCURRENT_REQUESTS,
+        backpressure=limit,
         log_level=LogLevels.error,
         log_dictconfig=_SERVER_LOGS,
         ssl_cert=settings.tls_certificate_file,
         ssl_key=settings.tls_key_file,
     )
+    server.listener = listener
+    return server
 
 
-def _require_free(settings: ServerSettings) -> None:
-    """Refuse a port that somebody listens on.
+def _require_connections(files: int, *, encrypted: bool) -> int:
+    """How many connections of callers there may be.
 
-    granian shares its port with whoever shares theirs (SO_REUSEPORT), so that two gateways would take each other's
-    callers unnoticed, and panics where nobody does.
+    Raises:
+        ListenError: the limit of open files leaves too few.
     """
-    address = _address(settings.host)
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that is only lingering is free
-        try:
-            probe.bind((address, settings.port))
-        except OSError as exc:
-            raise ListenError(
-                f"server.port: cannot listen on {settings.host}:{settings.port}: {exc.strerror}"
-            ) from None
+    limit = process.connections(files, encrypted=encrypted)
+    if limit is None:
+        raise ListenError(process.too_few(files))
+    return limit
+
+
+def _listen(address: str, port: int, host: str, key: str) -> socket.socket:
+    """A socket that listens, alone on its port.
+
+    Raises:
+        ListenError: the port can't be had.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that is only lingering is free
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # these two are its connections' too
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise ListenError(f"{key}: cannot listen on {host}:{port}: {exc.strerror}") from None
+    listener.setblocking(False)
+    return listener
 
 
 def _address(host: str) -> str:
-    """The IP address of a host name: granian takes nothing else."""
+    """The IP address of a host name."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as exc:
         raise ListenError(f"cannot listen on {host}: {exc.strerror}") from None
     return str(found[0][4][0])
-
-
-@contextmanager
-def _metrics_server(settings: ServerSettings, registry: CollectorRegistry) -> Iterator[None]:
-    """Prometheus on its own port and thread, so that callers' network policy and its own can differ."""
-    if settings.metrics_port == 0:
-        yield
-        return
-    try:
-        server, thread = start_http_server(settings.metrics_port, settings.host, registry)
-    except OSError as exc:
-        where = f"{settings.host}:{settings.metrics_port}"
-        raise ListenError(f"server.metrics_port: cannot listen on {where}: {exc.strerror}") from None
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

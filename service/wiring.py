@@ -208,6 +208,12 @@ def _observe(gateway: Gateway) -> None:
         lambda: NOT_A_NUMBER if exchange.clock.skew is None else exchange.clock.skew / 1000,
     )
     metrics.gauge("redis_up", "Whether the last Redis operation worked.", lambda: gateway.redis.up)
+    audit = gateway.audit
+    metrics.gauge(
+        "audit_failing",
+        "Whether audit lines can't be written now.",
+        lambda: audit is not None and audit.failing,
+    )
     metrics.gauge("ready", "Whether the replica is ready.", lambda: not gateway.draining)
     metrics.client_counter(
         "weight_saved",

@@ -17,7 +17,7 @@ from fakeredis import FakeAsyncRedis
 
 from service.access import tokens
 from service.app import create_app
-from service.server import ListenError, serve
+from service.server import ListenError, Stop, serve
 from service.settings_file import load
 from service.telemetry import logs
 from simulator.exchange import Exchange
@@ -135,9 +135,11 @@ async def _demo(folder: Path, port: int) -> None:
         holders = {"treasury": tokens.generate(), "longs": tokens.generate()}
         places = {"exchange": url, "port": port, "metrics_port": _free_port()}
         app = create_app(load(_write(folder, holders, places)), redis=FakeAsyncRedis())
-        greeting = asyncio.create_task(_greet(holders, places))
+        greeting, stop = asyncio.create_task(_greet(holders, places)), Stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.tell)
         try:
-            await serve(app)
+            await serve(app, stop=stop)
         finally:
             greeting.cancel()
 

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ PROGRAMS = {
     "haproxy": "haproxy",
     "kubectl": "kubectl",
     "promtool": "promtool",
+    "unshare": "unshare",
 }
 """By the fixture that starts it."""
 
@@ -68,8 +71,15 @@ def missing(item: pytest.Item) -> list[str]:
     fixtures: Iterable[str] = getattr(item, "fixturenames", ())
     programs = {PROGRAMS[name] for name in fixtures if name in PROGRAMS}
     folders = {FOLDERS[name] for name in fixtures if name in FOLDERS}
-    absent = [program for program in programs if shutil.which(program) is None]
+    absent = [program for program in programs if shutil.which(program) is None or not _permitted(program)]
     return sorted(absent + [f".venv/{folder.name}" for folder in folders if not folder.is_dir()])
+
+
+@cache
+def _permitted(program: str) -> bool:
+    """Whether this user may do what the tests do with a program: namespaces take privileges."""
+    command = [program, "--mount", "--pid", "--fork", "--kill-child", "true"]
+    return program != "unshare" or subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def require(program: str) -> str:

@@ -6,6 +6,7 @@ there is room for its line, and not at all while the sink fails; with `"drop"` a
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,8 +22,9 @@ log = structlog.get_logger("coinm.audit")
 
 PAUSE = 1.0
 """Seconds before a sink that failed is tried again; a full disk or a missing folder takes people, not milliseconds."""
-CLOSING = 5.0
-"""Seconds that the end of the process waits for lines to be written."""
+CLOSING = 1.0
+"""Seconds that the end of the process waits for lines to be written; 2 s are all it has after the last read."""
+_POLL = 0.01
 
 
 class Filters(msgspec.Struct, frozen=True):
@@ -85,6 +87,8 @@ class AuditLog:
         """Reads under way that have a place."""
         self._failing = self._full = self._ended = False
         """`_full`: that there was no room has been logged since the writer last came by."""
+        self.lost = False
+        """Whether the end of the process has lost lines."""
         self._changed = threading.Condition()
         self._closing = threading.Event()
 
@@ -104,8 +108,13 @@ class AuditLog:
             with self._changed:
                 self._closing.set()
                 self._changed.notify()
-            await asyncio.to_thread(writer.join, CLOSING)
+            await _ended(writer)
             self._end()
+
+    @property
+    def failing(self) -> bool:
+        """Whether lines can't be written now: the sink fails, or has not made room since there was none."""
+        return self._failing or self._full
 
     def reserve(self) -> bool:
         """A place for the line of a read that begins; without one it must not be answered."""
@@ -187,8 +196,17 @@ class AuditLog:
             log.warning("audit_written_again", sink=str(self._sink))
 
     def _lose(self, lines: int) -> None:
+        self.lost = True
         log.error("audit_lines_lost", lines=lines, sink=str(self._sink))
         self._on_drop(lines)
 
     def _rendered(self, line: Line) -> bytes:
         return self._redact(msgspec.json.encode(line).decode()).encode() + b"\n"
+
+
+async def _ended(writer: threading.Thread) -> None:
+    """Wait for the writer's end, but not for a sink that takes nothing; without a thread, for they may all hang."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSING):
+            while writer.is_alive():  # noqa: ASYNC110 - it is a thread
+                await asyncio.sleep(_POLL)

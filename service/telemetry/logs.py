@@ -1,17 +1,21 @@
 """Logs: one JSON line an event, or a readable form on a terminal, through a bounded queue.
 
-The event loop never waits for a log: a full queue drops the line and counts it. Lines are rendered in the queue's
-own thread, and what could be a secret is masked there, in the finished text, whoever wrote it.
+The event loop never waits for a log: a full queue drops the line and counts it, and so does a stream that takes none.
+Lines are rendered in the queue's own thread, and what could be a secret is masked there, in the finished text, whoever
+wrote it. In a gateway nothing goes another way: Python's warnings, and faults of threads and finalisers, become lines
+too, because stderr is not masked.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import queue
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import msgspec
 import structlog
@@ -23,6 +27,8 @@ from service.settings import Secret
 _FIRST = ("time", "level", "logger", "event")
 """What a line begins with; the rest follows as the writer ordered it."""
 
+STALL = 0.25
+"""Seconds without a line taken after which the end of logging gives up on a stream that nobody reads."""
 QUEUE_LINES = 10_000
 """Some 3 MB of lines: seconds of a burst while the reader of our output stalls."""
 
@@ -51,10 +57,10 @@ def logging_to(
     on_drop: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Send all logs of the process to a stream until the block ends; flushes what is queued."""
-    handler = _WholeLines(stream)
+    handler = _WholeLines(stream, on_drop)
     handler.setFormatter(_Redacting(stream.isatty(), redactor or Redactor()))
     lines: queue.Queue[Any] = queue.Queue(QUEUE_LINES)
-    listener = _Listener(lines, handler)
+    listener = _Listener(lines, handler, on_drop)
     root = logging.getLogger()
     root.handlers = [_BoundedQueueHandler(lines, on_drop)]
     root.setLevel(level)
@@ -73,6 +79,30 @@ def logging_to(
         root.handlers = []
         listener.stop()
         structlog.reset_defaults()
+
+
+@contextmanager
+def stray_output_logged() -> Iterator[None]:
+    """Log what Python would print on stderr by itself, unmasked."""
+    log = logging.getLogger("python")
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            fault = args.exc_value or args.exc_type()
+            log.error("thread_fault", exc_info=(args.exc_type, fault, args.exc_traceback))
+
+    def in_finaliser(args: "sys.UnraisableHookArgs") -> None:
+        fault = args.exc_value or args.exc_type()
+        log.error("unraisable_fault", exc_info=(args.exc_type, fault, args.exc_traceback))
+
+    hooks = threading.excepthook, sys.unraisablehook
+    threading.excepthook, sys.unraisablehook = in_thread, in_finaliser
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        threading.excepthook, sys.unraisablehook = hooks
 
 
 def _gather_less() -> None:
@@ -112,16 +142,47 @@ _SHARED: list[Processor] = [
 ]
 
 
-class _Listener(logging.handlers.QueueListener):
-    def enqueue_sentinel(self) -> None:
-        """Wait for room: the end must come through even a full queue, after all that is in it."""
-        cast("queue.Queue[Any]", self.queue).put(None)
-
-
 class _WholeLines(logging.StreamHandler[TextIO]):
+    """Never prints that it failed, as its base does with the record and a traceback: it counts."""
+
+    def __init__(self, stream: TextIO, on_drop: Callable[[], None]) -> None:
+        super().__init__(stream)
+        self._on_drop = on_drop
+        self.tried = 0
+        """Lines that were written or lost."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        with WHOLE_LINES:
-            super().emit(record)
+        try:
+            line = self.format(record) + self.terminator
+            with WHOLE_LINES:
+                self.stream.write(line)
+                self.stream.flush()
+        except Exception:  # noqa: BLE001 - a full disk, a closed pipe, a value that can't be rendered
+            self._on_drop()
+        self.tried += 1
+
+
+class _Listener(logging.handlers.QueueListener):
+    def __init__(self, lines: "queue.Queue[Any]", handler: _WholeLines, on_drop: Callable[[], None]) -> None:
+        super().__init__(lines, handler)
+        self._lines = lines
+        self._handler = handler
+        self._on_drop = on_drop
+
+    def stop(self) -> None:
+        """Write all that is queued, for as long as the stream takes any of it."""
+        thread, tried, ended = self._thread, -1, False
+        while thread is not None and thread.is_alive() and tried != self._handler.tried:
+            tried = self._handler.tried
+            with contextlib.suppress(queue.Full):
+                if not ended:
+                    self._lines.put(None, timeout=STALL)  # after all that is in it
+                    ended = True
+            thread.join(STALL)
+        if thread is not None and thread.is_alive():
+            for _ in range(self._lines.qsize() + 1):  # with the line that is being written
+                self._on_drop()
+        self._thread = None
 
 
 class _BoundedQueueHandler(logging.handlers.QueueHandler):

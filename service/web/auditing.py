@@ -12,7 +12,7 @@ from service.clock import timestamp
 from service.gateway import Gateway
 from service.settings import NAME_PATTERN
 from service.telemetry.audit import Filters, Line, SnapshotRead
-from service.web.problems import AnyRequest, InternalError, retry_after
+from service.web.problems import AnyRequest, AuditUnavailableError, retry_after
 from service.web.reading import LISTS, READS
 from service.web.record import record_of
 
@@ -30,13 +30,13 @@ async def admit(request: AnyRequest) -> None:
     """Before any handler: where no read may go without its line, one that has no room for it ends here.
 
     Raises:
-        InternalError: the queue is full, or what it is written to fails.
+        AuditUnavailableError: the queue is full, or what it is written to fails.
     """
     audit = request.app.state.gateway.audit
     if audit is None or audit.settings.when_full != "refuse" or _shape(request.route_handler.opt) is None:
         return
     if not audit.reserve():
-        raise InternalError("the audit log takes no line now, and no read is answered without", retry_after(_AGAIN))
+        raise AuditUnavailableError("no read is answered without its line in the audit log", retry_after(_AGAIN))
     record_of(request.scope).reserved = True
 
 

@@ -24,6 +24,7 @@ Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"},
 Count: TypeAlias = Annotated[int, Meta(extra_json_schema={"format": "int64"})]
 
 NO_STORE = {"cache-control": "no-store"}
+HEALTHY = b'{"status":"ok"}'
 
 
 class Weight(msgspec.Struct, rename="camel", frozen=True):
@@ -88,7 +89,7 @@ class Operations(Controller):
     @get("/healthz", operation_id="get_health", tags=["operations"])
     async def get_health(self) -> Response[bytes]:
         """Liveness: the event loop answers."""
-        return Response(b'{"status":"ok"}', media_type=JSON, headers=NO_STORE)
+        return Response(HEALTHY, media_type=JSON, headers=NO_STORE)
 
     @get("/readyz", operation_id="get_readiness", tags=["operations"])
     async def get_readiness(self, request: AnyRequest) -> Response[bytes]:
@@ -96,9 +97,8 @@ class Operations(Controller):
 
         Redis away, a ban, no snapshot yet: still ready.
         """
-        if gateway_of(request).draining:
-            return Response(b'{"status":"draining"}', status_code=503, media_type=JSON, headers=NO_STORE)
-        return Response(b'{"status":"ready"}', media_type=JSON, headers=NO_STORE)
+        status, body = readiness(gateway_of(request))
+        return Response(body, status_code=status, media_type=JSON, headers=NO_STORE)
 
     @get("/v1/status", operation_id="get_status", tags=["operations"])
     async def get_status(self, request: AnyRequest) -> Response[bytes]:
@@ -110,6 +110,11 @@ class Operations(Controller):
         parameters.no_filters(request.scope["query_string"])
         status = status_of(gateway, gateway.clients.visible(client))
         return Response(msgspec.json.encode(status), media_type=JSON, headers=NO_STORE)
+
+
+def readiness(gateway: Gateway) -> tuple[int, bytes]:
+    """Status and body of `/readyz`."""
+    return (503, b'{"status":"draining"}') if gateway.draining else (200, b'{"status":"ready"}')
 
 
 def status_of(gateway: Gateway, grants: list[Grant]) -> Status:

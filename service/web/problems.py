@@ -74,6 +74,10 @@ class TooManyRequestsError(ProblemError):
     problem, status, title = "too-many-requests", 429, "The client's own request limit"
 
 
+class AuditUnavailableError(ProblemError):
+    problem, status, title = "audit-unavailable", 503, "The audit log takes no line"
+
+
 class InternalError(ProblemError):
     problem, status, title = "internal-error", 500, "A fault of the gateway"
 

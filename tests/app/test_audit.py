@@ -278,7 +278,7 @@ async def refusing(make_stage: MakeStage, **audit: object) -> tuple[Stage, Repli
 
 
 def refused(answer: httpx.Response) -> bool:
-    assert told(answer) == (500, "internal-error", "1")
+    assert told(answer) == (503, "audit-unavailable", "1")
     return "audit" in answer.json()["detail"]
 
 
@@ -308,7 +308,7 @@ async def test_every_read_under_way_gives_its_place_back(make_stage: MakeStage) 
     await asyncio.wait(callers)
     stage.exchange.release()
     async with asyncio.timeout(30):
-        while (await gateway.get()).status_code == 500:  # until the writer has come by
+        while (await gateway.get()).status_code == 503:  # until the writer has come by
             await asyncio.sleep(0.001)
     written = [line.status for line in await stage.audited()]
     assert (written[:4], written[-1]) == ([None] * 4, 200)

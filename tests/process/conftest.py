@@ -7,7 +7,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -49,6 +49,12 @@ async def exchange_url(exchange: Exchange) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+def unshare() -> str:
+    """A program that starts another in namespaces of its own."""
+    return require("unshare")
+
+
+@pytest.fixture
 def curl() -> str:
     return require("curl")
 
@@ -78,21 +84,39 @@ async def demo() -> AsyncIterator[asyncio.subprocess.Process]:
 class GatewayProcess:
     """`coinm-gateway serve`, as an operator starts it."""
 
-    def __init__(self, config: Path, tables: Mapping[str, Mapping[str, object]], trust: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        tables: Mapping[str, Mapping[str, object]],
+        trust: ssl.SSLContext | None = None,
+        *,
+        through: Sequence[str] = (),
+        stdout: int = subprocess.PIPE,
+    ) -> None:
         self.config = config
+        self.through = through
+        """A command that becomes the gateway's, which follows it."""
+        self.stdout = stdout
         self.trust = trust
         self.url = f"{'https' if trust else 'http'}://127.0.0.1:{tables['server']['port']}"
-        self.metrics_url = f"http://127.0.0.1:{tables['server']['metrics_port']}/metrics"
+        self.beside = f"http://127.0.0.1:{tables['server']['metrics_port']}"
+        self.metrics_url = f"{self.beside}/metrics"
         self.process: asyncio.subprocess.Process | None = None
+        self.errors = b""
+        """What it wrote on stderr, once it has ended."""
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "service", "serve", "--config", str(self.config), stdout=subprocess.PIPE
-        )
+        await self.launch()
         async with asyncio.timeout(STARTUP), httpx.AsyncClient(verify=self.trust or True) as client:
             while not await _ready(client, self.url):
                 await asyncio.sleep(0.02)
+
+    async def launch(self) -> asyncio.subprocess.Process:
+        """Start it."""
+        command = [*self.through, sys.executable, "-m", "service", "serve", "--config", str(self.config)]
+        self.process = await asyncio.create_subprocess_exec(*command, stdout=self.stdout, stderr=subprocess.PIPE)
+        return self.process
 
     async def stop(self, number: int = signal.SIGTERM) -> tuple[int | None, str]:
         """Signal it and wait for its end; its exit status and all it logged."""
@@ -104,8 +128,8 @@ class GatewayProcess:
         assert self.process is not None
         process, self.process = self.process, None
         async with asyncio.timeout(STARTUP):
-            output, _ = await process.communicate()
-        return process.returncode, output.decode()
+            output, self.errors = await process.communicate()
+        return process.returncode, (output or b"").decode()
 
     async def kill(self) -> None:
         """For the end of a test that failed."""
@@ -124,10 +148,15 @@ async def gateway(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIt
 
 @contextlib.asynccontextmanager
 async def gateway_process(
-    folder: Path, settings: Tables, trust: ssl.SSLContext | None = None
+    folder: Path,
+    settings: Tables,
+    trust: ssl.SSLContext | None = None,
+    *,
+    through: Sequence[str] = (),
+    stdout: int = subprocess.PIPE,
 ) -> AsyncIterator[GatewayProcess]:
     """A started gateway with these settings; started anew it keeps its port."""
-    process = GatewayProcess(write_settings(folder, **settings), settings, trust)
+    process = GatewayProcess(write_settings(folder, **settings), settings, trust, through=through, stdout=stdout)
     try:
         await process.start()
         yield process

@@ -27,7 +27,7 @@ async def test_check_finds_everything_in_order(tmp_path: Path, redis_port: int, 
     status, output, errors = await run_command("check", "--config", str(config))
 
     assert (status, errors) == (0, "")
-    assert subjects(output, "ok") == ["settings", "weight", "audit", "redis", "exchange", "account main"]
+    assert subjects(output, "ok") == ["settings", "weight", "audit", "open files", "redis", "exchange", "account main"]
     assert output.endswith("skip  key main                 skipped: no exchange.wallet_url\n")
     assert "20 assets, 30 positions, one-way mode" in output
 

@@ -14,7 +14,8 @@ FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
 
 # From the top down: a room imports only what stands below it; all but the domain read what is shared.
 ORDER = [
-    *("__main__", "cli", "check", "reload", "server", "process", "app", "web", "wiring", "gateway"),
+    *("__main__", "entry", "cli", "check", "reload", "server", "metrics_port", "ending", "process"),
+    *("app", "web", "wiring", "gateway"),
     *("kubernetes", "cache", "store", "exchange", "access", "account"),
 ]
 SHARED = {"telemetry", "settings", "settings_file", "clock"}

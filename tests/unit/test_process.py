@@ -1,6 +1,7 @@
 """What is asked of the kernel, and what if it says no."""
 
 import os
+from typing import Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -47,3 +48,26 @@ def test_where_it_is_not_wanted_or_not_known_nothing_is_said(how: Scheduling) ->
     with capture_logs() as logged:
         process.schedule(how, kernel if how == "normal" else None)
     assert logged == []
+
+
+@pytest.mark.parametrize(
+    ("files", "encrypted", "connections"),
+    [
+        (1 << 30, False, 10_000),
+        (1024, False, 896),
+        (1024, True, 448),
+        (144, False, 16),
+        (143, False, None),
+        (159, True, None),
+        (160, True, 16),
+    ],
+)
+def test_connections_are_what_the_limit_of_open_files_leaves(
+    files: int, encrypted: Literal[True, False], connections: int | None
+) -> None:
+    assert process.connections(files, encrypted=encrypted) == connections
+
+
+def test_too_few_says_what_is_enough_in_any_case() -> None:
+    assert "expected 160 or more" in process.too_few(100)
+    assert process.connections(160, encrypted=True) == 16

@@ -12,6 +12,7 @@ from service.web.openapi.schemas import Json, ref
 from service.web.problems import (
     MEDIA_TYPE,
     TYPE_PREFIX,
+    AuditUnavailableError,
     ForbiddenError,
     InternalError,
     InvalidParameterError,
@@ -84,12 +85,19 @@ REFUSALS: Mapping[str, Refusal] = {
         _exchange(502),
         "Retry-After",
     ),
+    "AuditUnavailable": Refusal(
+        503,
+        "No read is answered without its line in the audit log, which takes none now. Come back after `Retry-After`.",
+        (AuditUnavailableError,),
+        "Retry-After",
+    ),
     "ExchangeUnavailable": Refusal(
         503,
-        "The exchange can't be asked now, and nothing young enough is there. Come back after `Retry-After`; where "
+        "The exchange can't be asked now, and nothing young enough is there; or the audit log takes no line "
+        "(`audit-unavailable`). Come back after `Retry-After`; where "
         "there is none, back off from 1 s, doubled up to 30 s, with jitter. Sooner changes nothing: the failure is "
         "remembered. Don't take missing data for a flat account.",
-        _exchange(503),
+        (*_exchange(503), AuditUnavailableError),
         "Retry-After",
     ),
     "NotInTime": Refusal(
@@ -117,6 +125,7 @@ _DETAILS = {
     "the account is in one-way mode and has only BOTH",
     "not-found": "there is no such path",
     "too-many-requests": "more requests a second than this client may send",
+    "audit-unavailable": "no read is answered without its line in the audit log",
     "internal-error": "the gateway failed; the request id finds the trace in its log",
     "exchange-timeout": "the exchange did not answer in time",
     "exchange-endpoint-gone": "the exchange has no such path any more",

@@ -172,4 +172,5 @@ def _plain(operation_id: str) -> Json:
     if operation_id == "get_readiness":
         draining = answers.success("Draining: send nothing new here.", schema, examples.DRAINING)
         return {"security": [], "responses": {"200": found, "503": draining}}
-    return {"responses": {"200": found, **answers.by_status(answers.CALLER)}}
+    refusals = (*answers.CALLER, "AuditUnavailable") if operation_id == "list_accounts" else answers.CALLER
+    return {"responses": {"200": found, **answers.by_status(refusals)}}

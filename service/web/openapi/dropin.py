@@ -12,6 +12,7 @@ from service.web.binance_errors import CHALLENGE, MalformedKeyError, refusal
 from service.web.openapi import answers, examples, headers, inputs
 from service.web.openapi.schemas import Json, ref
 from service.web.problems import (
+    AuditUnavailableError,
     ForbiddenError,
     InternalError,
     InvalidParameterError,
@@ -39,8 +40,9 @@ KEY = {
 _DETAIL = "parameter limit: unknown; this path takes recvWindow, signature, timestamp"
 
 _UNAVAILABLE = (
-    "The exchange can't be asked now, or answers with no account; the demanded freshness can't be met; a fault of the "
-    "gateway. Nothing is known: come back after `Retry-After`. In parentheses stands the problem that other paths name."
+    "The exchange can't be asked now, or answers with no account; the demanded freshness can't be met; the "
+    "audit log takes no line; a fault of the gateway. Nothing is known: come back after `Retry-After`. In parentheses "
+    "stands the problem that other paths name."
 )
 
 _REFUSALS: Mapping[str, tuple[str, tuple[Told, ...]]] = {
@@ -62,7 +64,13 @@ _REFUSALS: Mapping[str, tuple[str, tuple[Told, ...]]] = {
     ),
     "BinanceUnavailable": (
         _UNAVAILABLE,
-        (ExchangeUnavailableError(""), ExchangeBannedError(""), FreshnessUnmetError(""), InternalError("")),
+        (
+            ExchangeUnavailableError(""),
+            ExchangeBannedError(""),
+            FreshnessUnmetError(""),
+            AuditUnavailableError(""),
+            InternalError(""),
+        ),
     ),
 }
 

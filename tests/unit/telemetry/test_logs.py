@@ -2,6 +2,8 @@ import io
 import json
 import logging
 import threading
+import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import structlog
 
 from service.settings import Secret
-from service.telemetry.logs import QUEUE_LINES, Redactor, logging_to
+from service.telemetry.logs import QUEUE_LINES, STALL, Redactor, logging_to, stray_output_logged
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----"
 
@@ -165,3 +167,61 @@ def test_a_secret_that_is_learnt_later_is_masked_and_earlier_ones_still_are() ->
     redactor = Redactor([Secret("first-canary")])
     redactor.learn([Secret("second-canary")])
     assert redactor("first-canary second-canary") == "… …"
+
+
+class Broken(io.StringIO):
+    """Takes no line while it is broken."""
+
+    broken = True
+
+    def write(self, text: str) -> int:
+        if self.broken:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_a_stream_that_takes_no_line_costs_it_and_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    stream, dropped = Broken(), list[int]()
+    log = logging.getLogger("coinm.test")
+    with logging_to(stream, on_drop=lambda: dropped.append(1)):
+        log.info("one")
+        log.info("a value that can't be put in: %d", "x")
+        while len(dropped) < 2:
+            time.sleep(0.001)
+        stream.broken = False
+        log.info("two")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["two"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_stream_that_nobody_reads_does_not_hold_up_the_end_and_its_lines_are_counted() -> None:
+    stream, dropped = Stalled(), list[int]()
+    with logging_to(stream, on_drop=lambda: dropped.append(1)):
+        stream.fill(extra=0)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10 * STALL
+    assert len(dropped) == 1 + QUEUE_LINES
+    stream.released.set()
+
+
+def test_what_python_prints_by_itself_is_logged_and_masked(capfd: pytest.CaptureFixture[str]) -> None:
+    class Fails:
+        def __del__(self) -> None:
+            raise ValueError("in a finaliser hunter2hunter2")
+
+    def fail() -> None:
+        raise ValueError("in a thread hunter2hunter2")
+
+    stream = io.StringIO()
+    with logging_to(stream, redactor=Redactor([Secret("hunter2hunter2")])), stray_output_logged():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        Fails()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("of a library hunter2hunter2", stacklevel=1)
+    text = stream.getvalue()
+    assert all(words in text for words in ("thread_fault", "unraisable_fault", "of a library"))
+    assert "hunter2" not in text
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,152 @@
+"""Connections are bounded: probes get through whatever callers do, and no core spins."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.metrics_port import CONNECTIONS
+from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command
+from tests.process.test_deadline import port_of
+from tests.support import free_port, write_settings
+
+FILES = 200
+"""The limit of open files; 128 of them are reserved."""
+BOUND = FILES - 128
+
+
+def limited(files: int) -> list[str]:
+    """A command that lowers the limit of open files of the next."""
+    return ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
+
+
+@pytest.fixture
+def settings() -> Tables:
+    server = {"port": free_port(), "metrics_port": free_port(), "drain": "100ms"}
+    return {"server": server, "exchange": {"timeout": "200ms"}}
+
+
+@pytest.fixture
+async def narrow(tmp_path: Path, settings: Tables) -> AsyncIterator[GatewayProcess]:
+    async with gateway_process(tmp_path, settings, through=limited(FILES)) as gateway:
+        yield gateway
+
+
+@contextlib.contextmanager
+def silent(url: str, count: int) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as peers:
+        yield [peers.enter_context(socket.create_connection(port_of(url))) for _ in range(count)]
+
+
+async def probes(gateway: GatewayProcess) -> list[int]:
+    async with httpx.AsyncClient(timeout=2) as caller:
+        return [(await caller.get(gateway.beside + path)).status_code for path in ("/healthz", "/readyz", "/metrics")]
+
+
+async def figure(gateway: GatewayProcess, name: str) -> float:
+    async with httpx.AsyncClient(timeout=2) as caller:
+        lines = (await caller.get(gateway.metrics_url)).text.splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def threads(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
+async def test_at_the_bound_probes_answer_open_connections_go_on_and_no_core_spins(narrow: GatewayProcess) -> None:
+    assert narrow.process is not None
+    async with httpx.AsyncClient(timeout=2) as earlier:
+        await earlier.get(narrow.url + "/healthz")
+        with silent(narrow.url, FILES):
+            await asyncio.sleep(1.0)
+            began = processor_seconds(narrow.process.pid)
+            await asyncio.sleep(1.0)
+            spent = processor_seconds(narrow.process.pid) - began
+            found = await probes(narrow), (await earlier.get(narrow.url + "/healthz")).status_code
+            waiting = await figure(narrow, "coinm_connections_waiting")
+            assert await figure(narrow, "coinm_connection_limit") == BOUND
+    _, log = await narrow.stop()
+
+    assert found == ([200, 200, 200], 200)
+    assert waiting >= FILES - BOUND
+    assert spent < 0.3
+    assert log.count('"event":"connection_limit_reached"') == 1
+    assert log.count('"event":"connection_limit_low"') == 1
+
+
+async def test_below_the_bound_again_everybody_is_served_and_the_log_says_so(narrow: GatewayProcess) -> None:
+    with silent(narrow.url, FILES):
+        await asyncio.sleep(1.0)
+    await asyncio.sleep(1.0)
+    async with httpx.AsyncClient(timeout=2) as caller:
+        answer = await caller.get(narrow.url + "/healthz")
+    _, log = await narrow.stop()
+
+    assert answer.status_code == 200
+    assert log.count('"event":"connection_limit_left"') == 1
+
+
+async def test_a_limit_of_files_that_is_too_low_is_one_line_and_exit_status_1(tmp_path: Path, settings: Tables) -> None:
+    gateway = GatewayProcess(write_settings(tmp_path, **settings), settings, through=limited(140))
+    await gateway.launch()
+    status, _ = await gateway.ended()
+
+    said = "coinm-gateway: the limit of open files is 140: expected 160 or more (ulimit -n, LimitNOFILE)\n"
+    assert (status, gateway.errors.decode()) == (1, said)
+
+
+async def test_check_says_how_many_connections_there_may_be(tmp_path: Path, settings: Tables) -> None:
+    config = write_settings(tmp_path, **settings)
+
+    _, output, _ = await run_command("check", "--config", str(config))
+
+    assert "ok    open files" in output
+
+
+async def test_half_open_scrapes_neither_keep_a_probe_out_nor_take_threads(narrow: GatewayProcess) -> None:
+    assert narrow.process is not None
+    before = threads(narrow.process.pid)
+    with silent(narrow.beside, 3 * CONNECTIONS) as peers:
+        for peer in peers:
+            with contextlib.suppress(OSError):
+                peer.sendall(b"GET /metrics HTTP/1.1\r\n")
+        found = await probes(narrow)
+        more = threads(narrow.process.pid) - before
+
+    assert found == [200, 200, 200]
+    assert more <= 1
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET /metrics?name=x HTTP/1.1\r\n\r\n", b"200"),
+        (b"HEAD /healthz HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET /v1/accounts HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
+        (b"GET\r\n\r\n", b"400"),
+        (b"\xff\x00 / HTTP/1.1\r\n\r\n", b"404"),
+        (b"GET /metrics HTTP/1.1\r\nx: " + b"a" * 9000, b""),
+    ],
+)
+async def test_the_metrics_port_answers_one_request_and_hangs_up(
+    narrow: GatewayProcess, request_head: bytes, status: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection(*port_of(narrow.beside))
+    writer.write(request_head)
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionResetError):
+            answer = await reader.read()
+            assert answer[9:12] == status
+            assert status == b"" or b"Connection: close\r\n" in answer
+    writer.close()
