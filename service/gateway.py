@@ -42,5 +42,9 @@ class Gateway(msgspec.Struct):
     reviews: TokenReviews | None = None
     """None: no ServiceAccount may call."""
     audit: AuditLog | None = None
+    connection_limit: int = 0
+    """Callers' connections that are accepted at a time; 0: nothing is served yet."""
+    connections_waiting: int = 0
+    """Callers' connections that wait to be accepted, at the last look."""
     draining: bool = False
     """Whether it has been told to stop: not ready, and every answer closes its connection."""

@@ -21,6 +21,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, TypeAlias
 
 import structlog
@@ -33,6 +34,7 @@ import service
 from service import metrics_port, process
 from service.app import App
 from service.cache.flight import end
+from service.gateway import Gateway
 from service.settings import Server as ServerSettings
 from service.settings import Settings, effective
 from service.settings_file import SettingsError
@@ -107,16 +109,12 @@ async def serve(app: App, *duties: Duty, stop: Stop) -> None:
             socket_beside = _listen(address, settings.metrics_port, settings.host, "server.metrics_port")
             beside = metrics_port.serving(sockets.enter_context(socket_beside), gateway)
         server = _server(app, settings, listener, limit)
-        connections = Connections(listener, limit)
-        gateway.metrics.gauge("connection_limit", "Callers' connections that are accepted.", lambda: limit)
-        gateway.metrics.gauge(
-            "connections_waiting", "Callers' connections that wait to be accepted.", lambda: connections.waiting
-        )
+        gateway.connection_limit = limit
         log.info("starting", version=service.__version__, settings=effective(gateway.settings))
         if limit < process.FEW_CONNECTIONS:
             log.warning("connection_limit_low", connections=limit)
         async with beside:
-            await _serve(app, server, listener, stop, [*duties, connections.watch])
+            await _serve(app, server, listener, stop, [*duties, partial(_watch_connections, gateway, listener)])
 
 
 async def _serve(app: App, server: Server, listener: socket.socket, stop: Stop, duties: Iterable[Duty]) -> None:
@@ -171,25 +169,18 @@ async def _answered(serving: asyncio.Task[None], seconds: float, stop: Stop) -> 
         log.warning("connections_left")
 
 
-class Connections:
-    """Notices that callers' connections have reached their bound, and says so once."""
-
-    def __init__(self, listener: socket.socket, limit: int) -> None:
-        self._listener = listener
-        self._limit = limit
-        self.waiting = 0
-
-    async def watch(self) -> None:
-        reached = False
-        while True:
-            await asyncio.sleep(LOOK)
-            before, self.waiting = self.waiting, accept_queue(self._listener)
-            if self.waiting and before and not reached:
-                reached = True
-                log.error("connection_limit_reached", connections=self._limit)
-            elif reached and not self.waiting and not before:
-                reached = False
-                log.warning("connection_limit_left", connections=self._limit)
+async def _watch_connections(gateway: Gateway, listener: socket.socket) -> None:
+    """Notice that callers' connections have reached their bound, and that they no longer do; say so once each."""
+    reached = False
+    while True:
+        await asyncio.sleep(LOOK)
+        before, gateway.connections_waiting = gateway.connections_waiting, accept_queue(listener)
+        if not reached and before and gateway.connections_waiting:
+            reached = True
+            log.error("connection_limit_reached", connections=gateway.connection_limit)
+        elif reached and not before and not gateway.connections_waiting:
+            reached = False
+            log.warning("connection_limit_left", connections=gateway.connection_limit)
 
 
 def accept_queue(listener: socket.socket) -> int:

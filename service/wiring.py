@@ -214,6 +214,14 @@ def _observe(gateway: Gateway) -> None:
         "Whether audit lines can't be written now.",
         lambda: audit is not None and audit.failing,
     )
+    metrics.gauge(
+        "connection_limit", "Callers' connections that are accepted at a time.", lambda: gateway.connection_limit
+    )
+    metrics.gauge(
+        "connections_waiting",
+        "Callers' connections that wait to be accepted because there are too many.",
+        lambda: gateway.connections_waiting,
+    )
     metrics.gauge("ready", "Whether the replica is ready.", lambda: not gateway.draining)
     metrics.client_counter(
         "weight_saved",

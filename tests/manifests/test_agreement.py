@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from service.server import longest_end
 from service.settings import IN_CLUSTER, Settings
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from tests.app.harness import Stage
 from tests.manifests.rendered import Manifests, Object, secret_data
 
-WAIT_BEYOND_TIMEOUT = 3.0
-"""Seconds that a request may wait for a refresh past `exchange.timeout`."""
 SPARE = 5.0
-"""Seconds between the end of all work and the kill."""
+"""Seconds between the process's own deadline and the kill."""
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_services_probes_and_policies_name_ports_that_there_are(manifests: Manif
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
 async def test_probes_ask_for_what_the_gateway_answers(manifests: Manifests, stage: Stage, probe: str) -> None:
     asked, gateway = manifests.gateway[probe]["httpGet"], await stage.start()
-    assert asked["port"] == "http"
+    assert asked["port"] == "metrics", "where callers' connections can't keep it out"
     assert (await gateway.get(asked["path"], client=None)).status_code == 200
 
 
@@ -85,8 +84,9 @@ def test_every_selector_finds_pods(manifests: Manifests) -> None:
 
 
 def test_a_replica_has_time_to_drain_and_to_answer_who_waits(manifests: Manifests, settings: Settings) -> None:
-    needed = settings.server.drain.seconds + settings.exchange.timeout.seconds + WAIT_BEYOND_TIMEOUT + SPARE
-    assert manifests.pod["spec"]["terminationGracePeriodSeconds"] >= needed
+    """The kill comes after the process's own deadline, and nothing before the signal takes of that time."""
+    assert "lifecycle" not in manifests.gateway
+    assert manifests.pod["spec"]["terminationGracePeriodSeconds"] >= longest_end(settings) + SPARE
 
 
 def test_the_weight_is_divided_by_as_many_replicas_as_there_may_be(manifests: Manifests, settings: Settings) -> None:

@@ -40,8 +40,8 @@ def test_the_certificate_lies_where_the_settings_look(encrypted: Manifests, volu
     assert {"tls.crt", "tls.key"} <= set(encrypted.files("settings"))
 
 
-def test_probes_and_callers_speak_https(encrypted: Manifests) -> None:
+def test_callers_speak_https_and_probes_ask_on_the_plaintext_port(encrypted: Manifests) -> None:
     probes = [encrypted.gateway[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
-    assert [probe["scheme"] for probe in probes] == ["HTTPS"] * 3
+    assert [(probe["port"], probe.get("scheme", "HTTP")) for probe in probes] == [("metrics", "HTTP")] * 3
     (port,) = encrypted.one("Service")["spec"]["ports"]
     assert (port["port"], port["appProtocol"]) == (443, "https")

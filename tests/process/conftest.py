@@ -126,9 +126,10 @@ class GatewayProcess:
 
     async def ended(self) -> tuple[int | None, str]:
         assert self.process is not None
-        process, self.process = self.process, None
+        process = self.process
         async with asyncio.timeout(STARTUP):
             output, self.errors = await process.communicate()
+        self.process = None
         return process.returncode, (output or b"").decode()
 
     async def kill(self) -> None:
