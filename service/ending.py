@@ -47,8 +47,8 @@ class Ending:
         self,
         seconds: float,
         *,
-        on_signal: Callable[[], None],
-        on_hangup: Callable[[], None],
+        on_signal: Callable[[], object],
+        on_hangup: Callable[[], object],
         on_forced: Callable[[float], None],
         leave: Callable[[int], None] = os._exit,
     ) -> None:

@@ -25,9 +25,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import structlog
+from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
-from granian.net import SocketHolder
 from granian.server.embed import Server
 
 import service
@@ -198,7 +198,8 @@ class _Granian(Server):
     listener: socket.socket
 
     def _init_shared_socket(self) -> None:
-        self._shd = SocketHolder(os.dup(self.listener.fileno()), False, BACKLOG)
+        holder: Any = SocketHolder  # its stub has no arguments
+        self._shd = holder(os.dup(self.listener.fileno()), False, BACKLOG)
 
 
 def _server(app: App, settings: ServerSettings, listener: socket.socket, limit: int) -> Server:

@@ -202,7 +202,8 @@ async def test_an_audit_file_that_nobody_reads(tmp_path: Path, redis_port: int, 
     with contextlib.suppress(BlockingIOError):
         while True:
             os.write(writer, b"\n" * 4096)
-    settings = quick(redis_port, exchange_url) | {"audit": {"file": str(tmp_path / "audit"), "when_full": "refuse"}}
+    settings = quick(redis_port, exchange_url)
+    settings["audit"] = {"file": str(tmp_path / "audit"), "when_full": "refuse"}
     async with gateway_process(tmp_path, settings) as gateway, httpx.AsyncClient(headers=bearer()) as caller:
         await caller.get(gateway.url + BTC)
         status, seconds, log = await told_to_end(gateway)
