@@ -59,13 +59,14 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
     scripts = Scripts(link.redis)
     ledger = EgressLedger(link, scripts, egress_keys(settings), exchange_clock)
     listings = ListingStore(link, listing_key(settings))
-    way = Way(open_client(settings.exchange, transport), ledger, listings)
+    open_http = partial(open_client, settings.exchange, transport)
+    way = Way(open_http(), ledger, listings)
     exchange = ExchangeClient(settings.exchange, exchange_clock, way, metrics)
 
     def tenure(account: str, credential: Credential) -> Tenure:
         keys = account_keys(settings, account, credential.identity)
         store = AccountStore(link, scripts, keys, credential.identity)
-        return Tenure(AccountSource(exchange, account, credential), store)
+        return Tenure(AccountSource(exchange, account, credential, open_http), store)
 
     gateway = Gateway(
         settings=settings,

@@ -5,7 +5,9 @@ A fault either answers in the place of the exchange (`_ANSWERS`), or spoils the 
 2026 integration notice; statuses Binance doesn't publish are what its other products answer.
 """
 
+import functools
 import re
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +22,7 @@ EVERY_PATH = "*"
 
 HUGE_BYTES = 4 * 1024 * 1024 + 1  # just over what a careful client accepts
 DEEP_LEVELS = 100_000  # far beyond any parser's recursion limit
+BOMB_MEBIBYTES = 64  # what a few hundred bytes, compressed twice, would become
 REDIRECT_TARGET = b"http://elsewhere.invalid/dapi/v1/account"
 
 
@@ -67,6 +70,21 @@ def _page(status: int, title: str) -> Reply:
     return Reply(status, body.encode(), HTML)
 
 
+def _refusal(status: int, *headers: tuple[bytes, bytes]) -> Reply:
+    return msgspec.structs.replace(_page(status, "The request could not be satisfied."), headers=headers)
+
+
+@functools.cache
+def _bomb() -> bytes:
+    parts = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    once = b"".join(parts.compress(bytes(1024 * 1024)) for _ in range(BOMB_MEBIBYTES)) + parts.flush()
+    return zlib.compress(once, wbits=zlib.MAX_WBITS | 16)
+
+
+def _compressed_twice(status: int) -> Callable[[Circumstances], Reply]:
+    return lambda _: Reply(status, _bomb(), headers=((b"content-encoding", b"gzip, gzip"),))
+
+
 def _ban(seen: Circumstances) -> Reply:
     seconds = 120 if seen.fault.seconds is None else seen.fault.seconds
     return banned(seen.client, seen.now_ms + int(seconds * 1000))
@@ -96,10 +114,14 @@ _ANSWERS: dict[str, Reply | Callable[[Circumstances], Reply]] = {
         -1008,
         "Request throttled by system-level protection. Reduce-only/close-position orders are exempt. Please try again.",
     ),
+    "503-retry-after": _refusal(503, (b"retry-after", b"120")),
     "500": error(500, -1000, "Request occur unknown error."),
     "502-html": _page(502, "The request could not be satisfied."),
     "504-html": _page(504, "The request could not be satisfied."),
     "403-html": _page(403, "The request could not be satisfied."),
+    "403-retry-after": _refusal(403, (b"retry-after", b"3600")),
+    "challenge": Reply(202, b"", HTML, ((b"x-amzn-waf-action", b"challenge"),)),
+    "captcha": _refusal(405, (b"x-amzn-waf-action", b"captcha")),
     "404-html": _page(404, "Not Found"),
     "404-path": error(404, -5000, f"Path {ACCOUNT_PATH}, Method GET is invalid"),
     "408": error(
@@ -127,6 +149,8 @@ _ANSWERS: dict[str, Reply | Callable[[Circumstances], Reply]] = {
     "301": Reply(301, b"", HTML, ((b"location", REDIRECT_TARGET),)),
     "204": Reply(204, b""),
     "not-json": Reply(200, b"<html>OK</html>"),
+    "compressed-twice": _compressed_twice(200),
+    "compressed-twice-418": _compressed_twice(418),
     "empty-body": Reply(200, b""),
     "array": Reply(200, b"[]"),
     "deep-nesting": Reply(200, _DEEP),

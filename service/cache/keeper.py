@@ -153,6 +153,7 @@ class SnapshotKeeper:
         await self._flight.close()
         await self._looking.close()
         await self._refresher.close()
+        await self.memory.tenure.source.close()
 
     async def retire(self) -> None:
         """The same once who waits now has an answer: the account is no longer kept."""

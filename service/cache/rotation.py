@@ -65,6 +65,8 @@ class Rotation:
         """Give up what is under way."""
         if self._proving is not None:
             await end(self._proving)
+        if self._candidate is not None:
+            await self._candidate.source.close()
         self._candidate = None
 
     async def _prove(self, candidate: Tenure) -> None:
@@ -97,7 +99,7 @@ class Rotation:
             candidate.learn(look.generation, look.newest)
             await candidate.source.reconcile(look.holds)
             if 0 < look.generation == look.newest:
-                self._begin(candidate, "adopted")
+                await self._begin(candidate, "adopted")
                 return
         if self._clock.monotonic() < self._due:
             raise ExchangeTimeoutError("it was asked in vain a moment ago")
@@ -110,8 +112,7 @@ class Rotation:
         replaced = self._memory.tenure
         generation = await candidate.shared.prove(replaced.source.identity, replaced.generation)
         candidate.learn(generation or 0, generation or 0)
-        self._begin(candidate, "accepted")
-        self._memory.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
+        await self._begin(candidate, "accepted", fetched)
 
     async def _ask(self, candidate: Tenure) -> Fetched:
         """The one signed call that tells."""
@@ -132,17 +133,21 @@ class Rotation:
             )
             raise
 
-    def _begin(self, candidate: Tenure, outcome: str) -> None:
+    async def _begin(self, candidate: Tenure, outcome: str, fetched: Fetched | None = None) -> None:
+        replaced = self._memory.tenure
         log.info(
             "credential_replaced",
             account=self._memory.account,
             credential=candidate.source.fingerprint,
-            replaced=self._memory.tenure.source.fingerprint,
+            replaced=replaced.source.fingerprint,
             outcome=outcome,
         )
         self._count(outcome)
         self._memory.begin(candidate)
         self._candidate = None
+        if fetched is not None:
+            self._memory.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
+        await replaced.source.close()
 
     def _count(self, outcome: str) -> None:
         self._metrics.credential_proofs.labels(self._memory.account, outcome).inc()

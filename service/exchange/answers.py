@@ -6,9 +6,12 @@ be HTML (its CDN), or JSON without `code` (maintenance); none of their text is p
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 import msgspec
 
+from service.exchange.budget import MAX_HOLD
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
     ExchangeBannedError,
@@ -33,6 +36,23 @@ _REJECTED = frozenset({-2014, -2015, -1022, -1002})
 _MAINTENANCE_KEY = "239999"
 _USED_WEIGHT = re.compile(r"x-mbx-used-weight(?:-(\d{1,4})([sm]))?")
 _BANNED_UNTIL = re.compile(rb"banned until (\d{13})(?!\d)")
+
+BINDING = frozenset({403, 418, 429})
+"""Statuses after which nothing may be sent for a while, whatever else the answer says."""
+CHALLENGES: Mapping[str, frozenset[str]] = {
+    "x-amzn-waf-action": frozenset(),
+    "cf-mitigated": frozenset({"challenge"}),
+}
+"""Headers by which a firewall demands a browser, whatever the status, and the values that say so (empty: any value).
+
+AWS WAF answers 202 with a challenge and 405 with a captcha, Cloudflare 403."""
+MAX_RETRY_AFTER = 1024
+"""Characters of `Retry-After` to look at: a value has at most 33."""
+_HTTP_DATE = re.compile(
+    r"[A-Z][a-z]{2,8},? (?:\d\d[ -][A-Z][a-z]{2}[ -]\d{2,4} \d\d:\d\d:\d\d GMT"
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4})"
+)
+"""The three forms of RFC 9110 §5.6.7: IMF-fixdate, RFC 850, asctime."""
 
 
 class MalformedAnswerError(ValueError):
@@ -67,27 +87,62 @@ def _count(value: str) -> int | None:
     return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
+def binds(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether an answer forbids further calls for a while by its status and headers alone."""
+    return status != 200 and (status in BINDING or "retry-after" in headers or _is_challenge(headers))
+
+
 def error_in(answer: Answer, now: int) -> ExchangeError | None:
-    """The error an answer stands for, or `None` for a success; `now` is epoch ms on the exchange's clock."""
+    """The error an answer stands for, or `None` for a success; `now` is epoch ms on the exchange's clock.
+
+    `retry_at` is set where the answer names a time to come, at most `MAX_HOLD` from now.
+    """
     members = _members(answer)
-    return _by_limit(answer, members, now) or _by_code(answer, members) or _by_status(answer)
+    named = _retry_after(answer, now)
+    error = (
+        _by_limit(answer, members) or _by_challenge(answer) or _by_code(answer, members) or _by_status(answer, named)
+    )
+    if error is None:
+        return None
+    times = [time for time in (error.retry_at, named) if time is not None]
+    if times:
+        error.retry_at = min(max(times), now + MAX_HOLD)
+    if named is not None:
+        error.transient = False
+    return error
 
 
-def _by_limit(answer: Answer, members: Mapping[str, object], now: int) -> ExchangeError | None:
+def _by_limit(answer: Answer, members: Mapping[str, object]) -> ExchangeError | None:
     """429 and 418 mean what they mean whatever the body says; -1003 says it under any status."""
     throttled = members.get("code") == -1003
     banned = _BANNED_UNTIL.search(answer.body[:MAX_ERROR_BODY])
-    retry_at = _retry_after(answer, now)
+    code = -1003 if throttled else None
     if answer.status == 418 or (throttled and banned):
-        until = int(banned[1]) if banned else retry_at
         return ExchangeBannedError(
-            "the exchange bans our address for too many requests", answered=answer.status, retry_at=until
+            "the exchange bans our address for too many requests",
+            answered=answer.status,
+            code=code,
+            retry_at=int(banned[1]) if banned else None,
         )
     if answer.status == 429 or throttled:
-        return ExchangeRateLimitedError(
-            "the exchange asks our address to slow down", answered=answer.status, retry_at=retry_at
-        )
+        return ExchangeRateLimitedError("the exchange asks our address to slow down", answered=answer.status, code=code)
     return None
+
+
+def _by_challenge(answer: Answer) -> ExchangeError | None:
+    """A firewall's page is none of the exchange's answers, whatever it looks like."""
+    if not _is_challenge(answer.headers):
+        return None
+    return ExchangeBlockedError(
+        f"the exchange blocks our address (firewall's challenge, {answer.status})", answered=answer.status
+    )
+
+
+def _is_challenge(headers: Mapping[str, str]) -> bool:
+    return any(
+        name in headers and (not values or headers[name].strip().lower() in values)
+        for name, values in CHALLENGES.items()
+    )
 
 
 def _by_code(answer: Answer, members: Mapping[str, object]) -> ExchangeError | None:
@@ -109,10 +164,13 @@ def _by_code(answer: Answer, members: Mapping[str, object]) -> ExchangeError | N
     return None
 
 
-def _by_status(answer: Answer) -> ExchangeError | None:
+def _by_status(answer: Answer, named: int | None) -> ExchangeError | None:
+    """By the status alone; `named`: the time to come that `Retry-After` names."""
     status = answer.status
     if status == 200:
         return None
+    if status == 503 and named is not None:
+        return ExchangeRateLimitedError("the exchange asks us to wait", answered=503)
     if status < 300:
         return ExchangeAnswerInvalidError(f"the exchange answered {status} where 200 is due", answered=status)
     if status == 408:
@@ -140,6 +198,23 @@ def _members(answer: Answer) -> Mapping[str, object]:
 
 
 def _retry_after(answer: Answer, now: int) -> int | None:
-    """`Retry-After` in seconds (the form Binance's spot API uses); undocumented here, honoured where present."""
-    seconds = _count(answer.headers.get("retry-after", ""))
-    return None if seconds is None else now + seconds * 1000
+    """The latest time to come that `Retry-After` names, epoch ms; `None` where it names none.
+
+    Seconds or a date (RFC 9110 §10.2.3). Of several values, which a repeated field gives, the latest: what is malformed
+    or past among them counts for nothing.
+    """
+    text = answer.headers.get("retry-after", "")[:MAX_RETRY_AFTER]
+    dates = [_epoch(date) for date in _HTTP_DATE.findall(text)]
+    words = [word.strip() for word in _HTTP_DATE.sub(",", text).split(",")]
+    seconds = [word for word in words if word.isascii() and word.isdigit()]
+    # Ten digits are 31 years and more: they mean the longest there is.
+    times = [now + (int(word) * 1000 if len(word) < 10 else MAX_HOLD) for word in seconds]
+    return max((time for time in (*dates, *times) if time > now), default=None)
+
+
+def _epoch(date: str) -> int:
+    """Epoch ms of an HTTP date; 0 for one that the calendar doesn't have."""
+    try:
+        return int(parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return 0

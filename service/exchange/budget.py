@@ -29,7 +29,7 @@ MAX_HOLD = 3 * 24 * 60 * MINUTE
 UNDATED_BAN = 10 * MINUTE
 """Ms. For a 418 that doesn't say until when: the ban lengths start at 2 minutes, asking early lengthens them."""
 BLOCKED = 5 * MINUTE
-"""Ms. For a 403 of its firewall, which names no time."""
+"""Ms. For a 403 or a challenge of its firewall, which names no time."""
 CREDENTIAL_PROBE = 10 * MINUTE
 """Ms between tries with a rejected credential: repeating never helps, but an operator may mend it over there."""
 MINUTE_MARGIN = 500
@@ -219,17 +219,22 @@ def next_minute(now: int) -> int:
 
 
 def hold_after(error: ExchangeError, now: int) -> Hold | None:
-    """The not-before that an answer imposes: on the address, or on the credential (`is_credential`)."""
+    """The not-before that an answer imposes: on the address, or on the credential (`is_credential`).
+
+    A time that the answer names only ever lengthens it; `MAX_HOLD` is the longest.
+    """
+    named = error.retry_at or 0
     match error:
-        case ExchangeRateLimitedError():
-            until = max(error.retry_at or 0, next_minute(now))
+        case ExchangeRateLimitedError() if error.answered != 503 or error.code is not None:
+            until = max(named, next_minute(now))
         case ExchangeBannedError():
-            dated = error.retry_at or 0
-            until = dated if dated > now else now + UNDATED_BAN
-        case ExchangeBlockedError(answered=403):
-            until = max(error.retry_at or 0, now + BLOCKED)
+            until = named if named > now else now + UNDATED_BAN
+        case ExchangeBlockedError(answered=answered) if answered != 451:
+            until = max(named, now + BLOCKED)
         case ExchangeRejectedCredentialsError():
-            until = now + CREDENTIAL_PROBE
+            until = max(named, now + CREDENTIAL_PROBE)
+        case _ if named > now:  # whatever else refuses, and says for how long
+            until = named
         case _:
             return None
     return Hold(0, min(until, now + MAX_HOLD), problem=error.problem)

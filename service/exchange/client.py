@@ -46,6 +46,7 @@ class Way(msgspec.Struct, frozen=True):
     """What leads out of the process: to the exchange, to the ledger of what is spent there, and to its contracts."""
 
     http: httpx.AsyncClient
+    """For unsigned calls; each credential has a client of its own."""
     ledger: Ledger
     listings: Listings
 
@@ -53,9 +54,10 @@ class Way(msgspec.Struct, frozen=True):
 class _Refresh:
     """One refresh under way: what it is for, and what has happened to it."""
 
-    def __init__(self, account: str, credential: Credential, *, forced: bool) -> None:
+    def __init__(self, account: str, credential: Credential, http: httpx.AsyncClient, *, forced: bool) -> None:
         self.account = account
         self.credential = credential
+        self.http = http
         self.forced = forced
         self.resynchronised = False
         self.failure: ExchangeError | None = None
@@ -77,8 +79,10 @@ class ExchangeClient:
         """The exchange's contracts; `None` while they have not been read."""
         return self.public.listing
 
-    async def account(self, account: str, credential: Credential, *, forced: bool) -> Fetched:
+    async def account(self, account: str, credential: Credential, http: httpx.AsyncClient, *, forced: bool) -> Fetched:
         """One refresh: the account as the exchange has it now, within the configured time.
+
+        `http` is the credential's own client.
 
         Raises:
             ExchangeError: nothing came that may be served.
@@ -86,7 +90,7 @@ class ExchangeClient:
         try:
             async with asyncio.timeout(self._settings.timeout.seconds):
                 await self._prepare()
-                return await _retrying()(self._account, _Refresh(account, credential, forced=forced))
+                return await _retrying()(self._account, _Refresh(account, credential, http, forced=forced))
         except TimeoutError:
             raise ExchangeTimeoutError("the exchange did not answer in time") from None
 
@@ -150,7 +154,7 @@ class ExchangeClient:
         asked, asked_at = self._monotonic(), self.clock.now()
         query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
         margin_assets = self.listing.margin_assets if self.listing else {}
-        call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced)
+        call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced, refresh.http)
         found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
         return Fetched(found, asked, margin_assets)
 

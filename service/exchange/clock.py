@@ -32,6 +32,9 @@ class Sample(msgspec.Struct, frozen=True):
 EARLIEST, LATEST = 1_483_228_800_000, 4_102_444_800_000
 """Epoch ms of 2017, before which there was no such exchange, and of 2100: a clock outside of them is not one."""
 
+MAX_DATE_LEAD = 2 * 24 * 60 * 60 * 1000
+"""Ms that a `Date` may differ from this machine's clock. A machine's clock is rarely wrong by so much; a `Date` that is
+would put the end of a ban years away."""
 DATE_ERROR = 1_000
 """Ms by which an HTTP `Date` may be behind: it has whole seconds (RFC 9110 §5.6.7)."""
 
@@ -99,7 +102,9 @@ class ExchangeClock:
         Also a refusal has one: a ban that the first call of all meets is understood by the exchange's clock.
         """
         if self.offset is None:
-            self.offset = glimpse(date, self.monotonic())
+            found = glimpse(date, self.monotonic())
+            if found is not None and abs(self.monotonic() + found.value - self._clock.epoch()) <= MAX_DATE_LEAD:
+                self.offset = found
 
     def hear(self, server: int) -> None:
         """Take the exchange's epoch ms as other replicas know it, until this one has an offset of its own.

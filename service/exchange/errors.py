@@ -1,14 +1,14 @@
 """Every way in which the exchange can fail to give an account, and who must act.
 
 ExchangeError                         status  who must act
-├── ExchangeRateLimitedError             503  nobody: wait (the exchange's 429)
+├── ExchangeRateLimitedError             503  nobody: wait (the exchange's 429, or a 503 with Retry-After)
 ├── ExchangeBannedError                  503  the operator: something on the address overspends (418)
 ├── WeightBudgetSpentError               503  nobody: wait for the exchange's next minute; nothing was sent
 ├── ExchangeUnavailableError             503  the exchange: 5xx, connection errors, maintenance
 ├── ExchangeTimeoutError                 504  the exchange: 408, or no answer in time
 ├── ExchangeRejectedCredentialsError     502  the operator: key, permission or address list (-2014, -2015, -1022, -1002)
 ├── ExchangeClockSkewError               502  the operator: -1021 again after one resync
-├── ExchangeBlockedError                 502  the operator: firewall (403) or region (451)
+├── ExchangeBlockedError                 502  the operator: firewall (403, a challenge) or region (451)
 ├── ExchangeEndpointGoneError            502  the developers: the path is no more (404, -5000)
 ├── ExchangeRefusedError                 502  the developers: any other 3xx or 4xx
 ├── ExchangeAnswerInvalidError           502  the developers: not the documented shape
@@ -62,7 +62,7 @@ class ExchangeError(Exception):
 
 
 class ExchangeRateLimitedError(ExchangeError):
-    """The exchange's 429: nothing may be sent until its next minute."""
+    """The exchange's 429: nothing may be sent until its next minute. Or its 503 that says until when."""
 
     problem, status, title = "exchange-rate-limited", 503, "The exchange limits our rate"
 
@@ -104,7 +104,7 @@ class ExchangeClockSkewError(ExchangeError):
 
 
 class ExchangeBlockedError(ExchangeError):
-    """403 by its firewall, or 451 for our region."""
+    """403 or a challenge by its firewall, or 451 for our region."""
 
     problem, status, title = "exchange-blocked", 502, "The exchange blocks our address"
 

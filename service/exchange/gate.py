@@ -54,6 +54,8 @@ class Call(msgspec.Struct, frozen=True):
     credential: Credential | None = None
     account: str = ""
     forced: bool = False
+    http: httpx.AsyncClient | None = None
+    """The credential's own client; `None`: the one for unsigned calls."""
 
     @property
     def claim(self) -> Claim:
@@ -165,7 +167,7 @@ class Gate:
         weight = call.endpoint.weight
         self._metrics.weight_spent.labels(call.endpoint.name, CLIENT.get()).inc(weight)
         try:
-            answer = await transport.fetch(self._http, call.endpoint.path, call.query, call.headers)
+            answer = await transport.fetch(call.http or self._http, call.endpoint.path, call.query, call.headers)
         except BaseException:
             self._egress.abandon(weight)
             raise

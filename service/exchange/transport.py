@@ -5,13 +5,17 @@ Messages of httpx and what lies below may quote URLs and header values, so only 
 
 import asyncio
 import contextlib
+import functools
+import ssl
 from collections.abc import Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
+from service import bounded_http
 from service.account.snapshot import MAX_BODY
-from service.exchange.answers import Answer
+from service.bounded_http import BodyEncodingError, BodyError, BodyTooLargeError
+from service.exchange import answers
+from service.exchange.answers import MAX_ERROR_BODY, Answer
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
@@ -21,10 +25,10 @@ from service.exchange.errors import (
 )
 from service.settings import Exchange
 
-REFUSALS = frozenset({403, 418, 429})
-"""Statuses after which nothing may be sent for a while."""
+CONNECTIONS = 2
+"""Open to the exchange at a time, for each credential and for what is unsigned: a refresh, and a proof or a probe."""
 REFUSAL_PATIENCE = 0.2
-"""Seconds for the body of one: it may say until when."""
+"""Seconds for the body of a refusal that binds: it may say until when."""
 
 _UNREACHED = "no connection to the exchange"
 _BROKEN = "the connection to the exchange broke"
@@ -67,7 +71,7 @@ FAILURES: Mapping[type[Exception], tuple[type[ExchangeError], str, bool]] = {
 }
 
 
-_UNREADABLE: tuple[type[BaseException], ...] = (*FAILURES, ExchangeError, TimeoutError, asyncio.CancelledError)
+_UNREADABLE: tuple[type[BaseException], ...] = (*FAILURES, BodyError, TimeoutError, asyncio.CancelledError)
 
 
 def translate(exc: Exception) -> ExchangeError:
@@ -77,65 +81,67 @@ def translate(exc: Exception) -> ExchangeError:
     return error(f"{detail} ({type(exc).__name__})", transient=transient)
 
 
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """The public CAs, read once: it takes 20 ms and there is a client for each credential."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 def open_client(
     settings: Exchange, transport: httpx.AsyncBaseTransport | None, base_url: str | None = None
 ) -> httpx.AsyncClient:
-    """A client of the exchange, or of another host of its.
-
-    No proxies or netrc from the environment, no redirects: they would carry the key elsewhere.
-    """
-    return httpx.AsyncClient(
-        base_url=base_url or settings.base_url,
+    """A client of the exchange, or of another host of its; each credential has one of its own (`bounded_http`)."""
+    return bounded_http.open_client(
+        base_url or settings.base_url,
         transport=transport,
-        trust_env=False,
-        follow_redirects=False,
-        timeout=settings.timeout.seconds,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept, none is sent
-        headers={"user-agent": "coinm-account-gateway", "accept": "application/json"},
+        trust=_trust() if transport is None else None,
+        timeout=httpx.Timeout(settings.timeout.seconds),
+        connections=CONNECTIONS,
+        headers={},
     )
 
 
 async def fetch(client: httpx.AsyncClient, path: str, query: bytes, headers: Mapping[str, str]) -> Answer:
-    """One GET; `path` is a constant of ours, `query` is sent as it is.
+    """One GET, within the client's timeout as a whole; `path` is a constant of ours, `query` is sent as it is.
 
     Raises:
-        ExchangeError: no whole answer came, or one over `MAX_BODY`.
+        ExchangeError: no whole answer came, or one that is over `MAX_BODY` or encoded in a way that isn't accepted.
     """
     target = path.encode() + (b"?" + query if query else b"")
     url = client.base_url.copy_with(raw_path=target)
     try:
-        async with client.stream("GET", url, headers=dict(headers)) as response:
+        # Steps have the same limit each, so that without this a host could send a byte every few seconds for ever.
+        async with (
+            asyncio.timeout(client.timeout.read),
+            client.stream("GET", url, headers=dict(headers)) as response,
+        ):
             names = {name.lower(): value for name, value in response.headers.items()}
-            refused = response.status_code in REFUSALS
-            body = await (_read_if_possible(response) if refused else _read(response))
-            return Answer(response.status_code, names, body)
+            return Answer(response.status_code, names, await _read(response, names))
+    except TimeoutError:
+        raise ExchangeTimeoutError("the exchange did not answer in time") from None
     except tuple(FAILURES) as exc:
         raise translate(exc) from None
 
 
-async def _read_if_possible(response: httpx.Response) -> bytes:
-    """What there is of a refusal's body: its status binds us whatever becomes of that, and it may say until when.
+async def _read(response: httpx.Response, headers: Mapping[str, str]) -> bytes:
+    """The body: whole for a success; what there is of it for a refusal, whose status says what it means.
 
-    So neither a broken body nor a deadline, which would cancel this, may lose it.
+    One that binds us does so whatever becomes of its body. So neither a broken body nor a deadline, which would cancel
+    this, may lose it.
     """
     body = bytearray()
-    with contextlib.suppress(*_UNREADABLE):
-        async with asyncio.timeout(REFUSAL_PATIENCE):
-            await _fill(body, response)
+    if answers.binds(response.status_code, headers):
+        with contextlib.suppress(*_UNREADABLE):
+            async with asyncio.timeout(REFUSAL_PATIENCE):
+                await bounded_http.read_into(body, response, MAX_ERROR_BODY)
+    elif response.status_code != httpx.codes.OK:
+        with contextlib.suppress(BodyError):
+            await bounded_http.read_into(body, response, MAX_ERROR_BODY)
+    else:
+        try:
+            await bounded_http.read_into(body, response, MAX_BODY)
+        except BodyTooLargeError:
+            raise ExchangeAnswerInvalidError("the exchange's answer is larger than 4 MiB", answered=200) from None
+        except BodyEncodingError:
+            raise ExchangeAnswerInvalidError("the exchange's answer cannot be decompressed", answered=200) from None
     return bytes(body)
-
-
-async def _read(response: httpx.Response) -> bytes:
-    body = bytearray()
-    await _fill(body, response)
-    return bytes(body)
-
-
-async def _fill(body: bytearray, response: httpx.Response) -> None:
-    """Read the body, decompressed; stops at the bound, so that a bomb costs no memory."""
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ExchangeAnswerInvalidError(
-                "the exchange's answer is larger than 4 MiB", answered=response.status_code
-            )

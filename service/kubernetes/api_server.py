@@ -6,11 +6,12 @@ Messages of httpx may quote header values, so only the kind of a failure is kept
 import contextlib
 import re
 import ssl
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 import msgspec
 
+from service import bounded_http
+from service.bounded_http import BodyError
 from service.kubernetes.errors import NotVerifiedError
 from service.settings import Kubernetes
 from service.settings_file import SettingsError, read_secret
@@ -74,10 +75,10 @@ class ApiServer:
             if response.status_code != httpx.codes.CREATED:
                 raise NotVerifiedError(_refusal(response.status_code))
             body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_ANSWER:
-                    raise NotVerifiedError("invalid")
+            try:
+                await bounded_http.read_into(body, response, MAX_ANSWER)
+            except BodyError:
+                raise NotVerifiedError("invalid") from None
             return bytes(body)
 
     def _read_token(self) -> str:
@@ -94,26 +95,18 @@ class ApiServer:
 
 
 def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
-    """The one client: no proxies or netrc from the environment, no redirects, and nobody trusted but the cluster's CA.
+    """The one client; nobody is trusted but the cluster's CA.
 
     Raises:
         SettingsError: the CA's file is not what is expected.
     """
-    return httpx.AsyncClient(
-        base_url=settings.api_server,
+    return bounded_http.open_client(
+        settings.api_server,
         transport=transport,
-        verify=_trust(settings),
-        trust_env=False,
-        follow_redirects=False,
+        trust=_trust(settings),
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),  # the rest is bounded as a whole
-        limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept, none is sent
-        headers={
-            "user-agent": "coinm-account-gateway",
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-        },
+        connections=CONNECTIONS,
+        headers={"content-type": "application/json"},
     )
 
 

@@ -14,12 +14,16 @@ HOLDS = {  # fault: (problem, seconds it holds the next call back)
     "429": ("exchange-rate-limited", 60.5),  # the minute's turn, and half a second for a wrong idea of it
     "-1003-400": ("exchange-rate-limited", 60.5),
     "403-html": ("exchange-blocked", 300),
+    "403-retry-after": ("exchange-blocked", 3_600),
+    "challenge": ("exchange-blocked", 300),
+    "captcha": ("exchange-blocked", 300),
+    "503-retry-after": ("exchange-rate-limited", 120),
     "-2014": ("exchange-rejected-credentials", 600),
     "-2015": ("exchange-rejected-credentials", 600),
     "-1022": ("exchange-rejected-credentials", 600),
     "-1002": ("exchange-rejected-credentials", 600),
 }
-OF_THE_ADDRESS = ("418", "429", "403-html")
+OF_THE_ADDRESS = ("418", "429", "403-html", "challenge", "503-retry-after")
 OF_THE_CREDENTIAL = ("-2015", "-1022")
 
 DEMANDS: tuple[dict[str, str], ...] = (

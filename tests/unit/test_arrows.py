@@ -16,14 +16,15 @@ FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
 ORDER = [
     *("__main__", "entry", "cli", "check", "reload", "server", "metrics_port", "ending", "process"),
     *("app", "web", "wiring", "gateway"),
-    *("kubernetes", "cache", "store", "exchange", "access", "account"),
+    *("kubernetes", "cache", "store", "exchange", "bounded_http", "access", "account"),
 ]
 SHARED = {"telemetry", "settings", "settings_file", "clock"}
 
 # `app` and `wiring` join the parts, and so name their libraries' types.
 OWNERS = {
     "litestar": {"web", "app"},
-    "httpx": {"exchange", "kubernetes", "app", "wiring"},
+    "httpx": {"bounded_http", "exchange", "kubernetes", "app", "wiring"},
+    "httpcore": {"bounded_http"},
     "jwt": {"kubernetes"},
     "redis": {"store", "app", "wiring"},
     "watchfiles": {"reload"},

@@ -1,8 +1,13 @@
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from service.exchange.answers import Answer, error_in, used_weight
+from service.exchange.answers import Answer, binds, error_in, used_weight
+from service.exchange.budget import MAX_HOLD, Hold, hold_after
 from service.exchange.errors import ERRORS, ExchangeBannedError
 
 NOW = 1_790_000_000_000
@@ -85,17 +90,150 @@ def test_a_200_without_a_known_code_is_left_to_who_reads_it(body: bytes) -> None
         (BAN_TEXT.format(179_000_012_345), {}, None),
         ("no time at all", {}, None),
         ("no time at all", {"retry-after": "720"}, NOW + 720_000),
-        ("no time at all", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
-        ("no time at all", {"retry-after": "-5"}, None),
-        ("no time at all", {"retry-after": "9999999999"}, None),
+        (BAN_TEXT.format(1_790_000_123_456), {"retry-after": "720"}, NOW + 720_000),
+        (BAN_TEXT.format(1_799_999_999_999), {}, NOW + MAX_HOLD),
     ],
 )
-def test_a_ban_ends_when_its_text_says_else_by_retry_after(
+def test_a_ban_ends_at_the_later_of_its_text_and_retry_after(
     text: str, headers: dict[str, str], until: int | None
 ) -> None:
     error = error_in(Answer(418, headers, said(-1003, text)), NOW)
     assert isinstance(error, ExchangeBannedError)
     assert error.retry_at == until
+
+
+HOUR_LATER = "Mon, 21 Sep 2026 15:13:20 GMT"
+RETRY_AFTER = {
+    "3600": 3_600_000,
+    " 3600 ": 3_600_000,
+    HOUR_LATER: 3_600_000,
+    "Monday, 21-Sep-26 15:13:20 GMT": 3_600_000,
+    "Mon Sep 21 15:13:20 2026": 3_600_000,
+    "5, 120": 120_000,  # the field twice
+    f"5, {HOUR_LATER}, soon": 3_600_000,
+    f"{HOUR_LATER}, 7200": 7_200_000,
+    "soon, 60": 60_000,
+    "259200": MAX_HOLD,
+    "259201": MAX_HOLD,
+    "9" * 5_000: MAX_HOLD,
+    "Fri, 31 Dec 9999 23:59:59 GMT": MAX_HOLD,
+}
+NO_RETRY_AFTER = [
+    *("", "0", "-5", "1.5", "1e3", "soon", "²", "5s", "0x10"),
+    *("Mon, 21 Sep 2026 14:13:20 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", "Mon, 99 Sep 2026 15:13:20 GMT"),
+    *("Mon, 21 Sep 2026 15:13:20 +0000", "2026-09-21T15:13:20Z"),
+]
+
+
+@pytest.mark.parametrize("value", RETRY_AFTER, ids=lambda value: value[:40])
+@pytest.mark.parametrize("status", [202, 302, 403, 404, 418, 429, 451, 500, 502, 503, 599])
+def test_a_time_to_come_in_retry_after_holds_for_so_long_at_the_least(status: int, value: str) -> None:
+    answer = Answer(status, {"retry-after": value}, b"")
+    error = error_in(answer, NOW)
+    assert error is not None
+    assert error.retry_at == NOW + RETRY_AFTER[value]
+    assert not error.transient
+    hold = hold_after(error, NOW)
+    assert hold is not None
+    assert NOW + RETRY_AFTER[value] <= hold.until <= NOW + MAX_HOLD
+    assert binds(answer.status, answer.headers)
+
+
+@pytest.mark.parametrize("value", NO_RETRY_AFTER)
+def test_what_is_no_time_to_come_in_retry_after_changes_nothing(value: str) -> None:
+    error = error_in(Answer(503, {"retry-after": value}, b""), NOW)
+    assert error is not None
+    assert (error.problem, error.retry_at, error.transient) == ("exchange-unavailable", None, True)
+    assert hold_after(error, NOW) is None
+
+
+def test_a_503_that_says_until_when_limits_our_rate_until_then_and_no_longer() -> None:
+    error = error_in(Answer(503, {"retry-after": "5"}, said(-1008)), NOW)
+    assert error is not None
+    hold = hold_after(error, NOW)
+    assert hold is not None
+    assert (error.problem, hold.until) == ("exchange-rate-limited", NOW + 5_000)
+
+
+CHALLENGES = [
+    (202, {"x-amzn-waf-action": "challenge"}),
+    (405, {"x-amzn-waf-action": "captcha"}),
+    (200, {"x-amzn-waf-action": "something new"}),
+    (503, {"x-amzn-waf-action": "challenge"}),
+    (403, {"cf-mitigated": "challenge"}),
+    (200, {"cf-mitigated": "Challenge"}),
+]
+
+
+@pytest.mark.parametrize(("status", "headers"), CHALLENGES)
+@pytest.mark.parametrize("body", [b"", HTML, said(-2015), b'{"assets":[],"positions":[]}'])
+def test_a_firewalls_challenge_blocks_whatever_its_status_and_body(
+    status: int, headers: dict[str, str], body: bytes
+) -> None:
+    error = error_in(Answer(status, headers, body), NOW)
+    assert error is not None
+    hold = hold_after(error, NOW)
+    assert hold is not None
+    assert (error.problem, error.transient, hold.until) == ("exchange-blocked", False, NOW + 300_000)
+
+
+def test_a_region_is_blocked_without_a_not_before_unless_the_answer_names_one() -> None:
+    plain, dated = error_in(Answer(451, {}, b""), NOW), error_in(Answer(451, {"retry-after": "60"}, b""), NOW)
+    assert plain is not None
+    assert dated is not None
+    assert (hold_after(plain, NOW), hold_after(dated, NOW)) == (
+        None,
+        Hold(0, NOW + 60_000, problem="exchange-blocked"),
+    )
+
+
+headers = st.dictionaries(
+    st.sampled_from(["retry-after", "x-amzn-waf-action", "cf-mitigated", "date", "content-type", "x-other"]),
+    st.one_of(
+        st.text(max_size=40),
+        st.integers(-10, 10**12).map(str),
+        st.sampled_from([*RETRY_AFTER, *NO_RETRY_AFTER]),
+        st.datetimes(datetime(1990, 1, 1), datetime(2099, 1, 1)).map(  # noqa: DTZ001 - hypothesis wants naive bounds
+            lambda date: format_datetime(date.replace(tzinfo=UTC), usegmt=True)
+        ),
+    ),
+)
+bodies = st.one_of(
+    st.binary(max_size=200),
+    st.integers(-3000, 10).map(said),
+    st.integers(0, 10**14).map(lambda time: said(-1003, BAN_TEXT.format(time))),
+    st.sampled_from([HTML, MAINTENANCE, b"", b"\x00", b"\xef\xbb\xbf{}", *ODD]),
+)
+
+
+@given(st.integers(200, 599), headers, bodies)
+@example(302, {"retry-after": "60"}, b"")
+@example(206, {}, b'{"assets":[],"positions":[]}')
+def test_every_answer_has_one_meaning_and_no_hold_beyond_the_longest(
+    status: int, headers: dict[str, str], body: bytes
+) -> None:
+    error = error_in(Answer(status, headers, body), NOW)
+    if error is None:
+        assert status == 200
+        return
+    assert (error.answered, ERRORS[error.problem]) == (status, type(error))
+    hold = hold_after(error, NOW)
+    if hold is not None:
+        assert NOW - 1 < hold.until <= NOW + MAX_HOLD
+        assert not error.transient
+    if error.retry_at is not None:
+        assert error.retry_at <= NOW + MAX_HOLD
+
+
+@given(st.integers(201, 599), st.integers(1, 10**7), bodies, st.sampled_from(["seconds", "date"]))
+def test_every_refusal_that_names_a_time_holds_until_then(status: int, seconds: int, body: bytes, form: str) -> None:
+    date = datetime.fromtimestamp(NOW / 1000, UTC) + timedelta(seconds=seconds)
+    value = str(seconds) if form == "seconds" else format_datetime(date, usegmt=True)
+    error = error_in(Answer(status, {"retry-after": value}, body), NOW)
+    assert error is not None
+    hold = hold_after(error, NOW)
+    assert hold is not None
+    assert min(NOW + seconds * 1000, NOW + MAX_HOLD) <= hold.until <= NOW + MAX_HOLD
 
 
 def test_an_error_told_again_says_the_same_and_holds_no_traceback() -> None:

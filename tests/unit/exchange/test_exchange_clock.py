@@ -71,6 +71,13 @@ def test_a_date_that_is_none_tells_nothing(date: str) -> None:
     assert glimpse(date, 0) is None
 
 
+def test_a_date_that_is_days_off_this_machines_clock_is_not_taken_for_the_exchanges(clock: FakeClock) -> None:
+    exchange = ExchangeClock(clock)
+    for date in ("Tue, 03 Jan 2017 00:00:00 GMT", "Fri, 31 Dec 2099 00:00:00 GMT"):
+        exchange.see(date)
+        assert (exchange.offset, exchange.now()) == (None, START)
+
+
 def test_an_offset_is_due_again_after_half_an_hour(clock: FakeClock) -> None:
     exchange = ExchangeClock(clock)
     exchange.offset = Offset(0, 0, clock.monotonic())
