@@ -10,10 +10,7 @@ from service.exchange.answers import MalformedAnswerError
 from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
-    ExchangeBannedError,
-    ExchangeBlockedError,
     ExchangeError,
-    ExchangeRateLimitedError,
     ExchangeTimeoutError,
 )
 from service.exchange.posture import Restrictions, parse
@@ -22,8 +19,6 @@ from service.settings import Exchange
 
 PATH = "/sapi/v1/account/apiRestrictions"
 """Weight 1 of the wallet API's own limit an address, which the ledger of `/dapi` doesn't count."""
-
-_REFUSALS = (ExchangeBannedError, ExchangeBlockedError, ExchangeRateLimitedError)
 
 
 class Wallet:
@@ -55,9 +50,11 @@ class Wallet:
                 return await self._ask(credential)
         except TimeoutError:
             raise ExchangeTimeoutError("the wallet API did not answer in time") from None
-        except _REFUSALS as exc:
-            # Its limits are its own, so it stops neither the replicas nor their ledger, only what asks here next.
-            self._refused = exc.again()
+        except ExchangeError as exc:
+            hold = budget.hold_after(exc, self._egress.clock.now())
+            if hold is not None and not budget.is_credential(hold):
+                # Its limits are its own, so it stops neither the replicas nor their ledger, only what asks here next.
+                self._refused = exc.again(hold.until)
             raise
 
     def _admit(self, credential: Credential) -> None:

@@ -4,6 +4,7 @@ Messages of httpx may quote header values, so only the kind of a failure is kept
 """
 
 import contextlib
+import hmac
 import re
 import ssl
 
@@ -23,6 +24,17 @@ CONNECTIONS = 16
 """At a time: as many as reviews (`TokenReviews`)."""
 MAX_ANSWER = 64 * 1024
 """Bytes. The token comes back in it, 8 KiB at the most, with a handful of groups."""
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    token: str | None = None
+
+
+class _Echo(msgspec.Struct, frozen=True):
+    """What comes back of a request."""
+
+    spec: _Spec = _Spec()
+
 
 _ONE_WORD = re.compile(r"[!-~]+")
 _BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
@@ -47,16 +59,16 @@ class ApiServer:
         """The TokenReview as it came back; the caller bounds the time.
 
         Raises:
-            NotVerifiedError: there was no such answer.
+            NotVerifiedError: there was no such answer, or it is about another token.
         """
         content = _tokenreview(token, audience)
         try:
-            with contextlib.suppress(*_BROKEN):
-                return await self._post(content)
-            # It was a connection kept open that the server closed just then; to review twice changes nothing.
-            return await self._post(content)
+            answer = await self._post_again_if_broken(content)
         except httpx.HTTPError as exc:
             raise NotVerifiedError(_kind(exc)) from None
+        if not _is_about(answer, token):
+            raise NotVerifiedError("invalid")
+        return answer
 
     async def rehearse(self, audience: str) -> bytes:
         """The review of our own token, to see whether there can be any.
@@ -68,6 +80,12 @@ class ApiServer:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def _post_again_if_broken(self, content: bytes) -> bytes:
+        """A second try for a connection kept open that the server closed just then; to review twice changes nothing."""
+        with contextlib.suppress(*_BROKEN):
+            return await self._post(content)
+        return await self._post(content)
 
     async def _post(self, content: bytes) -> bytes:
         headers = {"authorization": f"Bearer {self._read_token()}"}
@@ -130,6 +148,19 @@ def _tokenreview(token: str, audience: str) -> bytes:
             "spec": {"token": token, "audiences": [audience]},
         }
     )
+
+
+def _is_about(answer: bytes, token: str) -> bool:
+    """Whether an answer can be read and names no other token than this.
+
+    Answers are matched to requests by their order alone. One that belongs to another would give a caller a name that is
+    not its own.
+    """
+    try:
+        echoed = msgspec.json.decode(answer, type=_Echo).spec.token
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return echoed is None or hmac.compare_digest(echoed.encode(), token.encode())
 
 
 def _refusal(status: int) -> str:

@@ -1,5 +1,7 @@
 """How often the exchange is asked: tries, resyncs, not-befores, pauses after failures, and the weight."""
 
+import asyncio
+
 import pytest
 
 from simulator.faults import Fault
@@ -225,6 +227,44 @@ async def test_an_answer_after_a_resume_can_hold_again(stage: Stage) -> None:
     assert told(await gateway.get()) == (503, "exchange-banned", "120")
     assert told(await (await stage.start()).get()) == (503, "exchange-banned", "120")
     assert stage.account_calls == 2
+
+
+async def test_a_503_that_says_until_when_gets_one_call_whoever_asks_and_starts_meanwhile(stage: Stage) -> None:
+    replicas = [await stage.start() for _ in range(3)]
+    stage.fail("503-retry-after")
+    for second in range(0, 120, 10):
+        answers = await asyncio.gather(*(each.get(**demand) for each in replicas for demand in DEMANDS for _ in "abc"))
+        assert {told(answer)[:2] for answer in answers} == {(503, "exchange-rate-limited")}
+        if second == 50:
+            await stage.end(replicas.pop())
+            replicas.append(await stage.start())
+        await stage.advance(10_000)
+    assert stage.account_calls == 1
+    assert stage.exchange.calls.count("/dapi/v1/ping") == 0
+    stage.exchange.faults.clear()
+    assert (await replicas[0].get()).status_code == 200
+    assert (stage.account_calls, stage.exchange.calls.count("/dapi/v1/ping")) == (2, 1)
+
+
+@pytest.mark.parametrize("figure", ["999999999", "-1", "-999999", "9" * 400])
+async def test_an_absurd_figure_of_the_weight_stops_us_for_its_minute_at_the_most(stage: Stage, figure: str) -> None:
+    gateway = await stage.warm()
+    headers = {"x-mbx-used-weight-1m": figure}
+    stage.fail(Fault("custom", headers=headers, body=stage.raw().decode(), count=1))
+    await stage.advance(10_000)
+    assert (await gateway.get()).status_code == 200
+    await stage.advance(60_000)
+    assert (await gateway.get(cache_control="no-cache")).status_code == 200
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 2099 00:00:00 GMT", "Tue, 03 Jan 2017 00:00:00 GMT", "\x00", ""])
+async def test_an_absurd_date_of_a_refusal_makes_its_not_before_no_longer(stage: Stage, date: str) -> None:
+    stage.fail(Fault("custom", path="*", status=418, headers={"retry-after": "60", "date": date}, body="{}"))
+    gateway = await stage.start()
+    assert told(await gateway.get()) == (503, "exchange-banned", "60")
+    stage.exchange.faults.clear()
+    await stage.advance(61_000)
+    assert (await gateway.get()).status_code == 200
 
 
 # Pauses after failures.

@@ -1,5 +1,7 @@
 import asyncio
+import gzip
 import inspect
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable
 
@@ -7,7 +9,7 @@ import httpx
 import pytest
 
 from service.account.snapshot import MAX_BODY
-from service.exchange.answers import Answer
+from service.exchange.answers import MAX_ERROR_BODY, Answer
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
@@ -15,7 +17,7 @@ from service.exchange.errors import (
     ExchangeUnavailableError,
 )
 from service.exchange.transport import FAILURES, fetch, open_client, translate
-from service.settings import Exchange
+from service.settings import Duration, Exchange
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -197,3 +199,51 @@ async def test_a_deadline_that_comes_between_a_refusal_and_its_body_does_not_los
 async def test_any_other_answer_is_lost_with_its_body() -> None:
     with pytest.raises(ExchangeUnavailableError):
         await ask(lambda _: httpx.Response(200, stream=Streamed(b"{", error=httpx.ReadError)))
+
+
+BOMB = gzip.compress(bytes(64 * 1024 * 1024))
+ENCODED = {
+    "twice": ({"content-encoding": "gzip, gzip"}, gzip.compress(BOMB)),
+    "inflates": ({"content-encoding": "gzip"}, BOMB),
+    "brotli": ({"content-encoding": "br"}, b"x"),
+    "damaged": ({"content-encoding": "gzip"}, b"x"),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+async def test_a_success_that_is_encoded_in_a_way_that_is_not_accepted_is_an_invalid_answer(kind: str) -> None:
+    headers, body = ENCODED[kind]
+    with pytest.raises(ExchangeAnswerInvalidError):
+        await ask(lambda _: httpx.Response(200, headers=headers, stream=_Once(body)))
+
+
+@pytest.mark.parametrize("status", [202, 301, 401, 403, 404, 418, 429, 451, 500, 503])
+@pytest.mark.parametrize("kind", ENCODED)
+async def test_a_refusal_keeps_its_meaning_whatever_its_body_is_encoded_in(status: int, kind: str) -> None:
+    headers, body = ENCODED[kind]
+    tracemalloc.start()
+    answer = await ask(lambda _: httpx.Response(status, headers=headers, stream=_Once(body)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (answer.status, len(answer.body) <= 2 * MAX_ERROR_BODY, peak < 1024 * 1024) == (status, True, True)
+
+
+@pytest.mark.parametrize("headers", [{"retry-after": "60"}, {"x-amzn-waf-action": "challenge"}])
+async def test_a_refusal_that_binds_by_its_headers_is_told_although_its_body_never_comes(
+    headers: dict[str, str],
+) -> None:
+    answer = await ask(lambda _: httpx.Response(503, headers=headers, stream=Streamed(error=None)))
+    assert (answer.status, answer.body) == (503, b"")
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_an_answer_that_drips_for_ever_is_given_up_in_time(status: int) -> None:
+    async def drip() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.02)
+            yield b"x"
+
+    settings = Exchange(base_url="https://exchange.test", timeout=Duration(100))
+    async with open_client(settings, Wire(lambda _: httpx.Response(status, content=drip()))) as client:
+        with pytest.raises(ExchangeTimeoutError):
+            await fetch(client, "/dapi/v1/time", b"", {})
