@@ -125,6 +125,15 @@ async def test_what_is_stale_is_served_while_the_exchange_may_not_be_asked(stage
     assert stage.exchange.calls.count() == after
 
 
+@pytest.mark.parametrize("fault", OF_THE_ADDRESS)
+async def test_what_holds_the_address_is_what_the_ban_alert_looks_at(stage: Stage, fault: str) -> None:
+    gateway = await stage.start()
+    stage.fail(fault)
+    await gateway.get()
+    seconds = float(gateway.metrics().partition("\ncoinm_exchange_not_before_seconds ")[2].split("\n")[0])
+    assert HOLDS[fault][1] - 1 <= seconds <= HOLDS[fault][1]
+
+
 @pytest.mark.parametrize("fault", [*OF_THE_ADDRESS, *OF_THE_CREDENTIAL])
 async def test_a_replica_started_meanwhile_asks_nothing_either(stage: Stage, fault: str) -> None:
     gateway = await stage.start()
