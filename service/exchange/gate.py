@@ -21,6 +21,8 @@ from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
+    ExchangeRefusedError,
+    ExchangeRejectedCredentialsError,
     ExchangeTimeoutError,
     RefreshFaultError,
 )
@@ -187,12 +189,19 @@ class Gate:
     def _refusal(self, answer: Answer, call: Call) -> tuple[ExchangeError | None, str | None]:
         """The error that an answer stands for, and the scope of the not-before that it imposes.
 
-        It binds the address, or the credential that was rejected (an unsigned call has none).
+        It binds the address, or the credential that was rejected; an unsigned call has none, and is just refused.
         """
         now, credential = self._egress.clock.now(), call.claim.credential
         error = answers.error_in(answer, now)
+        if isinstance(error, ExchangeRejectedCredentialsError) and not credential:
+            error = ExchangeRefusedError(
+                "the exchange refuses an unsigned call",
+                answered=error.answered,
+                code=error.code,
+                retry_at=error.retry_at,
+            )
         hold = budget.hold_after(error, now) if error else None
-        if error is None or hold is None or (budget.is_credential(hold) and not credential):
+        if error is None or hold is None:
             return error, None
         scope = credential if budget.is_credential(hold) else ADDRESS
         error.retry_at = hold.until

@@ -255,6 +255,17 @@ async def test_a_503_that_says_until_when_gets_one_call_whoever_asks_and_starts_
     assert (stage.account_calls, stage.exchange.calls.count("/dapi/v1/ping")) == (2, 1)
 
 
+@pytest.mark.parametrize("body", ['{"code":-2015}', "{}"])
+@pytest.mark.parametrize("path", [TIME, INFO])
+async def test_an_unsigned_call_that_is_refused_for_a_while_holds_the_address(
+    stage: Stage, path: str, body: str
+) -> None:
+    stage.fail(Fault("custom", path=path, status=401, headers={"retry-after": "60"}, body=body))
+    gateway = await stage.start()
+    assert told(await gateway.get()) == (502, "exchange-refused", "60")
+    assert (stage.account_calls, stage.exchange.calls.count(path)) == (0, 1)
+
+
 @pytest.mark.parametrize("figure", ["999999999", "-1", "-999999", "9" * 400])
 async def test_an_absurd_figure_of_the_weight_stops_us_for_its_minute_at_the_most(stage: Stage, figure: str) -> None:
     gateway = await stage.warm()
