@@ -9,7 +9,12 @@ from msgspec import Meta, Struct
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 """Of accounts and clients."""
-Asset = Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,20}\Z")]
+MAX_NAME = 64
+"""Characters of an asset's or a symbol's name; the exchange's longest have some 20."""
+EXCHANGE_NAME_PATTERN = rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/,]{{1,{MAX_NAME}}}"
+"""Of assets and symbols: any text that the exchange may use, but for control characters and halves of surrogate pairs.
+`/` and `,` separate names in paths and lists."""
+Asset = Annotated[str, Meta(pattern=rf"^{EXCHANGE_NAME_PATTERN}\Z")]
 ServiceAccount = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}\Z")]
 """`namespace/name`."""
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]

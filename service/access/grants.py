@@ -22,23 +22,23 @@ class Grant(msgspec.Struct, frozen=True):
     sides: frozenset[str] | None = None
 
     def refusal(self, selection: Selection, margin_assets: Mapping[str, str] | None) -> str | None:
-        """Why something that the selection names may not be seen, or `None`.
+        """Why something that the selection names may not be seen, or `None`; the parameter is named, not its value.
 
         Naming what is not granted is refused rather than answered with nothing: an empty answer would read as
         "flat". `margin_assets` is exchangeInfo's map of symbols to their margin asset. While that is not known
         (`None`), a symbol whose form doesn't tell is left for later: what is refused now must not be answered then.
         """
-        for asset in sorted(selection.assets or ()):
+        for asset in selection.assets or ():
             if not self.sees_asset(asset):
-                return f"asset {asset} is not granted on account {self.account}"
-        for symbol in sorted(selection.symbols or ()):
+                return "parameter asset: not granted on this account"
+        for symbol in selection.symbols or ():
             margin = margin_asset(symbol, margin_assets or {})
             certain = margin is not None or margin_assets is not None
             if certain and not self.sees_asset(margin):
-                return f"symbol {symbol} is not granted on account {self.account}"
-        for side in sorted(selection.sides or ()):
+                return "parameter symbol: not granted on this account"
+        for side in selection.sides or ():
             if self.sides is not None and side not in self.sides:
-                return f"position side {side} is not granted on account {self.account}"
+                return "parameter positionSide: not granted on this account"
         return None
 
     def sees_asset(self, asset: str | None) -> bool:

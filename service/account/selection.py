@@ -71,6 +71,11 @@ class Selection(msgspec.Struct, frozen=True):
         )
 
     @property
+    def narrowed(self) -> bool:
+        """Whether a grant hides rows, or could."""
+        return self.visible_assets is not None or self.visible_sides is not None
+
+    @property
     def whole(self) -> bool:
         """Whether it keeps every row of every account."""
         return self == Selection(self.shape)
@@ -124,18 +129,33 @@ def cut(snapshot: Snapshot, selection: Selection) -> bytes | None:
 
 
 def _account(snapshot: Snapshot, selection: Selection) -> bytes:
-    """The body with both arrays replaced; all that stands around them stays as it is."""
+    """The body with both arrays replaced.
+
+    For a view of everything, all that stands around them stays as it is. A narrowed one has the documented members
+    alone: a sum over all coins that the exchange may come to send beside the rows would tell of rows that are hidden.
+    """
     if selection.whole:
         return snapshot.body
     spans, body = snapshot.spans, snapshot.body
-    arrays = sorted(
-        [
-            (spans.assets, _array(_kept_assets(snapshot, selection))),
-            (spans.positions, _array(_kept_positions(snapshot, selection))),
-        ]
-    )
-    (first, first_cut), (second, second_cut) = arrays
-    return b"".join([body[: first[0]], first_cut, body[first[1] : second[0]], second_cut, body[second[1] :]])
+    arrays = {
+        spans.assets: _array(_kept_assets(snapshot, selection)),
+        spans.positions: _array(_kept_positions(snapshot, selection)),
+    }
+    if selection.narrowed:
+        members = (_replaced(body, span, arrays) for span in spans.documented)
+        return b"{" + b",".join(members) + b"}"
+    return _replaced(body, (0, len(body)), arrays)
+
+
+def _replaced(body: bytes, span: tuple[int, int], arrays: Mapping[tuple[int, int], bytes]) -> bytes:
+    """A piece of the body, with those of the arrays replaced that stand in it."""
+    start, end = span
+    parts: list[bytes] = []
+    for (first, last), array in sorted(arrays.items()):
+        if start <= first and last <= end:
+            parts += body[start:first], array
+            start = last
+    return b"".join([*parts, body[start:end]])
 
 
 def _kept_assets(snapshot: Snapshot, selection: Selection) -> list[msgspec.Raw]:

@@ -6,7 +6,7 @@ exactly what the exchange documents is refused whole, because a half-understood 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
@@ -18,8 +18,12 @@ PositionMode: TypeAlias = Literal["one-way", "hedge"]
 
 POSITION_SIDES = ("BOTH", "LONG", "SHORT")
 
-# One member of an object that is known to be valid JSON, up to its value.
-_MEMBER = re.compile(rb'[\s{,]*"(?:[^"\\]|\\.)*"\s*:\s*', re.DOTALL)
+DOCUMENTED = frozenset({"assets", "positions", "canDeposit", "canTrade", "canWithdraw", "feeTier", "updateTime"})
+"""Members of the account object that the exchange documents. What others may come to say, sums over all coins say, is
+not for everybody who may see some rows."""
+
+# One member of an object that is known to be valid JSON, up to its value; the group begins with its name.
+_MEMBER = re.compile(rb'[\s{,]*("(?:[^"\\]|\\.)*"\s*:\s*)', re.DOTALL)
 
 # Zero in any of the exchange's spellings: "0", "0.0", "-0.00000000", "0E-8".
 _ZERO = re.compile(r"[+-]?(?:0+\.?0*|\.0+)(?:[eE][+-]?[0-9]+)?")
@@ -55,6 +59,8 @@ class Spans(msgspec.Struct, frozen=True):
 
     assets: tuple[int, int]
     positions: tuple[int, int]
+    documented: tuple[tuple[int, int], ...]
+    """Where the members of `DOCUMENTED` stand, names included, in the body's order."""
 
 
 class Snapshot:
@@ -212,14 +218,14 @@ def _group(positions: tuple[PositionRow, ...]) -> dict[str, tuple[PositionRow, .
 
 
 def _locate(body: bytes) -> Spans:
-    spans = dict(_walk(body))
-    return Spans(spans["assets"], spans["positions"])
-
-
-def _walk(body: bytes) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Each top-level member's name and its value's place; the body is known to be valid and free of twin keys."""
+    """Each top-level member's place; the body is known to be valid and free of twin keys."""
+    documented: list[tuple[int, int]] = []
+    arrays: dict[str, tuple[int, int]] = {}
     end = 0
     for name, value in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items():
-        start = next(_MEMBER.finditer(body, end)).end()
-        end = start + len(memoryview(value))
-        yield name, (start, end)
+        member = next(_MEMBER.finditer(body, end))
+        end = member.end() + len(memoryview(value))
+        if name in DOCUMENTED:
+            documented.append((member.start(1), end))
+            arrays[name] = (member.end(), end)
+    return Spans(arrays["assets"], arrays["positions"], tuple(documented))

@@ -41,6 +41,9 @@ _GIVEAWAYS = (
     r"(?<=signature=)[^&\s\"'\\]+|cgw_[0-9A-Za-z]{8,}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]*"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END|\Z)"
 )
+_TOKEN, _JWT = b"cgw_", b"eyJ"
+API_KEY_LENGTH = 64
+"""Letters and digits of an exchange's API key, and of its secret; a digest in hex looks alike."""
 _SHORTEST_SECRET = 6
 """Characters; masking shorter values would garble the log without hiding them."""
 
@@ -112,6 +115,14 @@ def _gather_less() -> None:
     """
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # noqa: SLF001 - it is the documented way
+
+
+def looks_secret(word: bytes) -> bool:
+    """Whether a caller's word has the form of a token, a key or a JWT, or holds one, so that a log would mask it.
+
+    By the form alone: an answer that depended on the secrets that we know would confirm a good guess.
+    """
+    return _TOKEN in word or _JWT in word or (len(word) == API_KEY_LENGTH and word.isalnum())
 
 
 class Redactor:

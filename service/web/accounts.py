@@ -50,7 +50,8 @@ class Accounts(Controller):
         """One account, its assets and positions cut by grant and filters.
 
         A consistent read of both in one call: all rows are of one snapshot. Filters combine with AND; `symbol`,
-        `positionSide` and `open` leave `assets` alone, `nonzero` leaves `positions` alone.
+        `positionSide` and `open` leave `assets` alone, `nonzero` leaves `positions` alone. With a grant that isn't on
+        all assets and all sides, members that the exchange doesn't document are left out.
         """
         return await read(request, account, lambda query: parameters.filtered(Shape.ACCOUNT, query))
 
@@ -58,7 +59,7 @@ class Accounts(Controller):
     async def list_assets(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """Balances and margins, a row a coin.
 
-        Rows outside the grant are left out. A coin that the account hasn't got filters to an empty list.
+        Rows outside the grant are left out. A coin that only the exchange knows filters to an empty list.
         """
         return await read(request, account, lambda query: parameters.filtered(Shape.ASSETS, query))
 

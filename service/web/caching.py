@@ -19,14 +19,24 @@ CACHE_NAME = "coinm-gateway"
 RESPONSE_CACHE_CONTROL = "private, no-cache"
 """Store it, but ask again: with the entity tag that is cheap, and no cache in between mixes callers."""
 
-MAX_FIELD = 8192
-"""Characters of a header that is read; more than any list of directives or entity tags needs."""
+MAX_DIRECTIVES = 1024
+"""Characters of `Cache-Control`, and of `Pragma`: more than all directives there are, each spelt at length."""
+MAX_TAGS = 8192
+"""Characters of `If-None-Match`: a hundred of our entity tags."""
+LIMITS: Mapping[str, int] = {"Cache-Control": MAX_DIRECTIVES, "Pragma": MAX_DIRECTIVES, "If-None-Match": MAX_TAGS}
+"""Characters that are read of a request header, all of its lines together."""
 
 UNBOUNDED = 2**31 * 1000
 """Ms. RFC 9111 §1.2.2: a number too large counts as 2^31 seconds; so does `max-stale` without one."""
 
 _KNOWN = frozenset({"max-age", "min-fresh", "max-stale", "no-cache", "only-if-cached"})
-_DIRECTIVE = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)\s*)?')
+# Every part is possessive (`+`): nothing that was read is ever given back, so a caller's text is read once. Empty list
+# elements are allowed (RFC 9110 §5.6.1).
+_DIRECTIVE = re.compile(
+    r"""[ \t,]*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)[ \t]*+"""
+    r"""(?:=[ \t]*+("(?:[^"\\]|\\.)*+"|[^\s,"]++)[ \t]*+)?+(?=,|\Z)""",
+    re.DOTALL,
+)
 _SECONDS = re.compile(r'[0-9]+|"[0-9]+"')
 _ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
@@ -39,10 +49,10 @@ _FORWARDED: Mapping[RefreshReason, str] = {
 
 
 def fields(headers: Headers, name: str) -> list[str]:
-    """The lines of a request header.
+    """The lines of a request header of `LIMITS`.
 
     Raises:
-        InvalidParameterError: together they are longer than `MAX_FIELD`.
+        InvalidParameterError: together they are longer than its limit.
     """
     return bounded(name, headers.getall(name.lower(), []))
 
@@ -51,21 +61,22 @@ def bounded(name: str, lines: list[str]) -> list[str]:
     """The lines, if they are not too long.
 
     Raises:
-        InvalidParameterError: together they are longer than `MAX_FIELD`.
+        InvalidParameterError: together they are longer than the header's limit.
     """
-    if len(",".join(lines)) > MAX_FIELD:
-        raise InvalidParameterError(f"header {name}: at most {MAX_FIELD} characters")
+    limit = LIMITS[name]
+    if sum(map(len, lines)) + len(lines) - 1 > limit:
+        raise InvalidParameterError(f"header {name}: at most {limit} characters")
     return lines
 
 
-def demand(cache_control: list[str], pragma: str | None) -> Demand:
+def demand(cache_control: list[str], pragma: list[str]) -> Demand:
     """What a request asks of freshness; unknown directives are ignored.
 
     Raises:
         InvalidParameterError: a directive is malformed, or given twice with different values.
     """
     if not cache_control:
-        directives = [directive.strip() for directive in (pragma or "").lower().split(",")]
+        directives = [directive.strip() for directive in ",".join(pragma).lower().split(",")]
         return Demand(no_cache=True) if "no-cache" in directives else ANY
     found = _directives(",".join(cache_control))
     max_age = _milliseconds(found, "max-age")
@@ -129,20 +140,17 @@ def _status_parameters(served: Served, ttl: str) -> list[str]:
 
 
 def _directives(value: str) -> dict[str, str]:
-    """Names in lower case to values, unquoted; "" for a directive without one."""
+    """Names in lower case to values as they are spelt; "" for a directive without one."""
     found: dict[str, str] = {}
-    position = 0
+    value, position = value.strip(" \t,"), 0
     while position < len(value):
         match = _DIRECTIVE.match(value, position)
-        if match is None or (match.end() < len(value) and value[match.end()] != ","):
-            if value[position] in ", \t":  # empty list elements are allowed (RFC 9110 §5.6.1)
-                position += 1
-                continue
+        if match is None:
             raise InvalidParameterError("header Cache-Control: malformed")
         name, given = match[1].lower(), match[2] or ""
         if found.setdefault(name, given) != given and name in _KNOWN:
             raise InvalidParameterError(f"header Cache-Control: {name} is given twice")
-        position = match.end() + 1
+        position = match.end()
     return found
 
 

@@ -6,7 +6,7 @@ from service.access.clients import Client
 from service.gateway import Gateway
 from service.kubernetes.errors import RETRY, NotVerifiedError
 from service.kubernetes.reviews import TokenReviews
-from service.kubernetes.verdicts import Refusal
+from service.kubernetes.verdicts import MAX_TOKEN, Refusal
 from service.telemetry.attribution import CLIENT
 from service.web.problems import (
     AnyRequest,
@@ -17,6 +17,8 @@ from service.web.problems import (
 )
 from service.web.record import record_of
 
+MAX_CREDENTIAL = len("Bearer ") + MAX_TOKEN
+"""Characters of the field that says who is calling; beyond it, it says nobody, and is not digested."""
 _CHALLENGE = 'Bearer realm="coinm-gateway"'
 
 
@@ -89,6 +91,6 @@ def bearer_token(given: list[str], *, another: bool) -> bytes:
     if not given and not another:
         raise UnauthenticatedError("a bearer token is needed", {"www-authenticate": _CHALLENGE})
     scheme, _, token = given[0].partition(" ") if given else ("", "", "")
-    if len(given) != 1 or another or scheme.lower() != "bearer":
+    if len(given) != 1 or another or len(given[0]) > MAX_CREDENTIAL or scheme.lower() != "bearer":
         raise UnauthenticatedError("exactly one bearer token is needed", {"www-authenticate": _CHALLENGE})
     return token.strip().encode("latin-1", "replace")

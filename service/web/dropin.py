@@ -60,7 +60,7 @@ class DropIn(Controller):
     async def get_account(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """One account, as the exchange would answer its own key.
 
-        The whole answer byte for byte where the key's grant is unrestricted; else of the same shape, `assets` and
+        The whole answer byte for byte where the key's grant is unrestricted; else the documented members, `assets` and
         `positions` cut to what is granted.
         """
         answer = await read_as(await _authenticate(request), request, account, _whole)

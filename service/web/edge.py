@@ -14,11 +14,12 @@ from typing import Any, cast
 
 import structlog
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from service.access.limits import Quota
 from service.gateway import Gateway
 from service.telemetry.attribution import CLIENT
+from service.telemetry.logs import looks_secret
 from service.telemetry.metrics import Metrics
 from service.web.auditing import UNMATCHED, Access, audit, put
 from service.web.lane import Hit, Lane, Plan
@@ -66,8 +67,10 @@ class Edge:
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the framework answer."""
-        _shorten(cast("dict[str, Any]", scope))
+        malformed = _malformed(cast("HTTPScope", scope))
+        _shorten(cast("dict[str, Any]", scope), malformed)
         answering = _Answering(self._gateway, cast("dict[str, Any]", scope), send)
+        answering.record.malformed = malformed
         nobody = CLIENT.set("")
         try:
             await self._app(scope, receive, answering.send)
@@ -221,12 +224,24 @@ def _limits(quota: Quota) -> Headers:
     ]
 
 
-def _shorten(scope: dict[str, Any]) -> None:
-    """Make of a path that is too long to be one, one that isn't there either.
+def _malformed(scope: HTTPScope) -> str | None:
+    """What is wrong with the request itself, or `None`.
+
+    Without exactly one host, who stands before us may have understood another (RFC 9112 §3.2). Where there is none, the
+    server gives an empty one.
+    """
+    if scope["http_version"] != "1.1":
+        return None
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    return None if len(hosts) == 1 and hosts[0] else "header Host: expected exactly once"
+
+
+def _shorten(scope: dict[str, Any], malformed: str | None) -> None:
+    """Make of a path that is too long to be one, or of a malformed request's, one that isn't there.
 
     The framework remembers a thousand paths, whole, before anybody asks who is calling.
     """
-    if len(scope["path"]) > MAX_PATH:
+    if len(scope["path"]) > MAX_PATH or malformed:
         form = next((prefix for prefix in _FORMS if scope["path"].startswith(prefix)), "")
         scope["path"] = form + NO_PATH
         scope["raw_path"] = scope["path"].encode()
@@ -238,8 +253,8 @@ def _with_head(allowed: bytes) -> bytes:
 
 
 def _request_id(given: bytes) -> str:
-    """The caller's, where it is harmless in logs and headers; else a new one, 32 hex digits."""
-    if given and _REQUEST_ID.fullmatch(given):
+    """The caller's, where it is harmless in logs and no log would mask it; else a new one, 32 hex digits."""
+    if given and _REQUEST_ID.fullmatch(given) and not looks_secret(given):
         return given.decode()
     return f"{_PROCESS}{next(_REQUESTS):016x}"
 

@@ -40,7 +40,7 @@ Fields = list[tuple[bytes, bytes]]
 Asked = dict[bytes, bytes]
 """What the header of a request says, as far as an answer depends on it."""
 
-_READ = frozenset({b"authorization", b"cache-control", b"if-none-match", b"x-request-id"})
+_READ = frozenset({b"authorization", b"cache-control", b"host", b"if-none-match", b"x-request-id"})
 _UNUSUAL = frozenset({b"pragma", b"x-mbx-apikey"})
 CONTENT_TYPE = (b"content-type", JSON.encode())
 
@@ -216,7 +216,7 @@ def _must_reserve(gateway: Gateway) -> bool:
 
 
 def _asked(headers: Iterable[tuple[bytes, bytes]]) -> Asked | None:
-    """The fields that an answer depends on; `None`: one is there twice, or one that is seldom there at all."""
+    """The fields that an answer depends on; `None`: one is missing, there twice, or seldom there at all."""
     asked: Asked = {}
     for name, value in headers:
         if name in _READ:
@@ -225,7 +225,7 @@ def _asked(headers: Iterable[tuple[bytes, bytes]]) -> Asked | None:
             asked[name] = value
         elif name in _UNUSUAL:
             return None
-    return asked if b"authorization" in asked else None
+    return asked if b"authorization" in asked and asked.get(b"host") else None
 
 
 def _token(asked: Asked) -> bytes:
@@ -239,7 +239,7 @@ def _demand(asked: Asked) -> Demand:
 
 @lru_cache(DEMANDS)
 def _demanded(control: bytes) -> Demand:
-    return caching.demand(caching.bounded("Cache-Control", [control.decode("latin-1")]), None)
+    return caching.demand(caching.bounded("Cache-Control", [control.decode("latin-1")]), [])
 
 
 def _tags(asked: Asked) -> list[str]:

@@ -7,7 +7,7 @@ from litestar import Controller, Response, get
 from msgspec import Meta
 
 import service
-from service.access.grants import Grant
+from service.access.clients import Client
 from service.cache.savings import weight_saved
 from service.clock import timestamp
 from service.exchange.budget import MINUTE, Hold
@@ -34,7 +34,8 @@ class Weight(msgspec.Struct, rename="camel", frozen=True):
     ceiling: Annotated[Count, Meta(description="What we let the address reach.")]
     resets_at: Annotated[Time, Meta(description="When the exchange's next minute begins.")]
     saved_total: Annotated[
-        Count, Meta(description="What this replica's answers from the cache would have cost, since its start.")
+        Count,
+        Meta(description="What this replica's answers to you from the cache would have cost, since its start."),
     ]
 
 
@@ -108,7 +109,7 @@ class Operations(Controller):
         """
         client, gateway = await authenticate(request), gateway_of(request)
         parameters.no_filters(request.scope["query_string"])
-        status = status_of(gateway, gateway.clients.visible(client))
+        status = status_of(gateway, client)
         return Response(msgspec.json.encode(status), media_type=JSON, headers=NO_STORE)
 
 
@@ -117,13 +118,15 @@ def readiness(gateway: Gateway) -> tuple[int, bytes]:
     return (503, b'{"status":"draining"}') if gateway.draining else (200, b'{"status":"ready"}')
 
 
-def status_of(gateway: Gateway, grants: list[Grant]) -> Status:
+def status_of(gateway: Gateway, client: Client) -> Status:
+    """What a client may know of this replica: nothing that moves with the reads of others."""
     egress, clock = gateway.exchange.egress, gateway.exchange.clock
+    saved = weight_saved(gateway.metrics.cache_results)
     weight = Weight(
         used=egress.used,
         ceiling=int(egress.ceiling),
         resets_at=timestamp((egress.window.minute + 1) * MINUTE),
-        saved_total=sum(weight_saved(gateway.metrics.cache_results).values()),
+        saved_total=sum(weight for (_, reader), weight in saved.items() if reader == client.name),
     )
     return Status(
         environment=gateway.settings.environment,
@@ -132,7 +135,7 @@ def status_of(gateway: Gateway, grants: list[Grant]) -> Status:
         clock_offset_ms=clock.skew,
         weight=weight,
         not_before=_standing(egress.hold(ADDRESS), clock.now()),
-        accounts=[_account_status(gateway, grant.account) for grant in grants],
+        accounts=[_account_status(gateway, grant.account) for grant in gateway.clients.visible(client)],
     )
 
 

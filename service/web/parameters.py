@@ -1,25 +1,32 @@
 """Strict query → Selection. A misspelt filter must never answer unfiltered data, so everything unknown is a 400."""
 
 import re
-from collections.abc import Mapping
-from urllib.parse import parse_qsl
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from urllib.parse import unquote, unquote_plus
 
 from service.account.selection import Selection, Shape
 from service.account.snapshot import POSITION_SIDES
+from service.settings import EXCHANGE_NAME_PATTERN, MAX_NAME
 from service.web.problems import InvalidParameterError
 
 MAX_VALUES = 100
 """Values of one filter; the exchange lists some 30 symbols and 50 coins."""
+MAX_QUERY = 64 * 1024
+"""Bytes; the server takes no longer address. A hundred names of the greatest length fit, however they are escaped."""
+MAX_PARAMETERS = 1_000
 
-_ASSET = re.compile(r"[A-Z0-9]{1,20}")
-_SYMBOL = re.compile(r"[A-Z0-9_]{1,40}")
+_NAME = re.compile(EXCHANGE_NAME_PATTERN)
+_NAME_WORDS = f"a name of 1 to {MAX_NAME} characters, without control characters, / and ,"
 _SIDE = re.compile("|".join(POSITION_SIDES))
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _TRUTH = {"true": True, "false": False}
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_LONGEST_MISSPELLING = 40
+"""Characters of an unknown name that is compared with the known ones, which takes time by its square."""
 
 LISTS = {
-    "asset": (_ASSET, "upper-case letters and digits, such as BTC"),
-    "symbol": (_SYMBOL, "upper-case letters, digits and _, such as BTCUSD_PERP"),
+    "asset": (_NAME, _NAME_WORDS),
+    "symbol": (_NAME, _NAME_WORDS),
     "positionSide": (_SIDE, "BOTH, LONG or SHORT"),
 }
 FLAGS = frozenset({"open", "nonzero"})
@@ -67,12 +74,35 @@ def only(known: frozenset[str], query: bytes) -> None:
 
 
 def path_value(name: str, value: str) -> frozenset[str]:
-    """A name in the path, checked like the filter of the same name (`%00` and `%ff` reach us decoded).
+    """A name in the path, checked like the filter of the same name (`%00` reaches us decoded).
 
     Raises:
         InvalidParameterError: malformed.
     """
     return frozenset({_well_formed(name, value)})
+
+
+def require_readable(raw_path: bytes) -> None:
+    """Pass if a path, as sent, is percent-encoded UTF-8: the server puts something of its own in place of what isn't.
+
+    Raises:
+        InvalidParameterError: it isn't.
+    """
+    try:
+        _unescaped(raw_path.decode("utf-8"))
+    except ValueError:
+        raise InvalidParameterError("the path is not percent-encoded UTF-8") from None
+
+
+def _unescaped(text: str, *, in_query: bool = False) -> str:
+    """Percent-encoded text as it is meant; in a query `+` is a space.
+
+    Raises:
+        ValueError: it is not UTF-8 (UnicodeDecodeError is one), or an escape is broken.
+    """
+    if _BROKEN_ESCAPE.search(text):
+        raise ValueError
+    return unquote_plus(text, errors="strict") if in_query else unquote(text, errors="strict")
 
 
 def _values(query: bytes, known: frozenset[str]) -> dict[str, list[str]]:
@@ -87,15 +117,20 @@ def _values(query: bytes, known: frozenset[str]) -> dict[str, list[str]]:
     return values
 
 
-def _pairs(query: bytes) -> list[tuple[str, str]]:
-    if not query:
-        return []
-    try:
-        return parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=1000
-        )
-    except ValueError:  # UnicodeDecodeError is one too
-        raise InvalidParameterError("the query is not of the form name=value&name=value in UTF-8") from None
+def _pairs(query: bytes) -> Iterator[tuple[str, str]]:
+    """Names and values. Programs that join pairs leave a `&` at an end or two in the middle: that says nothing."""
+    pairs = [pair for pair in query.split(b"&") if pair]
+    if len(query) > MAX_QUERY or len(pairs) > MAX_PARAMETERS:
+        raise InvalidParameterError(f"the query is too long: at most {MAX_PARAMETERS} parameters, {MAX_QUERY} bytes")
+    for pair in pairs:
+        try:
+            name, separator, value = pair.decode("ascii").partition("=")
+            name, value = _unescaped(name, in_query=True), _unescaped(value, in_query=True)
+        except ValueError:  # UnicodeDecodeError is one too
+            name = separator = value = ""
+        if not name or not separator:
+            raise InvalidParameterError("the query is not of the form name=value&name=value in percent-encoded UTF-8")
+        yield name, value
 
 
 def _names(name: str, values: Mapping[str, list[str]]) -> frozenset[str] | None:
@@ -124,6 +159,9 @@ def _flag(name: str, values: Mapping[str, list[str]]) -> bool | None:
 
 
 def _unknown(name: str, known: frozenset[str]) -> str:
-    shown = name if _NAME.fullmatch(name) else "with a malformed name"
-    taken = f"this path takes {', '.join(sorted(known))}" if known else "this path takes no parameters"
-    return f"parameter {shown}: unknown; {taken}"
+    """What is wrong with a name, without repeating it: what is pasted into a query by mistake may be a secret."""
+    if not known:
+        return "a parameter is unknown: this path takes no parameters"
+    near = get_close_matches(name, sorted(known), 1) if len(name) <= _LONGEST_MISSPELLING else []
+    meant = f", did you mean {near[0]}?" if near else ":"
+    return f"a parameter is unknown{meant} this path takes {', '.join(sorted(known))}"

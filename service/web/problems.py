@@ -92,7 +92,7 @@ class Problem(msgspec.Struct, frozen=True):
     type: Annotated[str, Meta(description="`urn:coinm-gateway:problem:` and the problem's name; stable.")]
     title: Annotated[str, Meta(description="The problem's name in words.")]
     status: Annotated[int, Meta(description="The HTTP status.", ge=400, le=599, extra_json_schema={"format": "int32"})]
-    detail: Annotated[str, Meta(description="What happened this time; a 400 names the parameter.")]
+    detail: Annotated[str, Meta(description="What happened this time; a 400 names the parameter, never its value.")]
     instance: Annotated[str, Meta(description="`urn:request:` and the `X-Request-Id`, which finds it in the log.")]
 
 

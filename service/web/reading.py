@@ -13,12 +13,14 @@ from prometheus_client import Counter
 
 from service.access.clients import Client, Clients
 from service.access.grants import Grant
+from service.account.naming import unknown_parameter
 from service.account.selection import Selection, Shape
 from service.account.snapshot import Snapshot
 from service.cache.ports import Held, Result
 from service.telemetry.metrics import Metrics
 from service.web import caching
 from service.web.callers import authenticate, gateway_of
+from service.web.parameters import FILTERS, require_readable
 from service.web.problems import (
     AnyRequest,
     ForbiddenError,
@@ -51,8 +53,9 @@ async def read_as(
     clients, grant = gateway.clients, granted(gateway.clients, client, account)
     record = record_of(request.scope)
     record.account = account
+    require_readable(request.scope["raw_path"])
     selection = record.selection = select(request.scope["query_string"])
-    demand = caching.demand(caching.fields(request.headers, "Cache-Control"), request.headers.get("pragma"))
+    demand = caching.demand(caching.fields(request.headers, "Cache-Control"), caching.fields(request.headers, "Pragma"))
     tags = caching.fields(request.headers, "If-None-Match")
     keeper = gateway.keepers[account]
     known = keeper.margin_assets
@@ -85,12 +88,12 @@ def cut(held: Held, selection: Selection, grant: Grant, environment: str) -> Cut
     """The answer to a selection, narrowed by the grant.
 
     Raises:
-        UnknownAssetError: there is no such row.
+        UnknownAssetError: there is no such row, or nobody knows a name in a filter.
         UnknownSymbolError: the same.
-        NoSuchPositionSideError: the same.
+        NoSuchPositionSideError: there is no such row.
     """
     snapshot = held.snapshot
-    _require_symbol(snapshot, selection)
+    _require_known(held, selection)
     view = held.views.view(grant.narrow(selection))
     if view is None:
         raise _missing(snapshot, selection)
@@ -123,21 +126,27 @@ def require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str
         raise ForbiddenError(refusal)
 
 
-def _require_symbol(snapshot: Snapshot, selection: Selection) -> None:
-    """404 where a symbol's path names one that the account doesn't have."""
-    if selection.shape not in _OF_ONE_SYMBOL:
+def _require_known(held: Held, selection: Selection) -> None:
+    """404 where a symbol's path names one that the account doesn't have, or a list's filter one that nobody knows."""
+    snapshot = held.snapshot
+    if selection.shape in _OF_ONE_SYMBOL and (selection.symbols or frozenset()) - snapshot.by_symbol.keys():
+        raise UnknownSymbolError("parameter symbol: the account has no such symbol")
+    if selection.shape not in FILTERS:
         return
-    for symbol in selection.symbols or ():
-        if symbol not in snapshot.by_symbol:
-            raise UnknownSymbolError(f"the account has no symbol {symbol}")
+    match unknown_parameter(selection, snapshot, held.margin_assets):
+        case "asset":
+            raise UnknownAssetError("parameter asset: neither the account nor the exchange has such an asset")
+        case "symbol":
+            raise UnknownSymbolError("parameter symbol: neither the account nor the exchange has such a symbol")
+        case None:
+            return
 
 
 def _missing(snapshot: Snapshot, selection: Selection) -> UnknownAssetError | NoSuchPositionSideError:
     if selection.shape is Shape.ASSET:
-        return UnknownAssetError(f"the account has no asset {', '.join(selection.assets or ())}")
-    side, symbol = ", ".join(selection.sides or ()), ", ".join(selection.symbols or ())
+        return UnknownAssetError("parameter asset: the account has no such asset")
     why = ": the account is in one-way mode and has only BOTH" if snapshot.mode == "one-way" else ""
-    return NoSuchPositionSideError(f"symbol {symbol} has no {side} position{why}")
+    return NoSuchPositionSideError(f"parameter positionSide: the symbol has no position of that side{why}")
 
 
 class ReadCounters:

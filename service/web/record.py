@@ -17,7 +17,7 @@ _LOGGED = (
 class Record:
     """One request's facts. A field nobody has set stays `None` and out of the log line."""
 
-    __slots__ = (*_LOGGED, "quota", "reserved", "selection", "served")
+    __slots__ = (*_LOGGED, "malformed", "quota", "reserved", "selection", "served")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
@@ -39,6 +39,8 @@ class Record:
         """What a read asks for, once that is known to be well-formed."""
         self.served: Served | None = None
         """What a read was answered from, if it was."""
+        self.malformed: str | None = None
+        """What is wrong with the request itself, whatever it asks for."""
         self.reserved = False
         """Whether the audit log keeps a place for this read's line."""
 

@@ -47,7 +47,8 @@ def _exchange(status: int) -> tuple[Told, ...]:
 REFUSALS: Mapping[str, Refusal] = {
     "InvalidParameter": Refusal(
         400,
-        "A parameter is malformed or unknown, or a directive malformed; `detail` names it.",
+        "A parameter is malformed or unknown, a directive malformed, or HTTP/1.1 without exactly one `Host`; `detail` "
+        "names what it is, never its value.",
         (InvalidParameterError,),
     ),
     "Unauthenticated": Refusal(
@@ -66,6 +67,17 @@ REFUSALS: Mapping[str, Refusal] = {
     "NotFound": Refusal(404, "No such path: a name with a slash in it, for one.", (NotFoundError,)),
     "UnknownAsset": Refusal(404, "The account doesn't have this asset.", (UnknownAssetError, NotFoundError)),
     "UnknownSymbol": Refusal(404, "The account doesn't have this symbol.", (UnknownSymbolError, NotFoundError)),
+    "UnknownAssetInFilter": Refusal(
+        404,
+        "Neither the account nor the exchange's listing knows an asset of the filter: an empty list would read as flat.",
+        (UnknownAssetError, NotFoundError),
+    ),
+    "UnknownNameInFilter": Refusal(
+        404,
+        "Neither the account nor the exchange's listing knows an asset or a symbol of the filters: an empty list would "
+        "read as flat.",
+        (UnknownAssetError, UnknownSymbolError, NotFoundError),
+    ),
     "NoSuchPosition": Refusal(
         404,
         "The account doesn't have this symbol, or the symbol has no row of this side: in one-way mode there is only "
@@ -119,9 +131,9 @@ _DETAILS = {
     "invalid-parameter": "parameter positionSide: expected BOTH, LONG or SHORT",
     "unauthenticated": "a bearer token is needed",
     "forbidden": "this account is not granted to the client",
-    "unknown-asset": "the account has no asset XYZ",
-    "unknown-symbol": "the account has no symbol XYZUSD_PERP",
-    "no-such-position-side": "symbol BTCUSD_PERP has no LONG position: "
+    "unknown-asset": "parameter asset: the account has no such asset",
+    "unknown-symbol": "parameter symbol: the account has no such symbol",
+    "no-such-position-side": "parameter positionSide: the symbol has no position of that side: "
     "the account is in one-way mode and has only BOTH",
     "not-found": "there is no such path",
     "too-many-requests": "more requests a second than this client may send",

@@ -30,7 +30,8 @@ that was, `Cache-Status` why it was answered so. Negative `ttl`: past `fresh_for
 than you asked for. `fresh_for` is 1 s unless the operators chose otherwise; nothing older than it and the longer stale
 window (60 s) together is ever served. Ask for more with the request's `Cache-Control`.
 
-**Empty or flat?** Rows outside your grant are left out of lists; naming what isn't granted is a 403. An account in
+**Empty or flat?** Rows outside your grant are left out of lists; naming what isn't granted is a 403, and a name that
+neither the account nor the exchange's listing knows a 404. An account in
 one-way mode has only `BOTH` rows, so `positionSide=LONG` is empty there, and `Gateway-Position-Mode` says so.
 `open=true` that answers `[]` means flat, as far as your grant reaches: one that lacks the side `BOTH` sees nothing of
 an account in one-way mode.
@@ -65,10 +66,10 @@ _TOKEN = {
 }
 
 _SHAPES: dict[Shape, tuple[Json, str, str]] = {
-    Shape.ACCOUNT: (ref("Account"), "The account, cut by grant and filters.", "NotFound"),
-    Shape.ASSETS: (array_of("Asset"), "A row a coin, in the exchange's order.", "NotFound"),
+    Shape.ACCOUNT: (ref("Account"), "The account, cut by grant and filters.", "UnknownNameInFilter"),
+    Shape.ASSETS: (array_of("Asset"), "A row a coin, in the exchange's order.", "UnknownAssetInFilter"),
     Shape.ASSET: (ref("Asset"), "The coin's row.", "UnknownAsset"),
-    Shape.POSITIONS: (array_of("Position"), "A row a symbol and side, in the exchange's order.", "NotFound"),
+    Shape.POSITIONS: (array_of("Position"), "A row a symbol and side, in the exchange's order.", "UnknownNameInFilter"),
     Shape.SYMBOL: (
         array_of("Position"),
         "The symbol's rows; those of sides that aren't granted are left out.",

@@ -37,7 +37,7 @@ KEY = {
     "description": "Your team's token, where Binance's clients send their API key; no other credential beside it.",
 }
 
-_DETAIL = "parameter limit: unknown; this path takes recvWindow, signature, timestamp"
+_DETAIL = "a parameter is unknown: this path takes recvWindow, signature, timestamp"
 
 _UNAVAILABLE = (
     "The exchange can't be asked now, or answers with no account; the demanded freshness can't be met; the "

@@ -5,15 +5,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from service.account.selection import Shape
-from service.settings import NAME_PATTERN
+from service.settings import MAX_NAME, NAME_PATTERN
 from service.web import caching
 from service.web import parameters as edge
 from service.web.openapi.schemas import Json, ref
 
 _WORDS = {
     "account": "The account's name, as `GET /v1/accounts` lists it.",
-    "asset": "Coins, such as `BTC`. Keeps asset rows of these coins, and position rows margined in them.",
-    "symbol": "Contracts, such as `BTCUSD_PERP`. Keeps position rows of these symbols; doesn't touch asset rows.",
+    "asset": "Coins, such as `BTC`. Keeps asset rows of these coins, and position rows margined in them. "
+    "A name that neither the account nor the exchange's listing knows is a 404.",
+    "symbol": "Contracts, such as `BTCUSD_PERP`. Keeps position rows of these symbols; doesn't touch asset rows. "
+    "A name that neither the account nor the exchange's listing knows is a 404; past delivery contracts are known.",
     "positionSide": "Keeps position rows of these sides. In one-way mode there are only `BOTH` rows: `LONG` is then "
     "legitimately empty, and the header `Gateway-Position-Mode: one-way` says why.",
     "open": "`true`: position rows whose `positionAmt` isn't zero; `false`: those where it is. A row without the field "
@@ -32,7 +34,8 @@ _SEVERAL = {
     "symbol": [["BTCUSD_PERP"], ["BTCUSD_PERP", "ETHUSD_PERP"]],
     "positionSide": [["LONG"], ["LONG", "SHORT"]],
 }
-_LENGTHS = {"account": 63, "asset": 20, "symbol": 40}
+_NAME = r"^[^\x00-\x1f\x7f-\x9f/,]+$"
+"""Of assets and symbols, as every dialect of patterns has it; no JSON has half of a surrogate pair."""
 
 _CACHE_CONTROL: dict[str, tuple[str, str]] = {
     "as usual": ("", "Nothing said: the gateway's own windows."),
@@ -67,7 +70,8 @@ def shared_parameters() -> Json:
         "CacheControl": _header(
             "Cache-Control",
             "How fresh the answer must be (RFC 9111): `max-age=N`, `no-cache`, `min-fresh=N` (at least N seconds of "
-            "`fresh_for` are left), `max-stale[=N]`, `only-if-cached`. Unknown ones are ignored, malformed ones a 400.",
+            "`fresh_for` are left), `max-stale[=N]`, `only-if-cached`. Unknown ones are ignored; malformed "
+            "ones are a 400, and so is a field over 1 KiB.",
             {name: _directive(*each) for name, each in _CACHE_CONTROL.items()},
         ),
         "IfNoneMatch": _header(
@@ -110,8 +114,9 @@ def _filter(name: str, words: str, schema: Json, examples: list[Any]) -> Json:
 def _value(name: str) -> Json:
     if name == "positionSide":
         return ref("PositionSide")
-    pattern = NAME_PATTERN if name == "account" else edge.LISTS[name][0].pattern
-    return {"type": "string", "pattern": f"^{pattern}$", "minLength": 1, "maxLength": _LENGTHS[name]}
+    if name == "account":
+        return {"type": "string", "pattern": f"^{NAME_PATTERN}$", "minLength": 1, "maxLength": 63}
+    return {"type": "string", "pattern": _NAME, "minLength": 1, "maxLength": MAX_NAME}
 
 
 def _directive(value: str, summary: str) -> Json:
@@ -128,6 +133,6 @@ def _header(name: str, words: str, examples: Json) -> Json:
         "name": name,
         "in": "header",
         "description": words,
-        "schema": {"type": "string", "format": name.lower(), "maxLength": caching.MAX_FIELD},
+        "schema": {"type": "string", "format": name.lower(), "maxLength": caching.LIMITS[name]},
         "examples": examples,
     }

@@ -137,7 +137,7 @@ def test_every_read_takes_the_headers_of_freshness(operation: str) -> None:
     assert list(given) == ["Cache-Control", "If-None-Match"]
     assert {each["schema"]["maxLength"] for each in given.values()} == {caching.MAX_FIELD}
     for each in given["Cache-Control"]["examples"].values():
-        caching.demand([each["value"]], None)  # none is refused
+        caching.demand([each["value"]], [])  # none is refused
 
 
 def test_every_problem_is_told_by_some_operation_but_the_one_that_no_operation_has() -> None:
