@@ -12,6 +12,7 @@ import httpx
 import msgspec
 
 from service.access import tokens
+from simulator import market
 from simulator.exchange import MAIN
 from tests.app import oracle
 from tests.app.harness import problem
@@ -20,6 +21,7 @@ from tests.app.oracle import Book, Expected, Grants, Missing, Question, Reason, 
 # What there is to see. Every row names itself, so that it is known wherever it turns up.
 
 OTHER, NOWHERE = "other", "nowhere"
+CONTRACTS = frozenset(contract.symbol for contract in market.CONTRACTS)
 LISTED = {"XRPUSD_PERP": "BTC", "BTCUSD_261225": "SOL"}
 """exchangeInfo has the last word on the margin asset."""
 SYMBOLS = ["BTCUSD_PERP", "ETHUSD_PERP", "SOLUSD_PERP", *LISTED, "WEIRD"]
@@ -32,7 +34,10 @@ def _book(account: str, sides: list[str]) -> Book:
         {"symbol": symbol, "positionSide": side, "note": f"row({account} {symbol} {side})"}
         for symbol, side in itertools.product(SYMBOLS, sides)
     ]
-    return Book(tuple(assets), tuple(positions), LISTED)
+    before = {"totalWalletBalanceUsd": f"row({account} total)", "updateTime": 0, "assetsOf": {"assets": [1], "x": {}}}
+    between = {"canTrade": True, "loans": [{"note": f"row({account} loans)", "positions": []}]}
+    after = {"feeTier": 2, "positions ": [], "canDeposit": False}
+    return Book(tuple(assets), tuple(positions), LISTED, CONTRACTS, before, between, after)
 
 
 BOOKS = {MAIN: _book(MAIN, SIDES), OTHER: _book(OTHER, SIDES[:1])}
@@ -160,8 +165,11 @@ VALUES = {
 }
 """Granted to whoever sees anything, granted to whoever sees all, and not there."""
 FURTHER = {
-    "asset": ["ETH", "btc", ""],
-    "symbol": ["ETHUSD_PERP", *LISTED, "WEIRD", "NONESUSD_PERP", "NONESUCH", "b"],
+    "asset": ["ETH", "ADA", "btc", "币安人生", "a b", "B\x00", "A" * 65, ""],
+    "symbol": [
+        *("ETHUSD_PERP", *LISTED, "WEIRD", "NONESUSD_PERP", "NONESUCH", "b", "ADAUSD_PERP", "BTCUSD_201225"),
+        *("BTCUSD_991225", "NONESUSD_201225", "BTC\x7f", "\u5e01USD_PERP"),
+    ],
     "positionSide": ["long"],
 }
 
@@ -245,7 +253,7 @@ class Cell(msgspec.Struct, frozen=True):
     @property
     def needs_reading(self) -> bool:
         """Whether it takes a snapshot, or exchangeInfo, to tell."""
-        told_by_form = (self.question.named("symbol") or set()).isdisjoint({"WEIRD", "NONESUCH", *LISTED})
+        told_by_form = (self.question.named("symbol") or set()).isdisjoint({"WEIRD", "NONESUCH", "b", *LISTED})
         return self.due.reason in (None, *get_args(Missing)) or not told_by_form
 
 

@@ -6,7 +6,7 @@ Nothing of the service is called here: where the two disagree, one of them misre
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -30,16 +30,42 @@ Grants = Mapping[str, View]
 """By account; `*` is for those without one of their own."""
 
 
+DOCUMENTED = {"assets", "positions", "canDeposit", "canTrade", "canWithdraw", "feeTier", "updateTime"}
+"""What somebody sees of an account beside its rows who doesn't see all of them."""
+TODAY = "260921"
+"""By the stage's clock."""
+
+
 class Book(msgspec.Struct, frozen=True):
-    """An account as the exchange has it; `listed` is exchangeInfo's margin assets where they differ from the form."""
+    """An account as the exchange has it.
+
+    `listed` is exchangeInfo's margin assets where they differ from the form, `contracts` all that it lists. `before`,
+    `between` and `after` are members that stand around the arrays.
+    """
 
     assets: tuple[Row, ...]
     positions: tuple[Row, ...]
     listed: Mapping[str, str]
+    contracts: frozenset[str]
+    before: Mapping[str, Json]
+    between: Mapping[str, Json]
+    after: Mapping[str, Json]
 
     @property
     def document(self) -> Json:
-        return {"canTrade": True, "assets": list(self.assets), "positions": list(self.positions)}
+        arrays = {"assets": list(self.assets), **self.between, "positions": list(self.positions)}
+        return {**self.before, **arrays, **self.after}
+
+    def knows_asset(self, name: str) -> bool:
+        """Whether the account or the exchange has it."""
+        margins = {self.margin(symbol) for symbol in (*self.contracts, *(row["symbol"] for row in self.positions))}
+        return name in margins or any(row["asset"] == name for row in self.assets)
+
+    def knows_symbol(self, name: str) -> bool:
+        """The same of a contract; one that was delivered is known by its pair and its day."""
+        pair, _, day = name.rpartition("_")
+        delivered = day.isdecimal() and day < TODAY and any(pair == each.split("_")[0] for each in self.contracts)
+        return delivered or name in self.contracts or any(row["symbol"] == name for row in self.positions)
 
     def margin(self, symbol: str) -> str | None:
         coin, separator, _ = symbol.partition("USD_")
@@ -55,7 +81,8 @@ class Question(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         query = urlencode(self.query, safe=",")
-        return self.route.format(**self.path) + (f"?{query}" if query else "")
+        path = {name: quote(value, safe="") for name, value in self.path.items()}
+        return self.route.format(**path) + (f"?{query}" if query else "")
 
     def named(self, name: str) -> set[str] | None:
         """The values of a name in path and query; `None` where it isn't there."""
@@ -86,8 +113,8 @@ SHAPES = {
     POSITION: "position",
 }
 FORMS = {
-    "asset": "[A-Z0-9]{1,20}",
-    "symbol": "[A-Z0-9_]{1,40}",
+    "asset": "[^\x00-\x1f\x7f-\x9f/,]{1,64}",
+    "symbol": "[^\x00-\x1f\x7f-\x9f/,]{1,64}",
     "positionSide": "BOTH|LONG|SHORT",
     "open": "true|false",
     "nonzero": "true|false",
@@ -126,9 +153,12 @@ def _of_account(question: Question, view: View, book: Book) -> Expected:
     assets = [row for row in book.assets if _keeps_asset(row, question, view)]
     positions = [row for row in book.positions if _keeps_position(row, question, view, book)]
     shape = SHAPES[question.route]
+    unknown = _unknown(question, book) if shape in ("account", "assets", "positions") else None
+    if unknown is not None:
+        return Expected(unknown)
     match shape:
         case "account":
-            return Expected(None, book.document | {"assets": assets, "positions": positions})
+            return Expected(None, _account(view, book.document | {"assets": assets, "positions": positions}))
         case "assets":
             return Expected(None, assets)
         case "asset":
@@ -140,6 +170,19 @@ def _of_account(question: Question, view: View, book: Book) -> Expected:
     if shape == "symbol":
         return Expected(None, positions)
     return Expected(None, positions[0]) if positions else Expected("no-such-position-side")
+
+
+def _account(view: View, document: Json) -> Json:
+    """All of it, or for whom rows may be hidden what is documented."""
+    narrow = view.assets is not None or view.sides is not None
+    return {name: member for name, member in document.items() if name in DOCUMENTED or not narrow}
+
+
+def _unknown(question: Question, book: Book) -> Missing | None:
+    """What is missing where a filter has a name that nobody knows."""
+    if not all(book.knows_asset(name) for name in question.named("asset") or ()):
+        return "unknown-asset"
+    return None if all(book.knows_symbol(name) for name in question.named("symbol") or ()) else "unknown-symbol"
 
 
 def _view(account: str, grants: Grants) -> View | None:

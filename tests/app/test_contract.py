@@ -8,6 +8,8 @@ import pytest
 from tests.app.contract import deviations
 from tests.app.harness import ASSETS, BTC, POSITIONS, Replica
 
+REFUSED = (f"{ASSETS}?nonzero=x", f"{ASSETS}?asset=btc")
+
 
 def changed(
     answer: httpx.Response, *, status: int | None = None, body: str | None = None, **headers: str | None
@@ -24,7 +26,16 @@ def changed(
 
 
 async def test_good_answers_have_no_deviation(gateway: Replica) -> None:
-    for path in (BTC, POSITIONS, "/v1/accounts", "/v1/status", "/healthz", f"{ASSETS}?asset=btc", "/v1/nothing"):
+    for path in (
+        BTC,
+        POSITIONS,
+        "/v1/accounts",
+        "/v1/status",
+        "/healthz",
+        f"{ASSETS}?nonzero=x",
+        f"{ASSETS}?asset=btc",
+        "/v1/nothing",
+    ):
         assert deviations(await gateway.get(path)) == [], path
 
 
@@ -50,7 +61,7 @@ async def test_a_deviation_of_a_row_is_found(gateway: Replica, parts: dict[str, 
 
 
 async def test_a_problem_that_the_operation_does_not_document_is_found(gateway: Replica) -> None:
-    refused = await gateway.get(f"{ASSETS}?asset=btc")
+    refused = await gateway.get(f"{ASSETS}?nonzero=x")
     other = changed(refused, body=refused.text.replace("invalid-parameter", "exchange-banned"))
     assert deviations(other) == [f"GET {ASSETS} 400: problem exchange-banned isn't documented"]
 

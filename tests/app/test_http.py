@@ -67,7 +67,7 @@ async def test_nothing_can_be_written(stage: Stage, gateway: Replica, method: st
     assert stage.exchange.calls.count() == 0
 
 
-@pytest.mark.parametrize("given", ["a", "Az09._-", "x" * 64])
+@pytest.mark.parametrize("given", ["a", "Az09._-", "x" * 63, "-" + "x" * 63, "0af7651916cd43dd8448eb211c80319c"])
 async def test_a_callers_request_id_is_kept(gateway: Replica, given: str) -> None:
     for path in [*EVERY_PATH, *BROKEN]:
         answer = await gateway.get(path, x_request_id=given)

@@ -1,92 +1,84 @@
 """A misspelt filter never answers unfiltered data: everything unknown or malformed is a 400 that names it."""
 
+from urllib.parse import quote
+
 import pytest
 
+from simulator.faults import Fault
 from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, problem
 
 MANY = ",".join(f"A{number}" for number in range(101))
 
 MALFORMED = [
-    # (path, query, what the answer names)
-    (ACCOUNT, "assets=BTC", "assets"),
-    (ACCOUNT, "Asset=BTC", "Asset"),
-    (ACCOUNT, "limit=5", "limit"),
-    (ACCOUNT, "asset=BTC&limit=5", "limit"),
-    (ACCOUNT, "timestamp=1", "timestamp"),
-    (ASSETS, "symbol=BTCUSD_PERP", "symbol"),
-    (ASSETS, "open=true", "open"),
-    (ASSETS, "positionSide=BOTH", "positionSide"),
-    (POSITIONS, "nonzero=true", "nonzero"),
-    (POSITIONS, "positionside=LONG", "positionside"),
+    # (path, query, what the answer says)
+    (ACCOUNT, "assets=BTC", "did you mean asset?"),
+    (ACCOUNT, "Asset=BTC", "did you mean asset?"),
+    (ACCOUNT, "limit=5", "unknown: this path takes asset, nonzero, open, positionSide, symbol"),
+    (ACCOUNT, "asset=BTC&limit=5", "unknown"),
+    (ACCOUNT, "timestamp=1", "unknown"),
+    (ASSETS, "symbol=BTCUSD_PERP", "unknown"),
+    (ASSETS, "open=true", "unknown"),
+    (ASSETS, "positionSide=BOTH", "unknown"),
+    (POSITIONS, "nonzero=true", "unknown"),
+    (POSITIONS, "positionside=LONG", "did you mean positionSide?"),
     # empty
-    (ACCOUNT, "asset=", "asset"),
-    (ACCOUNT, "asset=BTC,", "asset"),
-    (ACCOUNT, "asset=,BTC", "asset"),
-    (ACCOUNT, "asset=BTC&asset=", "asset"),
-    (ACCOUNT, "symbol=", "symbol"),
-    (ACCOUNT, "positionSide=", "positionSide"),
-    (ACCOUNT, "open=", "open"),
-    (ACCOUNT, "nonzero=", "nonzero"),
+    (ACCOUNT, "asset=", "parameter asset"),
+    (ACCOUNT, "asset=BTC,", "parameter asset"),
+    (ACCOUNT, "asset=,BTC", "parameter asset"),
+    (ACCOUNT, "asset=BTC&asset=", "parameter asset"),
+    (ACCOUNT, "symbol=", "parameter symbol"),
+    (ACCOUNT, "positionSide=", "parameter positionSide"),
+    (ACCOUNT, "open=", "parameter open"),
+    (ACCOUNT, "nonzero=", "parameter nonzero"),
+    # what can be no name
+    (ACCOUNT, "asset=BTC%00", "parameter asset"),
+    (ACCOUNT, "asset=BTC%0A", "parameter asset"),
+    (ACCOUNT, "asset=B%2FC", "parameter asset"),
+    (ACCOUNT, f"asset={'A' * 65}", "parameter asset"),
+    (ACCOUNT, "symbol=BTCUSD%7F", "parameter symbol"),
+    (ACCOUNT, f"symbol={'A' * 65}", "parameter symbol"),
     # misspelt
-    (ACCOUNT, "asset=btc", "asset"),
-    (ACCOUNT, "asset=BTC;ETH", "asset"),
-    (ACCOUNT, "asset=BTC%20", "asset"),
-    (ACCOUNT, "asset=BTC+ETH", "asset"),
-    (ACCOUNT, "asset=B%C3%89", "asset"),
-    (ACCOUNT, "asset=BTC%00", "asset"),
-    (ACCOUNT, "asset=BTC%0A", "asset"),
-    (ACCOUNT, "asset=%zz", "asset"),
-    (ACCOUNT, f"asset={'A' * 21}", "asset"),
-    (ACCOUNT, "symbol=btcusd_perp", "symbol"),
-    (ACCOUNT, "symbol=BTCUSD-PERP", "symbol"),
-    (ACCOUNT, f"symbol={'A' * 41}", "symbol"),
-    (ACCOUNT, "positionSide=long", "positionSide"),
-    (ACCOUNT, "positionSide=UP", "positionSide"),
-    (ACCOUNT, "positionSide=LONG,LONGER", "positionSide"),
-    (ACCOUNT, "open=yes", "open"),
-    (ACCOUNT, "open=True", "open"),
-    (ACCOUNT, "open=1", "open"),
-    (ACCOUNT, "nonzero=TRUE", "nonzero"),
+    (ACCOUNT, "positionSide=long", "parameter positionSide"),
+    (ACCOUNT, "positionSide=UP", "parameter positionSide"),
+    (ACCOUNT, "positionSide=LONG,LONGER", "parameter positionSide"),
+    (ACCOUNT, "open=yes", "parameter open"),
+    (ACCOUNT, "open=True", "parameter open"),
+    (ACCOUNT, "open=1", "parameter open"),
+    (ACCOUNT, "nonzero=TRUE", "parameter nonzero"),
     # repeated
-    (ACCOUNT, "open=true&open=true", "open"),
-    (ACCOUNT, "open=true&open=false", "open"),
-    (ASSETS, "nonzero=true&nonzero=false", "nonzero"),
-    (ACCOUNT, "open=true,false", "open"),
+    (ACCOUNT, "open=true&open=true", "parameter open"),
+    (ACCOUNT, "open=true&open=false", "parameter open"),
+    (ASSETS, "nonzero=true&nonzero=false", "parameter nonzero"),
+    (ACCOUNT, "open=true,false", "parameter open"),
     # too many
-    (ACCOUNT, f"asset={MANY}", "asset"),
-    (ACCOUNT, "&".join(f"asset={name}" for name in MANY.split(",")), "asset"),
-    (POSITIONS, f"symbol={MANY}", "symbol"),
+    (ACCOUNT, f"asset={MANY}", "parameter asset"),
+    (ACCOUNT, "&".join(f"asset={name}" for name in MANY.split(",")), "parameter asset"),
+    (POSITIONS, f"symbol={MANY}", "parameter symbol"),
     # not of the form
-    (ACCOUNT, "asset", "query"),
-    (ACCOUNT, "asset=BTC&", "query"),
-    (ACCOUNT, "&asset=BTC", "query"),
-    (ACCOUNT, "asset=BTC&&open=true", "query"),
-    (ACCOUNT, "asset=%ff", "query"),
-    (ACCOUNT, "%ff=BTC", "query"),
-    (ACCOUNT, "=BTC", "malformed name"),
-    (ACCOUNT, "asset%00=BTC", "malformed name"),
-    (ACCOUNT, "&".join(["asset=BTC"] * 1001), "query"),
+    (ACCOUNT, "asset", "the query"),
+    (ACCOUNT, "asset=%ff", "the query"),
+    (ACCOUNT, "asset=%zz", "the query"),
+    (ACCOUNT, "%ff=BTC", "the query"),
+    (ACCOUNT, "=BTC", "the query"),
+    (ACCOUNT, "&".join(["asset=BTC"] * 1001), "the query"),
     # paths that take no parameters
-    *((path, "asset=BTC", "asset") for path in ITEMS),
-    (BTC, "x", "query"),
-    ("/v1/accounts", "account=main", "account"),
-    ("/v1/status", "account=main", "account"),
+    *((path, "asset=BTC", "unknown: this path takes no parameters") for path in ITEMS),
+    (BTC, "x", "the query"),
+    ("/v1/accounts", "account=main", "unknown"),
+    ("/v1/status", "account=main", "unknown"),
 ]
 
 MALFORMED_PATHS = [
-    (f"{ASSETS}/btc", "asset"),
-    (f"{ASSETS}/BTC%00", "asset"),
-    (f"{ASSETS}/%ff", "asset"),
-    (f"{ASSETS}/BTC,ETH", "asset"),
-    (f"{ASSETS}/BTC%20", "asset"),
-    (f"{ASSETS}/BTC%0A", "asset"),
-    (f"{ASSETS}/{'A' * 21}", "asset"),
-    (f"{POSITIONS}/btcusd_perp", "symbol"),
-    (f"{POSITIONS}/BTCUSD-PERP", "symbol"),
-    (f"{POSITIONS}/%C3%89/BOTH", "symbol"),
-    (f"{POSITIONS}/BTCUSD_PERP/long", "positionSide"),
-    (f"{POSITIONS}/BTCUSD_PERP/UP", "positionSide"),
-    (f"{POSITIONS}/BTCUSD_PERP/%00", "positionSide"),
+    (f"{ASSETS}/BTC%00", "parameter asset"),
+    (f"{ASSETS}/%ff", "the path"),
+    (f"{ASSETS}/%zz", "the path"),
+    (f"{ASSETS}/BTC,ETH", "parameter asset"),
+    (f"{ASSETS}/BTC%0A", "parameter asset"),
+    (f"{ASSETS}/{'A' * 65}", "parameter asset"),
+    (f"{POSITIONS}/BTCUSD%C2%85", "parameter symbol"),
+    (f"{POSITIONS}/BTCUSD_PERP/long", "parameter positionSide"),
+    (f"{POSITIONS}/BTCUSD_PERP/UP", "parameter positionSide"),
+    (f"{POSITIONS}/BTCUSD_PERP/%00", "parameter positionSide"),
 ]
 
 
@@ -94,29 +86,106 @@ MALFORMED_PATHS = [
 async def test_a_query_that_is_not_understood_is_refused(stage: Stage, state: str) -> None:
     gateway = await (stage.warm() if state == "warm" else stage.start())
     after = stage.exchange.calls.count()
-    for path, query, named in MALFORMED:
+    for path, query, said in MALFORMED:
         answer = await gateway.get(f"{path}?{query}")
         assert (answer.status_code, problem(answer)) == (400, "invalid-parameter"), (path, query)
-        assert named in answer.json()["detail"], query
+        assert said in answer.json()["detail"], query
     assert stage.exchange.calls.count() == after
 
 
 async def test_a_malformed_name_in_a_path_is_refused(gateway: Replica) -> None:
-    for path, named in MALFORMED_PATHS:
+    for path, said in MALFORMED_PATHS:
         answer = await gateway.get(path)
         assert (answer.status_code, problem(answer)) == (400, "invalid-parameter"), path
-        assert f"parameter {named}" in answer.json()["detail"], path
+        assert said in answer.json()["detail"], path
 
 
-async def test_what_is_refused_is_not_repeated(gateway: Replica) -> None:
-    answer = await gateway.get(f"{ACCOUNT}?asset=PLANTED-9&open=PLANTED")
-    assert "PLANTED" not in answer.text
-    assert "PLANTED" not in (await gateway.get(f"{ACCOUNT}?PLANTED%3Cb%3E=1")).text
+PLANTED = [
+    *("asset=PLANTED", "asset=PLANTED%00", "symbol=PLANTED", "positionSide=PLANTED", "open=PLANTED", "PLANTED=1"),
+    *("PLANTED", "asset=BTC;PLANTED", "assets=PLANTED", "symbol=PLANTEDUSD_PERP"),
+]
+
+
+@pytest.mark.parametrize("client", ["risk", "treasury", "longs", "nobody"])
+async def test_what_is_refused_is_not_repeated(gateway: Replica, client: str) -> None:
+    """Whatever the refusal: a 400, a 403 or a 404."""
+    queries = [f"{path}?{query}" for path in (*LISTS, *ITEMS) for query in PLANTED]
+    paths = [
+        f"{ASSETS}/PLANTED",
+        f"{POSITIONS}/PLANTED",
+        f"{POSITIONS}/PLANTED/BOTH",
+        f"{POSITIONS}/BTCUSD_PERP/PLANTED",
+    ]
+    for path in (*queries, *paths, "/v1/accounts/PLANTED", "/PLANTED", "/binance/PLANTED/dapi/v1/ping?PLANTED=1"):
+        answer = await gateway.get(path, client)
+        assert answer.status_code >= 400, path
+        assert "PLANTED" not in f"{answer.text}{answer.headers}", path
+
+
+UNKNOWN = [
+    *((f"{path}?asset={names}", "asset") for path in LISTS for names in ("btc", "XBT", "BTC,XBT", "BTC%20", "BTC;ETH")),
+    *((f"{path}?symbol={names}", "symbol") for path in (ACCOUNT, POSITIONS) for names in ("BTCUSDPERP", "btcusd_perp")),
+    (f"{POSITIONS}?symbol=BTCUSD_PERP,BTCUSD_PREP&open=true", "symbol"),
+    (f"{POSITIONS}?symbol=BTCUSD_991231", "symbol"),  # its day has not come
+    (f"{POSITIONS}?symbol=XBTUSD_201225", "symbol"),
+    (f"{ACCOUNT}?symbol=BTCUSDPERP&asset=btc", "asset"),
+]
+
+
+@pytest.mark.parametrize("state", ["cold", "warm"])
+async def test_a_name_that_nobody_knows_is_a_404_and_does_not_read_as_flat(stage: Stage, state: str) -> None:
+    gateway = await (stage.warm() if state == "warm" else stage.start())
+    for path, parameter in UNKNOWN:
+        for _ in range(2):
+            answer = await gateway.get(path)
+            assert (answer.status_code, problem(answer)) == (404, f"unknown-{parameter}"), path
+            assert answer.json()["detail"].startswith(f"parameter {parameter}: ")
+
+
+async def test_a_name_that_the_listing_alone_knows_filters_to_nothing(stage: Stage, gateway: Replica) -> None:
+    stage.answer_with(assets=[{"asset": "OWN"}], positions=[{"symbol": "OWNUSD_PERP", "positionSide": "BOTH"}])
+    for query in ("symbol=ETHUSD_PERP", "asset=ETH", "symbol=BTCUSD_201225", "symbol=ETHUSD_PERP,BTCUSD_210326"):
+        answer = await gateway.get(f"{POSITIONS}?{query}")
+        assert (answer.status_code, answer.json()) == (200, []), query
+    assert len((await gateway.get(f"{POSITIONS}?symbol=ETHUSD_PERP,OWNUSD_PERP")).json()) == 1
+
+
+async def test_without_a_listing_the_account_alone_decides(stage: Stage, gateway: Replica) -> None:
+    stage.exchange.faults.add(Fault("500", path="/dapi/v1/exchangeInfo"))
+    stage.answer_with(assets=[{"asset": "OWN"}], positions=[{"symbol": "OWNUSD_PERP", "positionSide": "BOTH"}])
+    assert len((await gateway.get(f"{POSITIONS}?asset=OWN&symbol=OWNUSD_PERP")).json()) == 1
+    for query in ("symbol=ETHUSD_PERP", "symbol=BTCUSD_201225", "asset=ETH"):
+        assert (await gateway.get(f"{POSITIONS}?{query}")).status_code == 404, query
+
+
+STRANGE = ["币安人生", "lower", "BTC.e", "BNSOL-W", "a b", "%41", "a&b=c", "É💰", "+", "?", "#", "..", "x" * 64]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+async def test_every_name_that_the_exchange_uses_can_be_asked_for(stage: Stage, gateway: Replica, name: str) -> None:
+    symbol = f"{name[:50]}USD_PERP"
+    stage.answer_with(assets=[{"asset": name}], positions=[{"symbol": symbol, "positionSide": "BOTH"}])
+    sent = quote(name, safe="") if name != ".." else "%2e%2e"
+    assert (await gateway.get(f"{ASSETS}?asset={sent}")).json() == [{"asset": name}]
+    assert (await gateway.get(f"{ASSETS}/{sent}")).json() == {"asset": name}
+    found = await gateway.get(f"{POSITIONS}/{quote(symbol, safe='')}/BOTH")
+    assert found.json() == {"symbol": symbol, "positionSide": "BOTH"}
+
+
+async def test_a_slash_in_a_name_is_another_path(gateway: Replica) -> None:
+    assert problem(await gateway.get(f"{ASSETS}/A%2FB")) == "not-found"
+
+
+@pytest.mark.parametrize("query", ["asset=BTC&", "&asset=BTC", "&&asset=BTC&&"])
+async def test_an_ampersand_too_many_says_nothing(gateway: Replica, query: str) -> None:
+    assert (await gateway.get(f"{ASSETS}?{query}")).content == (await gateway.get(f"{ASSETS}?asset=BTC")).content
 
 
 async def test_a_hundred_values_are_taken(gateway: Replica) -> None:
-    hundred = MANY.rpartition(",")[0]
-    assert (await gateway.get(f"{ASSETS}?asset=BTC,{hundred.rpartition(',')[0]}")).json()[0]["asset"] == "BTC"
+    hundred = ",".join(["BTC", *(f"ETHUSD_21{day:02}{month:02}" for day in range(1, 12) for month in range(1, 10))])
+    symbols = hundred.replace("BTC,", "BTCUSD_PERP,")
+    assert symbols.count(",") == 99
+    assert [row["symbol"] for row in (await gateway.get(f"{POSITIONS}?symbol={symbols}")).json()] == ["BTCUSD_PERP"]
 
 
 @pytest.mark.parametrize("path", LISTS)

@@ -69,13 +69,13 @@ REFUSALS: Mapping[str, Refusal] = {
     "UnknownSymbol": Refusal(404, "The account doesn't have this symbol.", (UnknownSymbolError, NotFoundError)),
     "UnknownAssetInFilter": Refusal(
         404,
-        "Neither the account nor the exchange's listing knows an asset of the filter: an empty list would read as flat.",
+        "Neither the account nor the exchange's listing knows an asset of the filter: an empty list would mislead.",
         (UnknownAssetError, NotFoundError),
     ),
     "UnknownNameInFilter": Refusal(
         404,
         "Neither the account nor the exchange's listing knows an asset or a symbol of the filters: an empty list would "
-        "read as flat.",
+        "mislead.",
         (UnknownAssetError, UnknownSymbolError, NotFoundError),
     ),
     "NoSuchPosition": Refusal(

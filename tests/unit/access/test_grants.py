@@ -29,23 +29,23 @@ def of(**named: str) -> Selection:
         (BTC, of(), None),
         (BTC, of(assets=""), None),
         (BTC, of(assets="BTC"), None),
-        (BTC, of(assets="ETH"), "asset ETH"),
-        (BTC, of(assets="BTC ETH"), "asset ETH"),
+        (BTC, of(assets="ETH"), "asset"),
+        (BTC, of(assets="BTC ETH"), "asset"),
         (BTC, of(symbols="BTCUSD_PERP"), None),
         (BTC, of(symbols="ODD"), None),  # BTC by exchangeInfo
-        (BTC, of(symbols="ETHUSD_PERP"), "symbol ETHUSD_PERP"),
-        (BTC, of(symbols="MYSTERY"), "symbol MYSTERY"),  # its margin asset is unknown
+        (BTC, of(symbols="ETHUSD_PERP"), "symbol"),
+        (BTC, of(symbols="MYSTERY"), "symbol"),  # its margin asset is unknown
         (BTC, of(sides="SHORT"), None),
         (BTC_LONGS, of(assets="BTC", symbols="BTCUSD_PERP", sides="LONG"), None),
-        (BTC_LONGS, of(sides="LONG SHORT"), "position side SHORT"),
-        (BTC_LONGS, of(sides="BOTH"), "position side BOTH"),
+        (BTC_LONGS, of(sides="LONG SHORT"), "positionSide"),
+        (BTC_LONGS, of(sides="BOTH"), "positionSide"),
     ],
 )
-def test_naming_what_is_not_granted_is_refused_with_its_reason(
+def test_naming_what_is_not_granted_is_refused_by_its_parameter_alone(
     grant: Grant, selection: Selection, refused: str | None
 ) -> None:
     reason = grant.refusal(selection, LISTING)
-    assert reason == (refused and f"{refused} is not granted on account main")
+    assert reason == (refused and f"parameter {refused}: not granted on this account")
 
 
 def test_while_the_listing_is_unknown_a_symbol_of_unknown_form_is_left_for_later() -> None:

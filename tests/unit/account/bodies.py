@@ -8,6 +8,11 @@ from hypothesis import strategies as st
 
 T = TypeVar("T")
 
+DOCUMENTED = {"assets", "positions", "canDeposit", "canTrade", "canWithdraw", "feeTier", "updateTime"}
+"""Members of the account object ("COIN-M docs, Account Information")."""
+_TOMORROWS = ("totalWalletBalanceUsd", "loans", "Assets", "canTrade ", "", "é")
+"""What else it may come to have."""
+
 ZEROS = ("0", "0.0", "0.00000000", "-0.00", "+0", "0E-8", ".0", "0.")
 AMOUNTS = ("0.00000001", "-1", "12.50000000", "1E-8", "00.10", "-0.5e3")
 
@@ -40,17 +45,24 @@ class Array(NamedTuple):
 
 
 class Body(NamedTuple):
-    """`frame` is what stands before, between and after the two arrays."""
+    """`frame` is what stands before, between and after the two arrays; `members` are all, the arrays without theirs."""
 
     frame: tuple[bytes, bytes, bytes]
     assets: Array
     positions: Array
     positions_first: bool
+    members: tuple[tuple[str, bytes], ...]
 
     def around(self, assets: bytes, positions: bytes) -> bytes:
         before, between, after = self.frame
         first, second = (positions, assets) if self.positions_first else (assets, positions)
         return before + first + between + second + after
+
+    def documented(self, assets: bytes, positions: bytes) -> bytes:
+        """The members that the exchange documents alone, as they were sent, with these arrays."""
+        arrays = {"assets": assets, "positions": positions}
+        kept = [text.lstrip() + arrays.get(name, b"") for name, text in self.members if name in DOCUMENTED]
+        return b"{" + b",".join(kept) + b"}"
 
     @property
     def whole(self) -> bytes:
@@ -68,13 +80,16 @@ class _Writer:
         sides, symbols = self._one(_SIDES), [f"{coin}USD_PERP" for coin in self._some(_COINS)]
         positions = self._array(self._shuffled([self._position(symbol, side) for symbol in symbols for side in sides]))
         names = self._shuffled(["assets", "positions"])
-        before, between, after = (
-            [self._member(f"{where}{i}", extra) for i, extra in self._extras()] for where in "bma"
-        )
-        opening = self._space() + b"{" + b"".join(each + b"," for each in before) + self._member(names[0])
-        middle = b"," + b"".join(each + b"," for each in between) + self._member(names[1])
-        closing = b"".join(b"," + each for each in after) + self._space() + b"}" + self._space()
-        return Body((opening, middle, closing), assets, positions, names[0] == "positions")
+        new = self._shuffled([*sorted(DOCUMENTED - {"assets", "positions"}), *_TOMORROWS])
+        before, between, after = ([(new.pop(), extra) for _, extra in self._extras()] for _ in range(3))
+        (first, second), texts = names, {name: self._member(name, extra) for name, extra in before + between + after}
+        texts |= {name: self._member(name) for name in names}
+        opening = self._space() + b"{" + b"".join(texts[each] + b"," for each, _ in before) + texts[first]
+        middle = b"," + b"".join(texts[each] + b"," for each, _ in between) + texts[second]
+        closing = b"".join(b"," + texts[each] for each, _ in after) + self._space() + b"}" + self._space()
+        order = [*(name for name, _ in before), first, *(name for name, _ in between), second, *(n for n, _ in after)]
+        members = tuple((name, texts[name]) for name in order)
+        return Body((opening, middle, closing), assets, positions, first == "positions", members)
 
     def _array(self, rows: list[Row]) -> Array:
         inner = b",".join(self._space() + row.raw + self._space() for row in rows)

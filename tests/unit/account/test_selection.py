@@ -2,6 +2,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.account.selection import MAX_VIEWS, Selection, Shape, Views, cut
-from service.account.snapshot import MAX_BODY, Snapshot, parse
+from service.account.snapshot import DOCUMENTED, MAX_BODY, Snapshot, parse
 from tests.unit.account.bodies import Body, Row, bodies
 
 HEDGE = (
@@ -78,13 +79,46 @@ def test_the_whole_account_is_the_body_byte_for_byte(body: Body) -> None:
 
 
 @given(bodies(), st.sets(st.sampled_from(["LONG", "SHORT"])), st.booleans())
-def test_a_cut_account_differs_from_the_body_inside_its_arrays_only(body: Body, sides: set[str], nonzero: bool) -> None:  # noqa: FBT001
-    selection = Selection(Shape.ACCOUNT, visible_sides=frozenset(sides), nonzero=nonzero)
+def test_a_filtered_account_differs_from_the_body_inside_its_arrays_only(
+    body: Body,
+    sides: set[str],
+    nonzero: bool,  # noqa: FBT001
+) -> None:
+    selection = Selection(Shape.ACCOUNT, sides=frozenset(sides), nonzero=nonzero)
     found = cut(parse(body.whole, 0, {}), selection) or b""
     assets = array(row for row in body.assets.rows if row.zero is not nonzero)
     positions = array(row for row in body.positions.rows if row.side in sides)
     assert found == body.around(assets, positions)
     assert json.loads(found).keys() == json.loads(body.whole).keys()
+
+
+@given(bodies(), st.sets(st.sampled_from(["LONG", "SHORT"])), st.booleans())
+def test_a_narrowed_account_has_the_documented_members_alone_as_they_were_sent(
+    body: Body,
+    sides: set[str],
+    by_asset: bool,  # noqa: FBT001
+) -> None:
+    coins = names(*(row.name for row in body.assets.rows[::2])) if by_asset else None
+    selection = Selection(Shape.ACCOUNT, visible_sides=frozenset(sides), visible_assets=coins)
+    found = cut(parse(body.whole, 0, {}), selection) or b""
+    assets = array(row for row in body.assets.rows if coins is None or row.name in coins)
+    seen = (row for row in body.positions.rows if row.side in sides and (coins is None or coin(row) in coins))
+    assert found == body.documented(assets, array(seen))
+    assert list(json.loads(found)) == [name for name in json.loads(body.whole) if name in DOCUMENTED]
+
+
+@pytest.mark.parametrize(
+    "narrowed",
+    [{"visible_assets": names("BTC")}, {"visible_sides": names("LONG", "SHORT", "BOTH")}, {"visible_assets": names()}],
+)
+def test_what_the_exchange_adds_beside_the_rows_is_for_those_who_see_all_of_them(narrowed: dict[str, Any]) -> None:
+    sums = b'"totalWalletBalanceUsd":"9","loans":[{"assets":[],"positions":[]}],'
+    body = HEDGE.replace(b"{", b"{" + sums, 1).replace(b', "positions"', b',"\\u0073ums":{"canTrade":1}, "positions"')
+    assert set(json.loads(cut(parse(body, 0, {}), Selection(Shape.ACCOUNT, **narrowed)) or b"")) == {
+        *("assets", "positions", "canTrade")
+    }
+    assert cut(parse(body, 0, {}), Selection(Shape.ACCOUNT, open=None)) == body
+    assert sums in (cut(parse(body, 0, {}), Selection(Shape.ACCOUNT, open=True)) or b"")
 
 
 @given(bodies())

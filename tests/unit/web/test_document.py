@@ -1,15 +1,18 @@
 """The document is complete and holds together; that it is true is proven on every answer of the app tests."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.account.selection import Shape
+from service.account.snapshot import DOCUMENTED
+from service.settings import MAX_NAME
 from service.web import caching, dropin, parameters
 from service.web.docs import document_bytes
 from simulator.exchange import MAIN, Exchange
@@ -108,7 +111,7 @@ def test_every_field_that_the_exchange_sends_is_described() -> None:
     exchange = Exchange()
     exchange.add_demo_book("hedged", hedge=True)
     account = msgspec.json.decode(statement(exchange.book(MAIN), exchange.market, exchange.now_ms()))
-    assert set(account) == set(SCHEMAS["Account"]["properties"])
+    assert set(account) == set(SCHEMAS["Account"]["properties"]) == DOCUMENTED
     assert {key for row in account["assets"] for key in row} == set(SCHEMAS["Asset"]["properties"])
     assert {key for row in account["positions"] for key in row} <= set(SCHEMAS["Position"]["properties"])
     assert all(SCHEMAS[name]["additionalProperties"] is True for name in ("Account", "Asset", "Position"))
@@ -125,18 +128,24 @@ def test_the_filters_are_those_that_the_edge_takes_with_its_bounds(operation: st
         assert each["schema"]["maxItems"] == parameters.MAX_VALUES
         item = resolved(each["schema"]["items"])
         if "pattern" in item:
-            assert item["pattern"] == f"^{parameters.LISTS[name][0].pattern}$"
-            assert str(item["maxLength"]) in re.findall(r"\d+", item["pattern"])
+            assert (item["minLength"], item["maxLength"]) == (1, MAX_NAME)
         else:
             assert "|".join(item["enum"]) == parameters.LISTS[name][0].pattern
 
 
+@given(st.text(min_size=1, max_size=70) | st.text(st.characters(max_codepoint=0xA5, categories=["Cc", "Lu", "Po"])))
+def test_a_name_of_the_document_is_one_that_the_edge_takes(name: str) -> None:
+    schema = taken("list_assets", "query")["asset"]["schema"]["items"]
+    fits = violations(schema, name) == []
+    assert fits == (parameters.LISTS["asset"][0].fullmatch(name) is not None)
+
+
 @pytest.mark.parametrize("operation", READS)
 def test_every_read_takes_the_headers_of_freshness(operation: str) -> None:
-    given = taken(operation, "header")
-    assert list(given) == ["Cache-Control", "If-None-Match"]
-    assert {each["schema"]["maxLength"] for each in given.values()} == {caching.MAX_FIELD}
-    for each in given["Cache-Control"]["examples"].values():
+    headers = taken(operation, "header")
+    assert list(headers) == ["Cache-Control", "If-None-Match"]
+    assert all(each["schema"]["maxLength"] == caching.LIMITS[name] for name, each in headers.items())
+    for each in headers["Cache-Control"]["examples"].values():
         caching.demand([each["value"]], [])  # none is refused
 
 

@@ -1,10 +1,18 @@
+import re
+from urllib.parse import quote, urlencode
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.account.selection import Selection, Shape
-from service.web.parameters import MAX_VALUES, filtered, no_filters, path_value
+from service.settings import ClientGrant
+from service.web.parameters import FILTERS, MAX_VALUES, filtered, no_filters, path_value, require_readable
 from service.web.problems import InvalidParameterError
+
+NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/,"), min_size=1, max_size=64)
+"""What may be an asset or a symbol."""
 
 
 def names(*given: str) -> frozenset[str]:
@@ -36,23 +44,28 @@ def test_a_query_becomes_its_canonical_selection(shape: Shape, query: bytes, sel
     assert filtered(shape, query) == selection
 
 
+NAME = "expected a name of 1 to 64 characters"
 REFUSED = {
-    "parameter asset: expected": [b"asset=btc", b"asset=", b"asset=BTC,", b"asset=BTC, ETH", b"asset=BTC%0A"],
-    "parameter asset: expected upper-case": [b"asset=" + b"A" * 21, b"asset=BTC;open=true"],
-    "parameter symbol: expected": [b"symbol=btcusd_perp", b"symbol=BTC-USD", b"symbol=" + b"A" * 41],
+    f"parameter asset: {NAME}": [
+        b"asset=",
+        b"asset=BTC,",
+        b"asset=,BTC",
+        b"asset=BTC%0A",
+        b"asset=B%2FC",
+        b"asset=%00",
+    ],
+    f"parameter symbol: {NAME}": [b"symbol=" + b"A" * 65, b"symbol=%7F", b"symbol=%C2%85", b"symbol=A%2FB"],
     "parameter positionSide: expected BOTH, LONG or SHORT": [b"positionSide=long", b"positionSide=LONGS"],
-    "parameter positionside: unknown": [b"positionside=LONG"],
     "parameter open: expected true or false": [b"open=yes", b"open=True", b"open=true,false", b"open="],
     "parameter open: given more than once": [b"open=true&open=true", b"open=true&open=false"],
-    "parameter nonzero: unknown; this path takes asset, open, ": [b"nonzero=true"],
-    "parameter with a malformed name: unknown": [b"%3Cscript%3E=1", b"=1"],  # never echoed
+    "a parameter is unknown, did you mean positionSide? this path takes asset, open, ": [b"positionside=LONG"],
+    "a parameter is unknown, did you mean asset?": [b"assets=BTC", b"Asset=BTC", b"asset%00=BTC"],
+    "a parameter is unknown: this path takes asset, open, ": [b"nonzero=true", b"%3Cscript%3E=1", b"a" * 41 + b"=1"],
     "the query is not of the form": [
-        b"asset",
-        b"asset=BTC&",
-        b"asset=%ff",
-        b"asset=\xff",
-        b"asset=A&" * 1_000 + b"open=true",
+        *(b"asset", b"=1", b"=", b"asset=A&=1", b"asset=%ff", b"%ff=BTC", b"asset=\xff", "asset=\u5e01".encode()),
+        *(b"asset=%zz", b"asset=%", b"asset=%4", b"as%zzet=BTC", b"asset=%ED%A0%80", b"asset=%C0%80"),
     ],
+    "the query is too long": [b"asset=A&" * 1_000 + b"open=true", b"asset=" + b"A" * 70_000],
 }
 
 
@@ -67,8 +80,40 @@ def test_a_misspelt_filter_is_refused_and_named(query: bytes, named: str) -> Non
 
 @pytest.mark.parametrize("name", ["open", "symbol", "positionSide"])
 def test_filters_of_positions_are_unknown_to_assets(name: str) -> None:
-    with pytest.raises(InvalidParameterError, match=f"parameter {name}: unknown; this path takes asset, nonzero"):
+    with pytest.raises(InvalidParameterError, match="a parameter is unknown: this path takes asset, nonzero"):
         filtered(Shape.ASSETS, f"{name}=true".encode())
+
+
+@given(st.text(min_size=1).filter(lambda name: name not in FILTERS[Shape.ACCOUNT]), st.text())
+def test_what_a_caller_sends_is_never_repeated(name: str, value: str) -> None:
+    for shape in (*FILTERS, None):
+        query = urlencode({name: value}).encode()
+        with pytest.raises(InvalidParameterError) as refusal:
+            filtered(shape, query) if shape else no_filters(query)
+        rest = re.sub(r"did you mean \w+\?", "", refusal.value.detail)
+        assert rest == "a parameter is unknown: this path takes no parameters" or re.fullmatch(
+            r"a parameter is unknown[:,] *this path takes [A-Za-z, ]+", rest
+        )
+
+
+@given(NAMES)
+def test_any_name_of_the_exchange_can_be_asked_for_and_granted(name: str) -> None:
+    assert filtered(Shape.ASSETS, urlencode({"asset": name}).encode()).assets == {name}
+    assert path_value("symbol", name) == {name}
+    assert msgspec.convert({"assets": [name]}, ClientGrant).assets == [name]
+    require_readable(b"/v1/accounts/main/assets/" + quote(name, safe="").encode())
+
+
+@pytest.mark.parametrize("query", [b"asset=BTC&", b"&asset=BTC", b"&&asset=BTC&&&asset=BTC&"])
+def test_an_ampersand_too_many_says_nothing(query: bytes) -> None:
+    assert filtered(Shape.ASSETS, query) == Selection(Shape.ASSETS, names("BTC"))
+    assert filtered(Shape.ASSETS, b"&&").whole
+
+
+@pytest.mark.parametrize("path", [b"/%ff", b"/%E5%B8", b"/%zz", b"/%", b"/a%4", b"/%ED%A0%80", b"/\xff"])
+def test_a_path_that_is_not_escaped_utf_8_is_refused(path: bytes) -> None:
+    with pytest.raises(InvalidParameterError, match=r"^the path is not percent-encoded UTF-8$"):
+        require_readable(path)
 
 
 @pytest.mark.parametrize("joined", [b",", b"&asset="])
@@ -81,7 +126,7 @@ def test_a_hundred_values_are_taken_and_one_more_is_not(joined: bytes) -> None:
 
 def test_item_paths_take_no_filters() -> None:
     no_filters(b"")
-    with pytest.raises(InvalidParameterError, match="parameter asset: unknown; this path takes no parameters"):
+    with pytest.raises(InvalidParameterError, match=r"^a parameter is unknown: this path takes no parameters$"):
         no_filters(b"asset=BTC")
 
 
@@ -94,8 +139,15 @@ def test_item_paths_take_no_filters() -> None:
         ("asset", "BTC,ETH", False),
         ("asset", "BTC\x00", False),
         ("asset", "\udcff", False),
-        ("symbol", "btcusd_perp", False),
-        ("symbol", "A" * 41, False),
+        ("asset", "币安人生", True),
+        ("asset", "BTC.e", True),
+        ("asset", "BNSOL-W", True),
+        ("asset", "lower", True),
+        ("asset", "💰" * 64, True),
+        ("symbol", "", False),
+        ("symbol", "A" * 65, False),
+        ("symbol", "A/B", False),
+        ("symbol", "A\x85", False),
         ("positionSide", "long", False),
         ("positionSide", "", False),
     ],
@@ -114,4 +166,4 @@ def test_any_query_is_a_selection_that_says_all_of_it_or_a_refusal(query: bytes)
         selection = filtered(Shape.ACCOUNT, query)
     except InvalidParameterError:
         return
-    assert selection.whole == (query == b"")
+    assert selection.whole == (query.strip(b"&") == b"")
