@@ -35,7 +35,7 @@ QUEUE_LINES = 10_000
 _QUIET = ("httpx", "httpcore")
 """They log whole URLs at INFO, signatures included."""
 
-_MASK = "…"
+MASK = "…"
 # A signature in a query, a bearer token of ours, a JWT, a key block: masked whether or not we know the value.
 _GIVEAWAYS = (
     r"(?<=signature=)[^&\s\"'\\]+|cgw_[0-9A-Za-z]{8,}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]*"
@@ -141,7 +141,7 @@ class Redactor:
         self._pattern = re.compile("|".join([*map(re.escape, known), _GIVEAWAYS]), re.DOTALL)
 
     def __call__(self, text: str) -> str:
-        return self._pattern.sub(_MASK, text)
+        return self._pattern.sub(MASK, text)
 
 
 _SHARED: list[Processor] = [

@@ -12,6 +12,7 @@ from service.clock import timestamp
 from service.gateway import Gateway
 from service.settings import NAME_PATTERN
 from service.telemetry.audit import Filters, Line, SnapshotRead
+from service.telemetry.logs import API_KEY_LENGTH, MASK, looks_secret
 from service.web.problems import AnyRequest, AuditUnavailableError, retry_after
 from service.web.reading import LISTS, READS
 from service.web.record import record_of
@@ -122,7 +123,12 @@ def _filters(selection: Selection | None) -> Filters | None:
 
 
 def _listed(names: frozenset[str] | None) -> tuple[str, ...] | None:
-    return None if names is None else tuple(sorted(names))
+    """The names as they were asked for, but for what has a key's form, which the log doesn't mask by itself."""
+    return None if names is None else tuple(sorted(MASK if _is_key(name) else name for name in names))
+
+
+def _is_key(name: str) -> bool:
+    return len(name) == API_KEY_LENGTH and looks_secret(name.encode())
 
 
 def _snapshot(served: Served | None) -> SnapshotRead | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 from collections.abc import Mapping
 
 import httpx
@@ -240,9 +241,9 @@ async def test_an_account_is_named_where_it_could_be_one(
 
 async def test_a_line_holds_nothing_that_a_caller_chose_freely(stage: Stage, gateway: Replica) -> None:
     for path in (
-        f"{POSITIONS}/planted/BOTH",
+        f"{POSITIONS}/BTCUSD_PERP/planted",
         f"{ASSETS}?planted=1",
-        f"{ASSETS}?asset=planted",
+        f"{ASSETS}?asset=planted%00",
         "/v1/accounts/planted_",
     ):
         await gateway.get(path, user_agent="planted", cache_control="planted=", x_request_id="planted!")
@@ -257,9 +258,22 @@ async def test_a_line_holds_no_row(stage: Stage, gateway: Replica) -> None:
     assert not [row["walletBalance"] for row in body["assets"] if f'"{row["walletBalance"]}"' in text]
 
 
-async def test_a_token_given_as_a_request_id_is_masked(stage: Stage, gateway: Replica) -> None:
-    await gateway.get(x_request_id="cgw_0123456789planted")
-    assert (await audited(stage)).request_id == "…"
+@pytest.mark.parametrize("name", ["cgw_0123456789planted", "planted0" * 8])
+async def test_a_secret_given_as_a_name_is_masked(stage: Stage, gateway: Replica, name: str) -> None:
+    assert (await gateway.get(f"{ASSETS}?asset=BTC,{name}")).status_code == 404
+    assert (await audited(stage)).filters == Filters(assets=("BTC", "…"))
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_token_given_as_a_request_id_is_replaced_wherever_it_would_stand(
+    stage: Stage, gateway: Replica, log_text: io.StringIO, *, warm: bool
+) -> None:
+    for _ in range(1 + warm):
+        answer = await gateway.get(x_request_id="cgw_0123456789planted")
+    given = answer.headers["x-request-id"]
+    assert re.fullmatch("[0-9a-f]{32}", given)
+    assert lines(log_text)[-1]["request_id"] == given
+    assert (await stage.audited())[-1].request_id == given
 
 
 async def test_replicas_that_share_a_file_lose_none_of_each_others_lines(stage: Stage) -> None:

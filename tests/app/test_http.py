@@ -1,14 +1,20 @@
 """HTTP itself: HEAD, headers, problems, request ids, health, and what the gateway says of itself."""
 
 import hashlib
+import io
 import re
+from typing import Any
+from urllib.parse import unquote
 
+import httpx
 import pytest
 
 import service
 from simulator.signature import DEMO_API_KEY
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, problem
+from tests.app.test_telemetry import lines
+from tests.support import TOKENS, bearer
 
 EVERY_PATH = [*LISTS, *ITEMS, "/v1/accounts", "/v1/status", "/healthz", "/readyz"]
 BROKEN = [
@@ -79,6 +85,26 @@ async def test_an_unfit_request_id_is_replaced(gateway: Replica) -> None:
         answer = await gateway.caller.get("/v1/nothing", headers=[(b"x-request-id", given.encode())])
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"]), given
         assert problem(answer) == "not-found"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "cgw_AAAAAAAAAAAA",
+        "trace-cgw_x",
+        "aB3" * 21 + "Z",
+        "0af7651916cd43dd" * 4,
+        "eyJhbGciOiJSUzI1NiJ9.eyJ",
+    ],
+)
+async def test_a_request_id_that_looks_like_a_secret_is_replaced_in_answer_and_log_alike(
+    gateway: Replica, log_text: io.StringIO, given: str
+) -> None:
+    for path in (*EVERY_PATH, *EVERY_PATH, *BROKEN):  # misses, hits and refusals
+        own = (await gateway.get(path, x_request_id=given)).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", own), path
+        assert path in ("/healthz", "/readyz") or lines(log_text)[-1]["request_id"] == own
+    assert given not in log_text.getvalue()
 
 
 async def test_requests_without_an_id_get_one_each(gateway: Replica) -> None:
@@ -220,3 +246,75 @@ async def test_a_path_that_is_too_long_to_be_one_is_not_there_and_not_remembered
     assert {frozenset(answer.json()) for answer in answers} == {frozenset(expected)}
     metrics = gateway.metrics()
     assert 'coinm_requests_total{method="GET",route="unmatched",status="404"} 3.0' in metrics
+
+
+# The host.
+
+
+async def sent(gateway: Replica, path: str, *hosts: str, version: str = "1.1", **headers: str) -> httpx.Response:
+    """A request as the server hands it over, which no client would send."""
+    given = [*(("host", host) for host in hosts), *bearer(**headers).items(), ("x-mbx-apikey", TOKENS["risk"])]
+    given = [each for each in given if each[0] != ("authorization" if path.startswith("/binance") else "x-mbx-apikey")]
+    raw, query = (part.encode() for part in (path + "?").split("?")[:2])
+    scope: Any = {
+        "type": "http",
+        "http_version": version,
+        "method": "GET",
+        "path": unquote(raw.decode()),
+        "headers": [],
+    }
+    scope |= {"raw_path": raw, "query_string": query, "scheme": "http", "server": ("gateway", 80), "root_path": ""}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in given]
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    await gateway.app(scope, receive, send)
+    start, body = messages[0], b"".join(each.get("body", b"") for each in messages[1:])
+    return httpx.Response(start["status"], headers=start["headers"], content=body)
+
+
+HOST_PATHS = [*EVERY_PATH, "/v1/nothing", "/docs", "/docs/openapi.json", "/v1/accounts/nope"]
+
+
+@pytest.mark.parametrize("hosts", [(), ("",), ("a", "b"), ("a", "a"), ("a", "")])
+async def test_http_1_1_without_exactly_one_host_is_refused_on_every_path(stage: Stage, hosts: tuple[str, ...]) -> None:
+    gateway = await stage.warm()
+    for path in HOST_PATHS:
+        for _ in range(2):  # the second could be a hit
+            answer = await sent(gateway, path, *hosts)
+            assert (answer.status_code, problem(answer)) == (400, "invalid-parameter"), path
+            assert answer.json()["detail"] == "header Host: expected exactly once"
+
+
+async def test_without_one_host_the_drop_in_paths_refuse_in_their_own_form(gateway: Replica) -> None:
+    for path in ("/binance/main/dapi/v1/account", "/binance/main/dapi/v1/ping"):
+        assert (await sent(gateway, path, "a")).status_code == 200
+        answer = await sent(gateway, path, "a", "b")
+        assert (answer.status_code, answer.json()) == (
+            400,
+            {"code": -1104, "msg": "header Host: expected exactly once"},
+        )
+
+
+async def test_http_1_0_needs_no_host(stage: Stage) -> None:
+    gateway = await stage.warm()
+    for path in (BTC, BTC, "/healthz"):
+        for hosts in ((), ("",), ("a",)):
+            assert (await sent(gateway, path, *hosts, version="1")).status_code == 200
+
+
+async def test_what_is_saved_is_the_callers_own(stage: Stage) -> None:
+    gateway = await stage.warm()
+    for client, reads in (("treasury", 3), ("longs", 1)):
+        for _ in range(reads):
+            assert (await gateway.get(BTC, client)).status_code == 200
+    saved = {
+        client: (await gateway.get("/v1/status", client)).json()["weight"]["savedTotal"]
+        for client in ("risk", "treasury", "longs", "nobody")
+    }
+    assert saved == {"risk": 0, "treasury": 15, "longs": 5, "nobody": 0}

@@ -242,7 +242,7 @@ APPENDED = [
     ('[clients."*"]', "clients.*: expected a name"),
     (GRANT, "clients.risk.accounts.main: missing key assets"),
     (f"{GRANT}\nassets = []", "clients.risk.accounts.main.assets: expected `array` of length >= 1"),
-    (f'{GRANT}\nassets = ["btc"]', "clients.risk.accounts.main.assets[0]: expected `str` matching"),
+    (f'{GRANT}\nassets = ["B,C"]', "clients.risk.accounts.main.assets[0]: expected `str` matching"),
     (f'{GRANT}\nassets = "BTC"', "clients.risk.accounts.main.assets: "),
     (f'{GRANT}\nassets = "all"\nposition_sides = ["long"]', "clients.risk.accounts.main.position_sides[0]: "),
     (GRANT.replace("main", "other"), "clients.risk.accounts.other: expected one of the accounts ['main'] or *"),

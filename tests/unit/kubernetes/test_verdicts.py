@@ -99,6 +99,45 @@ def test_deeply_nested_claims_are_malformed_and_nothing_worse() -> None:
     assert examine(b".".join([token().split(b".")[0], payload, b"x"]), OURS, NOW) == Refusal("malformed")
 
 
+LONE = b'{"\\ud800":1}', b'{"iss":"\\udc00","exp":1,"aud":[]}', b'{"iss":"i","exp":1,"aud":["\\ud800"]}', b'"\\ud800"'
+HUGE = (b'{"iss":"i","aud":[],"exp":%s}' % number for number in (b"9" * 30, b"9" * 5_000, b"-" + b"9" * 20, b"1e999"))
+ODD = (
+    b"\xff",
+    b"",
+    b"null",
+    b"1",
+    b"[]",
+    b'{"iss":"i","exp":1,"aud":null}',
+    b'{"iss":1,"exp":1,"aud":[]}',
+    b"\xef\xbb\xbf{}",
+)
+
+
+@pytest.mark.parametrize("part", [*LONE, *HUGE, *ODD], ids=range(16))
+def test_what_an_unverified_token_holds_is_malformed_at_worst(part: bytes) -> None:
+    header, payload, signature = token().split(b".")
+    assert examine(b".".join([header, base64url_encode(part), signature]), OURS, NOW) == Refusal("malformed")
+    assert examine(b".".join([base64url_encode(part), payload, signature]), OURS, NOW) == Refusal("malformed")
+
+
+json_text = st.recursive(
+    st.sampled_from([b'"\\ud800"', b'"\\udfff\\ud800"', b"1e999", b"-0", b"9" * 400, b'"x"', b"null", b'"\xff"']),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda each: b"[" + b",".join(each) + b"]"),
+        st.lists(st.tuples(st.sampled_from([b"alg", b"aud", b"exp", b"iss", b"\\ud800"]), inner), max_size=5).map(
+            lambda each: b"{" + b",".join(b'"%s":%s' % pair for pair in each) + b"}"
+        ),
+    ),
+)
+
+
+@given(json_text, json_text, st.integers(0, 3_000))
+def test_no_json_and_no_nesting_breaks_the_look(header: bytes, payload: bytes, depth: int) -> None:
+    deep = b'{"x":' * depth + payload + b"}" * depth
+    verdict = examine(b".".join([base64url_encode(header), base64url_encode(deep), b"x"]), OURS, NOW)
+    assert isinstance(verdict, Refusal)
+
+
 part = st.one_of(
     st.binary(max_size=40),
     st.recursive(

@@ -89,7 +89,7 @@ def test_pragma_counts_where_no_cache_control_is_sent() -> None:
     assert demand([], ["x, No-Cache"]) == Demand(no_cache=True)
     assert demand([], ["x-no-cache"]) == Demand()
     assert demand(["max-age=5"], ["no-cache"]) == Demand(max_age=5_000)
-    assert demand([], []) == demand([], "other") == Demand()
+    assert demand([], []) == demand([], ["other"]) == Demand()
 
 
 @given(st.text(st.sampled_from('max-ge=5,; "\\no\tch\x00é'), max_size=30))
