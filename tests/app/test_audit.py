@@ -268,8 +268,9 @@ async def test_a_secret_given_as_a_name_is_masked(stage: Stage, gateway: Replica
 async def test_a_token_given_as_a_request_id_is_replaced_wherever_it_would_stand(
     stage: Stage, gateway: Replica, log_text: io.StringIO, *, warm: bool
 ) -> None:
-    for _ in range(1 + warm):
-        answer = await gateway.get(x_request_id="cgw_0123456789planted")
+    if warm:
+        await gateway.get()
+    answer = await gateway.get(x_request_id="cgw_0123456789planted")
     given = answer.headers["x-request-id"]
     assert re.fullmatch("[0-9a-f]{32}", given)
     assert lines(log_text)[-1]["request_id"] == given
