@@ -16,6 +16,7 @@ STATUSES = {
     "method-not-allowed": 405,
     "too-many-requests": 429,
     "internal-error": 500,
+    "audit-unavailable": 503,
 }
 
 
