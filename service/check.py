@@ -17,6 +17,8 @@ from service.kubernetes.errors import NotVerifiedError
 from service.kubernetes.reviews import TokenReviews
 from service.settings import Audit
 from service.store.connection import AwayError
+from service.store.entries import Lineage
+from service.store.lineage import MEMORY
 from service.store.rehearsal import rehearse
 from service.telemetry import sinks
 from service.wiring import close
@@ -56,6 +58,8 @@ async def run(gateway: Gateway, show: Show) -> None:
         await _learn(gateway)
         show(await _clock(gateway))
         for keeper in gateway.keepers.values():
+            for finding in sharing_findings(keeper.account, keeper.memory.tenure.lineage):
+                show(finding)
             show(await _account(gateway, keeper))
             for finding in await _key(gateway, keeper.account):
                 show(finding)
@@ -64,7 +68,7 @@ async def run(gateway: Gateway, show: Show) -> None:
 
 
 async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
-    """Forget the not-befores of the address and of these accounts; what was forgotten.
+    """Forget what stands in the way of the address and of these accounts in Redis; what was forgotten.
 
     Raises:
         AwayError: Redis can't be reached: nothing more was forgotten.
@@ -119,13 +123,25 @@ def redis_findings(info: Mapping[str, Any]) -> list[Finding]:
     """What Redis tells of itself (`INFO`), against what the gateway needs of it."""
     mode, role, policy = info.get("redis_mode"), info.get("role"), info.get("maxmemory_policy")
     findings = [Finding("redis", "ok", f"{mode}, {role}, version {info.get('redis_version')}, eviction {policy}")]
-    if mode == "cluster":
-        findings.append(Finding("redis mode", "fail", "expected standalone or Sentinel: the scripts span slots"))
     if role != "master":
         findings.append(Finding("redis role", "fail", "expected the master: a replica refuses writes"))
     if policy != "noeviction":
         findings.append(Finding("redis eviction", "warn", "expected noeviction: a forgotten ban is a longer ban"))
     return findings
+
+
+def sharing_findings(account: str, lineage: Lineage) -> list[Finding]:
+    """Who else uses the account's name in this Redis; nothing where all is as it should be."""
+    subject, lately = f"account {account}", f"within the last {MEMORY // 1000} s"
+    if lineage.foreign:
+        text = (
+            f"{lineage.foreign} other credential(s) were in use here {lately} for an account of this name: another "
+            "deployment with the same environment and key_prefix, or the key that this one was started with before"
+        )
+        return [Finding(subject, "fail", text)]
+    if lineage.superseded:
+        return [Finding(subject, "warn", f"its credential was replaced by one that was in use {lately}")]
+    return []
 
 
 async def _kubernetes(reviews: TokenReviews) -> Finding:
@@ -182,6 +198,7 @@ async def _learn(gateway: Gateway) -> None:
     for keeper in gateway.keepers.values():
         look = await keeper.memory.tenure.shared.look(0)
         if look is not None:
+            keeper.memory.tenure.lineage = look.lineage
             await keeper.source.reconcile(look.holds)
 
 
@@ -191,9 +208,18 @@ def _explain(error: ExchangeError) -> str:
 
 
 async def _forget(gateway: Gateway, account: str) -> list[str]:
-    forgotten = await gateway.ledger.resume(account, gateway.keepers[account].source.identity)
-    return [
+    tenure = gateway.keepers[account].memory.tenure
+    forgotten = await gateway.ledger.resume(tenure.source.identity)
+    texts = [
         f"{account}: {scope} not-before {timestamp(hold.until)} ({hold.problem}) cleared"
         for scope, hold in forgotten.items()
         if hold.until > gateway.exchange.clock.now()
     ]
+    cleared = await tenure.shared.clear()
+    if cleared.failures:
+        texts.append(f"{account}: {cleared.failures} failed refresh(es) in a row cleared")
+    if cleared.lease:
+        texts.append(f"{account}: a lease that would not have ended cleared")
+    if cleared.credentials:
+        texts.append(f"{account}: what was known of {cleared.credentials} other credential(s) cleared")
+    return texts

@@ -118,9 +118,9 @@ def token(name: str) -> None:
 
 @main.command()
 @CONFIG
-@click.option("--account", help="Only this account's credential and the address; without it, every account's.")
+@click.option("--account", help="Only this account and the address; without it, every account.")
 def resume(config: Path, account: str | None) -> None:
-    """Forget a remembered ban or rejected credential, in Redis and so in every running replica."""
+    """Forget what stands in the way in Redis: a ban, a rejected credential, failures, a stuck lease, a replaced key."""
     settings = _load(config, load)
     if account is not None and account not in settings.accounts:
         _fail(f"--account: expected one of {', '.join(settings.accounts)}", 2)

@@ -57,15 +57,16 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
     credentials = {name: read_credential(account) for name, account in settings.accounts.items()}
     link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
-    ledger = EgressLedger(link, scripts, egress_keys(settings), exchange_clock)
-    listings = ListingStore(link, listing_key(settings))
+    egress = egress_keys(settings)
+    ledger = EgressLedger(link, scripts, egress, exchange_clock)
+    listings = ListingStore(link, scripts, listing_key(settings))
     open_http = partial(open_client, settings.exchange, transport)
     way = Way(open_http(), ledger, listings)
     exchange = ExchangeClient(settings.exchange, exchange_clock, way, metrics)
 
     def tenure(account: str, credential: Credential) -> Tenure:
-        keys = account_keys(settings, account, credential.identity)
-        store = AccountStore(link, scripts, keys, credential.identity)
+        keys = account_keys(settings, account)
+        store = AccountStore(link, scripts, keys, egress, exchange_clock, credential.identity)
         return Tenure(AccountSource(exchange, account, credential, open_http), store)
 
     gateway = Gateway(
@@ -116,7 +117,7 @@ def rates_of(settings: Settings) -> dict[str, float]:
 @asynccontextmanager
 async def in_touch(gateway: Gateway) -> AsyncGenerator[None, None]:
     """While it lasts, what other replicas announce is heard, and whether Redis answers is noticed."""
-    channel = account_keys(gateway.settings, "", "").channel
+    channel = account_keys(gateway.settings, "").channel
     gateway.redis.on_back = partial(_hear, gateway, None)  # so that what it has lost is written back
     announcements = Announcements(gateway.redis.redis, channel, partial(_hear, gateway))
     tasks = [
@@ -135,14 +136,15 @@ def _nobody() -> None:
     """Hears nothing any more."""
 
 
-def _hear(gateway: Gateway, message: str | None) -> None:
+def _hear(gateway: Gateway, message: bytes | None) -> None:
     """An account's state has changed, or a refresh is wished for; without a message, any may have changed."""
-    news = None if message is None else News.decode(message)
-    for name, keeper in gateway.keepers.items():
-        if news is None:
+    if message is None:
+        for keeper in gateway.keepers.values():
             keeper.hear()
-        elif news.snapshot == account_keys(gateway.settings, name, "").snapshot:
-            keeper.hear(news.wish)
+        return
+    news = News.decode(message)
+    if news is not None and news.account in gateway.keepers:
+        gateway.keepers[news.account].on_news(news)
 
 
 async def close(gateway: Gateway) -> None:

@@ -1,6 +1,7 @@
 """Fakes at the outer seams, and settings written as an operator would write them."""
 
 import contextlib
+import hashlib
 import itertools
 import os
 import socket
@@ -23,6 +24,9 @@ from simulator.cluster import Cluster
 from simulator.exchange import Exchange
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.transport import AppTransport, SimulatorTransport
+
+IDENTITY = hashlib.sha256(f"{DEMO_API_KEY}\n{DEMO_SECRET_KEY}".encode()).hexdigest()[:16]
+"""What the gateway knows the demo credential by."""
 
 START = 1_790_000_040_000
 """Epoch ms the fake clock starts at: a whole minute."""

@@ -5,6 +5,7 @@ sees what other replicas have, or asks the exchange for all of them.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -29,11 +30,14 @@ from service.cache.refresher import GRACE, Refresher
 from service.cache.rotation import Rotation
 from service.exchange.budget import Barrier
 from service.exchange.errors import ExchangeError, ExchangeTimeoutError
-from service.store.entries import Wish
+from service.store.entries import News, Wish
 from service.telemetry.metrics import Metrics
 
 LOOK_INTERVAL = 200
 """Ms between looks in Redis by a replica that may not ask the exchange itself."""
+
+BELLS = 50
+"""Announcements a second that are heard; replicas make some three a refresh, and a stranger any number."""
 
 MAX_WAITS = 3
 """Refreshes that one read waits for: that of others which is under way, its own, and one for bad luck."""
@@ -69,11 +73,13 @@ class SnapshotKeeper:
         self._timeout = settings.timeout
         self._metrics = metrics
         self._monotonic = tenure.source.clock.monotonic
-        self._refresher = Refresher(settings, self.memory)
+        self._refresher = Refresher(settings, self.memory, metrics)
         self._flight = SingleFlight[Outcome]()
         self._looking = SingleFlight[None]()
         self._looked = self._monotonic() - LOOK_INTERVAL
         self._look_again = False
+        self._rung: deque[float] = deque(maxlen=BELLS)
+        self._bell: asyncio.TimerHandle | None = None
         self._last: Served | None = None
         self._last_demand = policy.ANY
         """What was at hand last, and for whom: at full speed dozens ask alike in one millisecond."""
@@ -99,14 +105,37 @@ class SnapshotKeeper:
         self._last = None
         self._refresher.windows = windows
 
-    def hear(self, wish: Wish | None = None) -> None:
-        """Another replica has announced something: look what, unless a refresh under way does anyhow.
+    def on_news(self, news: News) -> None:
+        """Somebody has announced something, and says whom it is about; whoever can write to Redis can say that.
 
-        A `wish` is answered by one refresh, unless this replica may not ask either.
+        What is about another credential than those this replica reads is nobody's business here. A wish is answered by
+        one refresh if it comes from a replica whose credential this one's has replaced, no sooner than any caller could
+        have one, and as one that is forced.
         """
-        if wish is not None:
+        tenure = self.memory.tenure
+        wish = news.wish
+        if wish is not None and news.identity == tenure.source.identity and wish.identity in tenure.lineage.replaced:
             self._answer(wish)
+        elif news.identity in (tenure.source.identity, tenure.shared.followed):
+            self.hear()  # a wish of who isn't known yet too: whoever waits for it repeats it
+
+    def hear(self) -> None:
+        """Another replica may have announced something: look what, unless a refresh under way does anyhow.
+
+        However often it is said, it is heard `BELLS` times a second at the most; the last is heard late, not missed.
+        """
+        loop = asyncio.get_running_loop()
+        if self._bell is not None:
             return
+        early = self._rung[0] + 1 - loop.time() if len(self._rung) == BELLS else 0
+        if early > 0:
+            self._bell = loop.call_later(early, self._ring)
+        else:
+            self._ring()
+
+    def _ring(self) -> None:
+        self._bell = None
+        self._rung.append(asyncio.get_running_loop().time())
         self._refresher.hear()
         self.rotation.hear()
         self._look_again = True
@@ -149,6 +178,8 @@ class SnapshotKeeper:
 
     async def close(self) -> None:
         """End what is under way; nobody is waiting for it any more."""
+        if self._bell is not None:
+            self._bell.cancel()
         await self.rotation.close()
         await self._flight.close()
         await self._looking.close()
@@ -162,9 +193,10 @@ class SnapshotKeeper:
         await self.close()
 
     def _answer(self, wish: Wish) -> None:
-        if self.memory.tenure.superseded or self.memory.barrier(forced=wish.forced) is not None:
+        if self.memory.tenure.superseded or self.memory.barrier(forced=True) is not None:
             return
-        self._flight.start(lambda: self._refresh(wish.acceptable, forced=wish.forced))
+        acceptable = max(wish.acceptable, self._windows.min_refresh_interval)
+        self._flight.start(lambda: self._refresh(acceptable, forced=True))
 
     async def _get(self, read: _Read) -> Served:
         try:

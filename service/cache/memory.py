@@ -16,6 +16,10 @@ from service.store.entries import Entry, Failed, Look
 log = structlog.get_logger("coinm.cache")
 
 
+EARLY = 5_000
+"""Ms by which a shared snapshot may have been requested after now: two measured clocks differ by far less."""
+
+
 class Memory:
     """One account in this process."""
 
@@ -66,7 +70,8 @@ class Memory:
         clock = self._clock
         lived = entry.life - look.remaining
         age = max(lived, clock.now() - entry.asked_at) if clock.measured else lived
-        if look.remaining <= 0 or lived < 0:
+        early = clock.measured and entry.asked_at > clock.now() + EARLY
+        if look.remaining <= 0 or lived < 0 or early:
             log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
             return
         try:
@@ -78,6 +83,7 @@ class Memory:
 
     def begin(self, tenure: Tenure) -> None:
         """Put another credential in office; what failed with the one before says nothing of it."""
+        tenure.replaced = self.tenure.source.identity
         self.tenure = tenure
         self.failures = None
 

@@ -13,7 +13,7 @@ from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeError
 from service.exchange.ports import Holds
-from service.store.entries import Entry, Failed, Kept, Look, Try, Wish
+from service.store.entries import Cleared, Entry, Failed, Lineage, Look, Try, Verdict
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
@@ -60,15 +60,22 @@ class SharedStore(Protocol):
 
     async def release(self, token: str) -> None: ...
 
-    async def keep(self, entry: Entry, remaining: int, token: str) -> Kept | None: ...
+    async def keep(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> Verdict | None: ...
 
     async def fail(self, failed: Failed, token: str) -> None: ...
 
     async def claim(self, milliseconds: int) -> bool | None: ...
 
-    async def prove(self, replaced: str, generation: int) -> int | None: ...
+    async def link(self, replaced: str) -> None: ...
 
-    def wish(self, wish: Wish) -> None: ...
+    async def clear(self) -> Cleared: ...
+
+    def wish(self, acceptable: int) -> None: ...
+
+    @property
+    def followed(self) -> str:
+        """Whose snapshot is read: its own credential's, or the one's that replaced it."""
+        ...
 
 
 class Tenure:
@@ -82,14 +89,15 @@ class Tenure:
     def __init__(self, source: Source, shared: SharedStore) -> None:
         self.source = source
         self.shared = shared
-        self.generation = 0
-        """The place of the credential in the order of those that the exchange has accepted; 0: not known."""
-        self.superseded = False
-        """Whether a newer one was in use when this replica looked last."""
+        self.lineage = Lineage()
+        """How the credential stood among the others when this replica looked last."""
+        self.replaced = ""
+        """The identity of the one that was in office before it in this process; empty: it was the first."""
 
-    def learn(self, generation: int, newest: int) -> None:
-        self.generation = max(self.generation, generation)
-        self.superseded = 0 < self.generation < newest
+    @property
+    def superseded(self) -> bool:
+        """Whether one that replaced it was in use when this replica looked last."""
+        return self.lineage.superseded
 
 
 class KeeperSettings(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from service.exchange.errors import (
 )
 from service.store.accounts import LEASE
 from service.store.connection import patience, while_patient
-from service.store.entries import Entry, Failed, Look, Try, Wish
+from service.store.entries import Entry, Failed, Lineage, Look, Try
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -57,8 +57,9 @@ class _Attempt:
 class Refresher:
     """One account's refreshes in this process; one at a time, its caller sees to that."""
 
-    def __init__(self, settings: KeeperSettings, memory: Memory) -> None:
+    def __init__(self, settings: KeeperSettings, memory: Memory, metrics: Metrics) -> None:
         self.memory = memory
+        self._metrics = metrics
         self.windows = settings.windows
         self._timeout = settings.timeout
         self._monotonic = memory.tenure.source.clock.monotonic
@@ -117,7 +118,7 @@ class Refresher:
         tenure = attempt.tenure = self.memory.tenure
         waited = attempt.tried - attempt.began
         bound = attempt.spared and attempt.spared + waited
-        look = await tenure.shared.take(self.memory.known, Try(attempt.token, bound, tenure.generation))
+        look = await tenure.shared.take(self.memory.known, Try(attempt.token, bound))
         await self._learn(tenure, look)
         if look is None:
             return await self._ask_without_redis(attempt)
@@ -149,19 +150,30 @@ class Refresher:
             error = ExchangeRejectedCredentialsError("a newer credential is in use; this replica has an older one")
             _ = self._count(attempt.tenure, error)
             raise error
-        attempt.tenure.shared.wish(Wish(attempt.acceptable + waited, attempt.forced))
+        attempt.tenure.shared.wish(attempt.acceptable + waited)
 
     async def _learn(self, tenure: Tenure, look: Look | None) -> None:
         """Take over what a look has found; `None`: Redis is away."""
         tenure.source.degrade(degraded=look is None)
         if look is None:
             return
-        tenure.learn(look.generation, look.newest)
+        self._note_lineage(tenure, look.lineage)
         await tenure.source.reconcile(look.holds)
         if look.entry is not None:
             self.memory.adopt_shared(look, look.entry)
         if look.failed is not None:
             self.memory.learn(look.failed)
+
+    def _note_lineage(self, tenure: Tenure, lineage: Lineage) -> None:
+        """Who else uses the account; others that have nothing to do with this one are told of once a change."""
+        foreign = lineage.foreign
+        if foreign:
+            self._metrics.foreign_entries.labels(self.memory.account).inc()
+        if foreign > tenure.lineage.foreign:
+            log.error(
+                "foreign_entry", account=self.memory.account, credential=tenure.source.fingerprint, others=foreign
+            )
+        tenure.lineage = lineage
 
     def _without_asking(self, attempt: _Attempt) -> Outcome | None:
         """How the refresh ends if there is no need to ask, or no use in it."""
@@ -267,13 +279,10 @@ class Refresher:
         if remaining <= 0 or tenure.source.clock.offset is None:
             await tenure.shared.release(token)
             return
-        entry = Entry(snapshot.body, snapshot.asked_at, tenure.generation, life, fetched.margin_assets)
-        kept = await tenure.shared.keep(entry, remaining, token)
-        if kept is None:
-            return
-        tenure.generation = max(tenure.generation, kept.generation)
-        if kept.verdict != "kept":
-            log.warning("snapshot_not_shared", account=self.memory.account, reason=kept.verdict)
+        entry = Entry(snapshot.body, snapshot.asked_at, life, fetched.margin_assets)
+        verdict = await tenure.shared.keep(entry, remaining, token, tenure.replaced)
+        if verdict is not None and verdict != "kept":
+            log.warning("snapshot_not_shared", account=self.memory.account, reason=verdict)
             await self.look()  # what stands in its place is later
 
     async def _tell(self, failed: Failed | None, attempt: _Attempt) -> None:

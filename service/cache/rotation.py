@@ -1,7 +1,9 @@
 """Replaces an account's credential without a restart: the exchange must accept the new one before the old one goes.
 
-One replica tries it out for all; the others find in Redis that it is accepted. Until then everything goes on with the
-old one, and a credential that is rejected is tried again slowly, or when it changes.
+One replica tries it out for all; the others find in Redis that it has replaced the one they use. Until then everything
+goes on with the old one, and a credential that is rejected is tried again slowly, or when it changes. That it is in use
+elsewhere is not enough: whoever was started with it can't know that it belongs to the same account. `store.lineage` has
+the theory.
 """
 
 import asyncio
@@ -96,9 +98,9 @@ class Rotation:
         look = await candidate.shared.look(self._memory.known)
         candidate.source.degrade(degraded=look is None)
         if look is not None:
-            candidate.learn(look.generation, look.newest)
+            candidate.lineage = look.lineage
             await candidate.source.reconcile(look.holds)
-            if 0 < look.generation == look.newest:
+            if self._memory.tenure.source.identity in look.lineage.replaced and not look.lineage.superseded:
                 await self._begin(candidate, "adopted")
                 return
         if self._clock.monotonic() < self._due:
@@ -109,9 +111,7 @@ class Rotation:
         if await candidate.shared.claim(int(self._timeout * 1000)) is False:
             raise ExchangeTimeoutError("another replica is trying the credential out")
         fetched = await self._ask(candidate)
-        replaced = self._memory.tenure
-        generation = await candidate.shared.prove(replaced.source.identity, replaced.generation)
-        candidate.learn(generation or 0, generation or 0)
+        await candidate.shared.link(self._memory.tenure.source.identity)
         await self._begin(candidate, "accepted", fetched)
 
     async def _ask(self, candidate: Tenure) -> Fetched:

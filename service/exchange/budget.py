@@ -38,6 +38,9 @@ FIRST_BACKOFF = 1_000
 MAX_BACKOFF = 30_000
 FORCED_SHARE = 0.25
 """Of our ceiling, for refreshes that callers force on a snapshot that is still fresh."""
+NEWCOMERS = 0.125
+"""Of that share, kept for the first refresh of clients that have forced none this minute; half of it, also for their
+first on another account."""
 EASE = 0.5
 """Of our ceiling, that may be spent at any pace; beyond it, who has had its equal slice waits for the others."""
 PROBE_PAUSE = 1_000
@@ -96,9 +99,15 @@ class Claim(msgspec.Struct, frozen=True):
     credential: str = ""
     """The identity of the credential it is signed with; empty: unsigned."""
     forced: bool = False
+    client: str = ""
+    """Whose read caused it; empty: the gateway's own doing."""
 
+
+ClientAccount: TypeAlias = tuple[str, str]
+"""A client's name, and an account's."""
 
 NOBODY: Mapping[str, int] = MappingProxyType({})
+NO_CLIENT: Mapping[ClientAccount, int] = MappingProxyType({})
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -118,6 +127,10 @@ class Window(msgspec.Struct, frozen=True):
     """What each account's calls have cost."""
     before: frozenset[str] = frozenset()
     """The accounts that were asked for in the minute before."""
+    forced_by: Mapping[ClientAccount, int] = NO_CLIENT
+    """What each client has forced on each account."""
+    forced_before: frozenset[ClientAccount] = frozenset()
+    """Who forced refreshes of what in the minute before."""
 
     @property
     def used(self) -> int:
@@ -132,8 +145,10 @@ def window_at(window: Window, now: int) -> Window:
     """The window in force: a new minute starts at zero but for what is still under way."""
     minute = now // MINUTE
     if minute > window.minute:
-        before = frozenset(window.accounts) if minute == window.minute + 1 else frozenset[str]()
-        return Window(minute, pending=window.pending, before=before)
+        if minute > window.minute + 1:
+            return Window(minute, pending=window.pending)
+        before, forced_before = frozenset(window.accounts), frozenset(window.forced_by)
+        return Window(minute, pending=window.pending, before=before, forced_before=forced_before)
     # The clock has been put right: what was counted under a minute that is yet to come counts for this one.
     return window if minute == window.minute else replace(window, minute=minute)
 
@@ -142,8 +157,13 @@ def reserve(window: Window, claim: Claim) -> Window:
     accounts = dict(window.accounts)
     if claim.account:
         accounts[claim.account] = accounts.get(claim.account, 0) + claim.weight
-    forced = window.forced + (claim.weight if claim.forced else 0)
-    return replace(window, pending=window.pending + claim.weight, forced=forced, accounts=accounts)
+    forced, forced_by = window.forced, dict(window.forced_by)
+    if claim.forced:
+        forced += claim.weight
+        caused = (claim.client, claim.account)
+        forced_by[caused] = forced_by.get(caused, 0) + claim.weight
+    pending = window.pending + claim.weight
+    return replace(window, pending=pending, forced=forced, forced_by=forced_by, accounts=accounts)
 
 
 def settle(window: Window, weight: int, reported: int | None) -> Window:
@@ -172,13 +192,37 @@ def weight_barrier(window: Window, claim: Claim, ceiling: Ceiling, now: int) -> 
         return _spent("our share of the address's request weight is spent until the exchange's next minute", turn)
     if window.own + claim.weight > ceiling.own:
         return _spent("this replica's part of the request weight is spent until the exchange's next minute", turn)
-    if claim.forced and window.forced + claim.weight > ceiling.own * FORCED_SHARE:
-        return _spent("the weight for refreshes on demand is spent until the exchange's next minute", turn)
+    if claim.forced and not _may_force(window, claim, ceiling.own * FORCED_SHARE, now):
+        share = ceiling.own * FORCED_SHARE * (1 - NEWCOMERS)
+        paced = window.minute * MINUTE + int((window.forced + claim.weight) / max(1, share) * MINUTE) + 1
+        return _spent("the weight for refreshes on demand is spent for now", min(turn, max(now + 1_000, paced)))
     wait = _wait_for_the_others(window, claim, ceiling, now)
     if wait > 0:
         detail = f"account {claim.account} has had its equal slice of the request weight for now"
         return _spent(detail, min(turn, now + wait))
     return None
+
+
+def _may_force(window: Window, claim: Claim, share: float, now: int) -> bool:
+    """Whether a refresh on demand leaves room for other clients' and for other accounts'.
+
+    Who has had none this minute goes first: a part of the share is kept for them. Of the rest half may be spent at any
+    pace. Beyond that, and beyond an even pace over the minute, each client has an equal slice by now, and in it each of
+    its accounts, among those that were forced in this minute or the one before. So one client alone has nearly all, but
+    never so fast that another finds nothing.
+    """
+    client, caused, total = claim.client, (claim.client, claim.account), window.forced + claim.weight
+    common = share * (1 - NEWCOMERS)
+    if caused not in window.forced_by or not window.forced_by[caused]:
+        had_none = not any(weight for (who, _), weight in window.forced_by.items() if who == client)
+        return total <= (share if had_none else share * (1 - NEWCOMERS / 2))
+    filled = common * max(EASE, now % MINUTE / MINUTE)
+    if total <= filled:
+        return True
+    forcing = set(window.forced_by) | window.forced_before
+    clients, accounts = {who for who, _ in forcing}, [each for each in forcing if each[0] == client]
+    had = window.forced_by[caused] + claim.weight
+    return total <= common and had <= filled / len(clients) / len(accounts)
 
 
 def _wait_for_the_others(window: Window, claim: Claim, ceiling: Ceiling, now: int) -> int:

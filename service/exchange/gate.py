@@ -62,7 +62,7 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def claim(self) -> Claim:
         identity = self.credential.identity if self.credential else ADDRESS
-        return Claim(self.endpoint.weight, self.account, identity, self.forced)
+        return Claim(self.endpoint.weight, self.account, identity, self.forced, CLIENT.get())
 
     @property
     def headers(self) -> dict[str, str]:

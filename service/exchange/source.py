@@ -13,6 +13,7 @@ from service.exchange.client import ExchangeClient, Fetched
 from service.exchange.gate import ACCOUNT
 from service.exchange.ports import Holds
 from service.exchange.signing import Credential
+from service.telemetry.attribution import CLIENT
 
 
 class AccountSource:
@@ -86,4 +87,4 @@ class AccountSource:
         self.client.egress.degraded = degraded
 
     def _claim(self, *, forced: bool) -> Claim:
-        return Claim(ACCOUNT.weight, self._account, self._credential.identity, forced)
+        return Claim(ACCOUNT.weight, self._account, self._credential.identity, forced, CLIENT.get())

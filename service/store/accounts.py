@@ -1,46 +1,58 @@
 """What the replicas share about one account: its lease, its snapshot, and its failed refreshes."""
 
 import contextlib
+import secrets
+from typing import Any
 
 import msgspec
 
+from service.account.snapshot import MAX_BODY
+from service.exchange.budget import MAX_BACKOFF
+from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ERRORS, ExchangeError, ExchangeUnavailableError
 from service.store.connection import AwayError, Link, Patience
-from service.store.entries import Entry, Failed, Kept, Look, News, Try, Wish
+from service.store.entries import Cleared, Entry, Failed, Look, News, Try, Verdict, Wish
 from service.store.holds import holds_of
-from service.store.scripts import AccountKeys, Args, Found, Scripts
+from service.store.lineage import MEMORY, lineage_of, uses_of
+from service.store.scripts import AccountKeys, Args, EgressKeys, Found, Scripts
+from service.store.values import whole
 
-FORMAT = 1
+FORMAT = 2
 """Of the snapshot's hash; an entry of another format counts as none."""
 LEASE = 2_000
 """Ms that a lease outlives its holder; who holds it renews it four times as often."""
-CREDENTIAL_MEMORY = 120_000
-"""Ms, at the least, that the credential last accepted is remembered: as long as a snapshot asked with it may live, and
-longer than two replicas see a changed Secret apart (kubelet's minute and its cache: 90 s). If nobody has used it for so
-long, replicas with another one may ask again."""
 FAILURE_MEMORY = 60 * 60 * 1000
 """Ms past its pause that a failure is counted on: far longer than the longest pause, and no account's for ever."""
+MOST_FAILURES = 1_000_000
+"""In a row; far more than an hour's, one each 30 s."""
+MARGIN_ASSETS = 1024 * 1024
+"""Bytes at the most, beside the body: some 30 for each of the exchange's contracts."""
 
-JUST_LOOK = Try("", 0, 0)
+JUST_LOOK = Try("", 0)
 
 
 class _Failure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An error of the exchange's tree, as it stands in Redis."""
+    """An error of the exchange's tree, as it stands in Redis. Its words don't: what stands there reaches callers."""
 
     problem: str
-    detail: str
     answered: int | None = None
     code: int | None = None
 
 
 class AccountStore:
-    """One account's shared state, for one credential. Nothing here raises when Redis is away."""
+    """One account's shared state, for one credential. Nothing here raises when Redis is away, but `clear`."""
 
-    def __init__(self, link: Link, scripts: Scripts, keys: AccountKeys, credential: str) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what one account's state is made of
+        self, link: Link, scripts: Scripts, keys: AccountKeys, egress: EgressKeys, clock: ExchangeClock, identity: str
+    ) -> None:
         self.keys = keys
+        self.identity = identity
+        self.followed = identity
+        """Whose snapshot is read: that of the credential in use which replaced this one, or its own."""
         self._link = link
         self._scripts = scripts
-        self._credential = credential
+        self._holds = [egress.hold, egress.credential_hold(identity)]
+        self._clock = clock
 
     async def look(self, known: int) -> Look | None:
         """What is shared now; the snapshot only if it is newer than `known` (its asked_at). `None`: away."""
@@ -48,23 +60,20 @@ class AccountStore:
 
     async def take(self, known: int, wanted: Try) -> Look | None:
         """The same, and a try for the lease if no shared snapshot is young enough to do without."""
-        own = self.keys
-        keys = [own.snapshot, own.address_hold, own.credential_hold, own.failures, own.lease, own.credential]
-        mine: Args = [self._credential, wanted.generation]
-        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.acceptable, *mine]
-        try:
-            found: Found = await self._link.run(lambda: self._scripts.look(keys=keys, args=args))
-        except AwayError:
+        found = await self._look(known, wanted)
+        if found is not None and found[0][0].decode() != self.followed:
+            self.followed = found[0][0].decode()  # seldom: a credential has just replaced another
+            found = await self._look(known, wanted)
+        if found is None:
             return None
-        entry, remaining, body, address, address_ttl, credential, credential_ttl, *rest = found
-        failed, failed_ttl, generation, newest, lease = rest
+        (newest, uses, entry, remaining, body, listed, failed, failed_ttl, lease), holds = found
+        followed = newest.decode() == self.followed
         return Look(
-            _entry(entry, body),
+            _entry(entry, body, listed) if followed else None,
             remaining,
-            holds_of(address, address_ttl, credential, credential_ttl),
-            _failed(failed, failed_ttl),
-            generation,
-            newest,
+            holds_of(holds, self._clock),
+            _failed(failed, failed_ttl) if followed else None,
+            lineage_of(uses_of(uses), self.identity, newest.decode(), self._clock.now()),
             lease.decode(),
         )
 
@@ -76,98 +85,121 @@ class AccountStore:
             in_time: whether it can't have expired since it was last renewed: if it is gone, Redis has lost it.
         """
         args: Args = [token, LEASE, int(in_time)]
+        keys = [self.keys.lease(self.identity)]
         with contextlib.suppress(AwayError):
-            return bool(
-                await self._link.run(lambda: self._scripts.renew(keys=[self.keys.lease], args=args), Patience())
-            )
+            return bool(await self._link.run(lambda: self._scripts.renew(keys=keys, args=args), Patience()))
         return None
 
     async def release(self, token: str) -> None:
         """Give the lease back, unless somebody else has it by now."""
         args: Args = [token, *self._news()]
-        await self._link.attempt(lambda: self._scripts.release(keys=[self.keys.lease], args=args))
+        await self._link.attempt(lambda: self._scripts.release(keys=[self.keys.lease(self.identity)], args=args))
 
-    async def keep(self, entry: Entry, remaining: int, token: str) -> Kept | None:
-        """Share a snapshot for `remaining` ms, and give the lease back. `None`: away."""
+    async def keep(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> Verdict | None:
+        """Share a snapshot for `remaining` ms, and give the lease back; what became of it. `None`: away.
+
+        `replaced`: the identity that this process has used before this one, by an accepted rotation.
+        """
         own = self.keys
         listed = msgspec.json.encode(dict(entry.margin_assets))
-        mine: Args = [self._credential, entry.generation, max(entry.life, CREDENTIAL_MEMORY)]
-        numbers: Args = [FORMAT, entry.asked_at, entry.life]
-        args: Args = [*numbers, listed, entry.body, remaining, token, *self._news(), *mine]
-        keys = [own.snapshot, own.lease, own.failures, own.credential]
+        args: Args = [FORMAT, entry.asked_at, entry.life, listed, entry.body, remaining, token, *self._news()]
+        args += [self.identity, replaced, self._clock.now(), MEMORY]
+        keys = [own.snapshot(self.identity), own.lease(self.identity), own.failures(self.identity), own.credentials]
         with contextlib.suppress(AwayError):
-            verdict, generation = await self._link.run(lambda: self._scripts.keep(keys=keys, args=args), Patience())
-            return Kept(verdict.decode(), generation)
+            verdict: Any = await self._link.run(lambda: self._scripts.keep(keys=keys, args=args), Patience())
+            kept: Verdict = verdict.decode()
+            return kept
         return None
 
     async def fail(self, failed: Failed, token: str) -> None:
         """Share a failed refresh, and give the lease back; without the lease it is nobody's business."""
-        error = failed.error
-        told = msgspec.json.encode(_Failure(error.problem, error.detail, error.answered, error.code))
-        args: Args = [failed.count, told, max(0, failed.pause) + FAILURE_MEMORY, token, *self._news()]
-        await self._link.attempt(lambda: self._scripts.fail(keys=[self.keys.failures, self.keys.lease], args=args))
+        error, keys = failed.error, [self.keys.failures(self.identity), self.keys.lease(self.identity)]
+        told = msgspec.json.encode(_Failure(error.problem, error.answered, error.code))
+        count, pause = min(failed.count, MOST_FAILURES), min(max(0, failed.pause), MAX_BACKOFF)
+        args: Args = [count, told, pause + FAILURE_MEMORY, token, *self._news()]
+        await self._link.attempt(lambda: self._scripts.fail(keys=keys, args=args))
 
     async def claim(self, milliseconds: int) -> bool | None:
         """Whether this replica may try the credential out; nobody else does for so long. `None`: away."""
+        args: Args = [secrets.token_hex(8), milliseconds]
+        keys = [self.keys.proof(self.identity)]
         with contextlib.suppress(AwayError):
-            return bool(await self._link.run(lambda: self._set_once(milliseconds), Patience()))
+            return bool(await self._link.run(lambda: self._scripts.claim(keys=keys, args=args), Patience()))
         return None
 
-    async def prove(self, replaced: str, generation: int) -> int | None:
-        """Share that the exchange accepts the credential, in the place of another; its generation. `None`: away.
-
-        Args:
-            replaced: the other's identity.
-            generation: the other's, as far as known; Redis may have forgotten it.
-        """
-        own = self.keys
-        args: Args = [self._credential, replaced, generation, CREDENTIAL_MEMORY, *self._news()]
+    async def link(self, replaced: str) -> None:
+        """Share that the exchange accepts the credential in the hands of who used another until now."""
+        args: Args = [self.identity, replaced, self._clock.now(), MEMORY, self.keys.channel]
+        args += [News(self.keys.account, each).encode() for each in (self.identity, replaced)]
+        keys = [self.keys.credentials, self.keys.failures(self.identity)]
         with contextlib.suppress(AwayError):
-            keys = [own.credential, own.snapshot, own.failures]
-            number: int = await self._link.run(lambda: self._scripts.prove(keys=keys, args=args), Patience())
-            return number
-        return None
+            await self._link.run(lambda: self._scripts.link(keys=keys, args=args), Patience())
 
-    def wish(self, wish: Wish) -> None:
-        """Ask a replica with the newest credential for a refresh."""
-        news = News(self.keys.snapshot, wish)
+    def wish(self, acceptable: int) -> None:
+        """Ask a replica with the credential that replaced this one for a refresh."""
+        news = News(self.keys.account, self.followed, Wish(self.identity, acceptable))
         _ = self._link.tell(lambda: self._publish(news))
 
-    async def _set_once(self, milliseconds: int) -> object:
-        return await self._link.redis.set(self.keys.proof, 1, nx=True, px=milliseconds)
+    async def clear(self) -> Cleared:
+        """Forget what stands in the account's way; what it was.
+
+        Raises:
+            AwayError: Redis can't be reached: nothing was forgotten.
+        """
+        own, identity = self.keys, self.identity
+        keys = [own.failures(identity), own.lease(identity), own.proof(identity), own.credentials]
+        args: Args = [LEASE, identity]
+        failures, lease, others = await self._link.run(lambda: self._scripts.clear(keys=keys, args=args))
+        return Cleared(failures, bool(lease), others)
+
+    async def _look(self, known: int, wanted: Try) -> tuple[Found, Found] | None:
+        own, followed = self.keys, self.followed
+        keys = [own.snapshot(followed), own.failures(followed), own.lease(self.identity), own.credentials]
+        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.acceptable, self.identity, followed]
+        args += [self._clock.now(), MEMORY, MAX_BODY + MARGIN_ASSETS, MAX_BACKOFF + FAILURE_MEMORY]
+        try:
+            return await self._link.run(lambda: self._scripts.look(keys, args, self._holds))
+        except AwayError:
+            return None
 
     async def _publish(self, news: News) -> object:
         return await self._link.redis.publish(self.keys.channel, news.encode())
 
     def _news(self) -> tuple[str, str]:
         """Channel and message that tell the replicas to look."""
-        return self.keys.channel, self.keys.snapshot
+        return self.keys.channel, News(self.keys.account, self.identity).encode()
 
 
-def _entry(fields: list[bytes | None], body: bytes | None) -> Entry | None:
+def _entry(fields: list[bytes | None], body: bytes | None, listed: bytes | None) -> Entry | None:
     """An entry as it stands in Redis; what somebody else wrote there counts as none."""
-    _, asked_at, generation, life, margin_assets = fields
-    if body is None or asked_at is None or generation is None or life is None or margin_assets is None:
+    _, _, asked_at, life = (whole(each, LATEST_NUMBER) for each in fields)
+    if body is None or listed is None or not asked_at or not life or len(body) > MAX_BODY:
         return None
     try:
-        listed = msgspec.json.decode(margin_assets, type=dict[str, str])
-        return Entry(body, int(asked_at), int(generation), int(life), listed)
+        return Entry(body, asked_at, life, msgspec.json.decode(listed, type=dict[str, str]))
     except (msgspec.MsgspecError, ValueError):
         return None
 
 
+LATEST_NUMBER = 10**14
+"""Ms, of a time or a life; the script has looked at them too."""
+
+
 def _failed(fields: list[bytes | None], left: int) -> Failed | None:
-    """A failed refresh as it stands in Redis; what somebody else wrote there counts as none."""
-    count, told = fields
-    if count is None or told is None or left <= 0:
+    """A failed refresh as it stands in Redis; what no replica can have written counts as none."""
+    count, told = (fields + 2 * [None])[:2]
+    number = whole(count, MOST_FAILURES)
+    if not number or told is None or not 0 < left <= MAX_BACKOFF + FAILURE_MEMORY:
         return None
     try:
-        return Failed(int(count), _error(msgspec.json.decode(told, type=_Failure)), left - FAILURE_MEMORY)
+        return Failed(number, _error(msgspec.json.decode(told, type=_Failure)), left - FAILURE_MEMORY)
     except (msgspec.MsgspecError, ValueError):
         return None
 
 
 def _error(told: _Failure) -> ExchangeError:
-    """The error again; a problem type that a newer release wrote counts as the exchange being unavailable."""
+    """The error again, in words of ours; a problem type of a newer release counts as an unavailable exchange."""
     kind = ERRORS.get(told.problem, ExchangeUnavailableError)
-    return kind(told.detail, answered=told.answered, code=told.code)
+    answered = told.answered if told.answered is not None and 100 <= told.answered <= 599 else None
+    code = told.code if told.code is not None and abs(told.code) < 10**6 else None
+    return kind(f"{kind.title[0].lower()}{kind.title[1:]}, as another replica found", answered=answered, code=code)

@@ -28,10 +28,10 @@ class Announcements:
     Args:
         redis: where to subscribe.
         channel: to what.
-        hear: called with each message; with `None` when any number of them may have been missed.
+        hear: called with each message, whoever sent it; with `None` when any number of them may have been missed.
     """
 
-    def __init__(self, redis: Redis, channel: str, hear: Callable[[str | None], None]) -> None:
+    def __init__(self, redis: Redis, channel: str, hear: Callable[[bytes | None], None]) -> None:
         self._redis = redis
         self._channel = channel
         self._hear = hear
@@ -75,7 +75,7 @@ class Announcements:
             self._tell(well=True)
             self._hear(None)
         elif kind == "message" and isinstance(data, bytes):
-            self._hear(data.decode("utf-8", "replace"))
+            self._hear(data)
 
     def _tell(self, *, well: bool, kind: str = "") -> None:
         if well == self._well:

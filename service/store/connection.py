@@ -18,9 +18,12 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
+    ClusterCrossSlotError,
     MaxConnectionsError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -79,6 +82,7 @@ FAILURES = {
     "busy": "no free connection",
     "timeout": "no answer in time",
     "unreachable": "no connection",
+    "sharded": "it is a cluster of several shards: expected one that has all keys, or Sentinel",
     "script": "it fails our script",
 }
 """What can be wrong with it, in words for an operator."""
@@ -306,6 +310,8 @@ def failure_kind(exc: Exception) -> str:
             return "busy"
         case TimeoutError() | RedisTimeoutError():
             return "timeout"
+        case MovedError() | AskError() | ClusterCrossSlotError():
+            return "sharded"
         case ResponseError():
             return "script"
         case _:

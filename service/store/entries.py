@@ -1,5 +1,6 @@
 """The shapes of what the replicas share about an account."""
 
+import re
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
@@ -9,14 +10,19 @@ from service.exchange.errors import ExchangeError
 from service.exchange.ports import Holds
 
 Lease: TypeAlias = Literal["not-tried", "needless", "superseded", "taken", "busy"]
-"""What became of a try for it: `needless` where a young snapshot spares the call, `superseded` where a newer
-credential than the caller's is in use."""
+"""What became of a try for it: `needless` where a young snapshot spares the call, `superseded` where a credential that
+replaced the caller's is in use."""
 
 LONGEST_NUMBER = 12
 """Digits of an age in ms: beyond any window."""
 
+LONGEST_MESSAGE = 160
+"""Bytes of an announcement: an account's name, two identities and two numbers, with room."""
+
+_MESSAGE = re.compile(rf"([a-z0-9~-]{{1,64}}) ([0-9a-f]{{16}})(?: ([0-9a-f]{{16}}) ([0-9]{{1,{LONGEST_NUMBER}}}))?")
+
 Verdict: TypeAlias = Literal["kept", "older", "superseded", "lost"]
-"""What became of a snapshot: refused where an older one than what is there, by an older credential, or without the
+"""What became of a snapshot: refused where an older one than what is there, by a replaced credential, or without the
 lease."""
 
 
@@ -26,8 +32,6 @@ class Entry(msgspec.Struct, frozen=True):
     body: bytes
     asked_at: int
     """Ms since the epoch, on the exchange's clock."""
-    generation: int
-    """Of the credential it was asked with; 0: not known."""
     life: int
     """Ms from `asked_at` to the hard cap; the entry expires with it."""
     margin_assets: Mapping[str, str]
@@ -45,40 +49,36 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """What a replica that may not ask the exchange itself wants of one that may."""
+    """What a replica whose credential was replaced wants of one that has the newer: a refresh."""
 
+    identity: str
+    """Of the replaced credential."""
     acceptable: int
     """Age in ms below which a snapshot will do."""
-    forced: bool
-    """Whether a caller forces it on a snapshot that is still fresh."""
 
 
 class News(msgspec.Struct, frozen=True):
-    """An announcement: an account's state has changed, or a refresh is wished for."""
+    """An announcement: the state of an account under a credential has changed, or a refresh is wished for."""
 
-    snapshot: str
-    """The key that tells the account."""
+    account: str
+    identity: str
+    """Of the credential."""
     wish: Wish | None = None
 
     def encode(self) -> str:
-        wish = self.wish
-        return self.snapshot if wish is None else f"{self.snapshot} {wish.acceptable} {int(wish.forced)}"
+        told = f"{self.account} {self.identity}"
+        return told if self.wish is None else f"{told} {self.wish.identity} {self.wish.acceptable}"
 
     @classmethod
-    def decode(cls, message: str) -> "News":
-        """A message as it was heard; what somebody else sent counts as a change, of whatever it names."""
-        match message.split(" "):
-            case [snapshot, acceptable, forced] if acceptable.isdecimal() and len(acceptable) < LONGEST_NUMBER:
-                return cls(snapshot, Wish(int(acceptable), forced == "1"))
-            case _:
-                return cls(message)
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """What became of a snapshot, and the generation of the credential that it was asked with."""
-
-    verdict: Verdict
-    generation: int
+    def decode(cls, message: bytes) -> "News | None":
+        """A message as it was heard; `None`: no replica sent it. Its length is looked at before anything else."""
+        if len(message) > LONGEST_MESSAGE:
+            return None
+        found = _MESSAGE.fullmatch(message.decode("latin-1"))
+        if found is None:
+            return None
+        account, identity, replaced, acceptable = found.groups()
+        return cls(account, identity, Wish(replaced, int(acceptable)) if replaced else None)
 
 
 class Try(msgspec.Struct, frozen=True):
@@ -87,8 +87,17 @@ class Try(msgspec.Struct, frozen=True):
     token: str
     acceptable: int
     """Age in ms below which a snapshot spares the call."""
-    generation: int
-    """Of this replica's credential; 0: not known yet."""
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """How a credential stands among those that use its account; `store.lineage` has the theory."""
+
+    superseded: bool = False
+    """Whether one that replaced it is in use."""
+    replaced: frozenset[str] = frozenset()
+    """The identities that it has replaced, sooner or later."""
+    foreign: int = 0
+    """How many are in use that have nothing to do with it: another deployment's, or another exchange account's."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -100,8 +109,15 @@ class Look(msgspec.Struct, frozen=True):
     """Ms the entry has left to live."""
     holds: Holds
     failed: Failed | None
-    generation: int
-    """Of the looker's credential; 0: not known."""
-    newest: int
-    """The generation of the credential in use; 0: nobody has used one for a while."""
+    lineage: Lineage
     lease: Lease
+
+
+class Cleared(msgspec.Struct, frozen=True):
+    """What stood in an account's way."""
+
+    failures: int
+    lease: bool
+    """Whether there was one that would never have ended."""
+    credentials: int
+    """How many others were known."""

@@ -2,9 +2,10 @@
 -- epoch.
 -- KEYS: hold
 -- ARGV: epoch, problem type, until (ms since the epoch, on the exchange's clock), 1 once a probe was answered, ms to
---       remember it
-local stored = redis.call('HMGET', KEYS[1], 'epoch', 'until', 'opened')
-local theirs = { tonumber(stored[1] or '') or 0, tonumber(stored[2] or '') or 0, tonumber(stored[3] or '') or 0 }
+--       remember it, the latest epoch and the latest until that a replica can have written by now
+local stored = fields(KEYS[1], 64, 'epoch', 'until', 'opened')
+local epoch, deadline = whole(stored[1], tonumber(ARGV[6])) or 0, whole(stored[2], tonumber(ARGV[7])) or 0
+local theirs = { epoch, deadline, whole(stored[3], 1) or 0 }
 local ours = { tonumber(ARGV[1]), tonumber(ARGV[3]), tonumber(ARGV[4]) }
 for place = 1, 3 do
     if theirs[place] > ours[place] then

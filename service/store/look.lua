@@ -1,43 +1,54 @@
--- One look at what the replicas share about an account, and a try for its lease, in one round trip.
--- KEYS: snapshot, hold on the address, hold on the credential, failures, lease, credential
--- ARGV: format version, asked_at (ms) of the snapshot the caller has, token ('' just looks), ms of the lease,
---       age (ms) below which a snapshot spares the call, the caller's credential and its generation (0: not known)
+-- One look at what the replicas share about an account, and a try for its lease.
+-- KEYS: snapshot and failures of the credential that the caller follows, the caller's own lease, the account's credentials
+-- ARGV: format version, request time (ms) of the snapshot the caller has, token ('' just looks), ms of the lease, age (ms)
+--       below which a snapshot spares the call, the caller's identity, the identity it follows, now (ms), ms that a
+--       credential is remembered, most bytes of a body, most ms that a failure is remembered
 -- Gives the body only where it is newer than the caller's: a snapshot is tens of kilobytes.
-local entry = redis.call('HMGET', KEYS[1], 'format', 'asked_at', 'generation', 'life', 'margin_assets')
-local left = redis.call('PTTL', KEYS[1])
-local body = false
-if entry[1] == ARGV[1] and (tonumber(entry[2] or '') or 0) > tonumber(ARGV[2]) then
-    body = redis.call('HGET', KEYS[1], 'body')
+local token, lease_ms, own, followed, now = ARGV[3], tonumber(ARGV[4]), ARGV[6], ARGV[7], tonumber(ARGV[8])
+local known = credentials_at(KEYS[4])
+local newest = newest_of(known, own, now, tonumber(ARGV[9]))
+local uses = {}
+for identity, credential in pairs(known) do
+    uses[#uses + 1] = { identity, credential.used, credential.successor or '' }
 end
-local known = redis.call('HMGET', KEYS[6], 'newest', 'of:' .. ARGV[6])
-local newest, own = tonumber(known[1] or '') or 0, tonumber(known[2] or '') or 0
-if tonumber(ARGV[7]) > own then
-    own = tonumber(ARGV[7])
-end
-local lease = 'not-tried'
-if ARGV[3] ~= '' then
-    local life = tonumber(entry[4] or '')
-    if body and life and left > 0 and left <= life and life - left < tonumber(ARGV[5]) then
-        lease = 'needless'
-    elseif own > 0 and own < newest then
-        lease = 'superseded'
-    elseif redis.call('SET', KEYS[5], ARGV[3], 'NX', 'PX', ARGV[4]) or redis.call('GET', KEYS[5]) == ARGV[3] then
-        lease = 'taken'
-    else
-        lease = 'busy'
+
+local entry, left, body = fields(KEYS[1], 64, 'format', 'identity', 'asked_at', 'life'), redis.call('PTTL', KEYS[1]), false
+local life, listed = whole(entry[4], 1e12), false
+local valid = entry[1] == ARGV[1] and entry[2] == followed and life and left > 0 and left <= life
+if valid and (whole(entry[3], 1e14) or 0) > tonumber(ARGV[2]) then
+    if redis.call('HSTRLEN', KEYS[1], 'body') + redis.call('HSTRLEN', KEYS[1], 'margin_assets') <= tonumber(ARGV[10]) then
+        body, listed = redis.call('HGET', KEYS[1], 'body'), redis.call('HGET', KEYS[1], 'margin_assets')
     end
 end
-return {
-    entry,
-    left,
-    body,
-    redis.call('HMGET', KEYS[2], 'epoch', 'problem', 'until', 'opened'),
-    redis.call('PTTL', KEYS[2]),
-    redis.call('HMGET', KEYS[3], 'epoch', 'problem', 'until', 'opened'),
-    redis.call('PTTL', KEYS[3]),
-    redis.call('HMGET', KEYS[4], 'count', 'error'),
-    redis.call('PTTL', KEYS[4]),
-    own,
-    newest,
-    lease,
-}
+
+-- A failure without an end, or with one beyond any that a replica gives it, would hold everybody back for ever.
+local failure, failure_left = fields(KEYS[2], 256, 'count', 'error'), redis.call('PTTL', KEYS[2])
+if failure_left == -1 or failure_left > tonumber(ARGV[11]) then
+    redis.call('DEL', KEYS[2])
+    failure = {}
+end
+
+local lease = 'not-tried'
+if token ~= '' then
+    if body and life - left < tonumber(ARGV[5]) then
+        lease = 'needless'
+    elseif newest ~= own then
+        lease = 'superseded'
+    elseif redis.call('SET', KEYS[3], token, 'NX', 'PX', lease_ms) then
+        lease = 'taken'
+    else
+        local holder = read('GET', KEYS[3])
+        if not holder then
+            redis.call('SET', KEYS[3], token, 'PX', lease_ms)
+            lease = 'taken'
+        elseif holder == token then
+            lease = 'taken'
+        else
+            lease = 'busy'
+            if redis.call('PTTL', KEYS[3]) > lease_ms or redis.call('PTTL', KEYS[3]) < 0 then
+                redis.call('PEXPIRE', KEYS[3], lease_ms) -- no replica takes one for longer: it ends all the same
+            end
+        end
+    end
+end
+return { newest, uses, entry, left, body, listed, failure, failure_left, lease }

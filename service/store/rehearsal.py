@@ -14,10 +14,12 @@ from service.store.connection import SOCKET_TIMEOUT, Link
 from service.store.entries import Entry, Failed, Try
 from service.store.ledger import EgressLedger
 from service.store.listings import ListingStore, listing_key
-from service.store.scripts import AccountKeys, EgressKeys, Scripts, account_keys, egress_keys
+from service.store.scripts import EgressKeys, Scripts, account_keys, egress_keys
 
 NOBODY = "~rehearsal"
 """An account and an egress that no settings can name."""
+SLOTS = 64
+"""Keys that are looked for, each with a hash tag of its own: of two shards or more, one surely has none of them."""
 _LIFE = 1_000
 """Ms that what it writes would last if it were not removed."""
 
@@ -29,26 +31,35 @@ async def rehearse(link: Link, settings: Settings, clock: ExchangeClock) -> None
         AwayError: why one of them failed.
     """
     nowhere = replace(settings, exchange=replace(settings.exchange, egress=NOBODY))
-    token = secrets.token_hex(8)
-    keys, scripts = account_keys(nowhere, NOBODY, token), Scripts(link.redis)
-    store, egress = AccountStore(link, scripts, keys, token), egress_keys(nowhere)
+    token, scripts, egress = secrets.token_hex(8), Scripts(link.redis), egress_keys(nowhere)
+    store = AccountStore(link, scripts, account_keys(nowhere, NOBODY), egress, clock, token)
+    await link.run(lambda: _spread(link, settings.redis.key_prefix))
     await _refresh(store, token)
     await _spend(EgressLedger(link, scripts, egress, clock), token)
-    listings = ListingStore(link, f"{listing_key(nowhere)}:{NOBODY}")
-    await listings.put(b"")
+    listings = ListingStore(link, scripts, f"{listing_key(nowhere)}:{NOBODY}")
+    await listings.put(b"{}")
     _ = await listings.claim(_LIFE), await listings.get()
-    await link.run(lambda: _subscribe_and_clear(link, keys, egress, listings))  # fails too if one before it did
+    await link.run(lambda: _subscribe_and_clear(link, store, egress, listings))  # fails too if one before it did
+
+
+async def _spread(link: Link, prefix: str) -> None:
+    """Keys of many slots: a server of several shards refuses those that are another's."""
+    async with link.redis.pipeline(transaction=False) as pipeline:
+        for number in range(SLOTS):
+            _ = pipeline.get(f"{prefix}:{{{NOBODY}:{number}}}")
+        await pipeline.execute()
 
 
 async def _refresh(store: AccountStore, token: str) -> None:
-    wanted = Try(token, 0, 0)
+    wanted = Try(token, 0)
     _ = await store.take(0, wanted), await store.renew(token, in_time=True)
-    _ = await store.keep(Entry(b"{}", 1, 1, _LIFE, {}), _LIFE, token)
+    _ = await store.keep(Entry(b"{}", 1, _LIFE, {}), _LIFE, token)
     _ = await store.take(0, wanted)
     await store.fail(Failed(1, ExchangeUnavailableError(""), 0), token)
     _ = await store.take(0, wanted)
     await store.release(token)
-    _ = await store.claim(_LIFE), await store.prove(NOBODY, 0)
+    await store.link(token)
+    _ = await store.claim(_LIFE), await store.clear()
 
 
 async def _spend(ledger: EgressLedger, token: str) -> None:
@@ -59,16 +70,20 @@ async def _spend(ledger: EgressLedger, token: str) -> None:
     await ledger.settle(answered, 1)
     await ledger.cancel(cancelled)
     await ledger.hold_address(NO_HOLD)
-    _ = await ledger.resume(NOBODY, token)
+    _ = await ledger.resume(token)
     _ = await ledger.probe(_LIFE)
 
 
-async def _subscribe_and_clear(link: Link, keys: AccountKeys, egress: EgressKeys, listings: ListingStore) -> None:
+async def _subscribe_and_clear(link: Link, store: AccountStore, egress: EgressKeys, listings: ListingStore) -> None:
+    keys, identity = store.keys, store.identity
     async with link.redis.pubsub() as subscription:
         await subscription.subscribe(keys.channel)
         await subscription.ping()
         for _ in range(2):  # both are answered; a refusal is raised
             _ = await subscription.get_message(timeout=SOCKET_TIMEOUT)
-    names = [keys.snapshot, keys.credential, keys.failures, keys.lease, keys.credential_hold, keys.proof]
-    names += [egress.hold, egress.probe, f"{egress.ledger}:0", f"{egress.ledger}:0:calls"]
-    await link.redis.delete(*names, listings.key, listings.claim_key)
+    accounts = [keys.snapshot(identity), keys.failures(identity), keys.lease(identity), keys.proof(identity)]
+    addresses = [egress.hold, egress.credential_hold(identity), egress.probe, *egress.minute(0)]
+    await link.redis.delete(*accounts, keys.credentials)
+    await link.redis.delete(*addresses)
+    for name in (listings.key, listings.claim_key):
+        await link.redis.delete(name)

@@ -1,7 +1,7 @@
 -- Give a lease back, if it is still ours, and tell who waits for it.
 -- KEYS: lease
 -- ARGV: token, channel, message
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if read('GET', KEYS[1]) ~= ARGV[1] then
     return 0
 end
 redis.call('DEL', KEYS[1])

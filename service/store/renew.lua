@@ -1,7 +1,7 @@
 -- Hold a lease for longer, if it is still ours.
 -- KEYS: lease
 -- ARGV: token, ms of the lease, 1 if it can't have expired yet: then Redis has lost it, and gets it back
-local holder = redis.call('GET', KEYS[1])
+local holder = read('GET', KEYS[1])
 if holder == ARGV[1] then
     return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 elseif not holder and ARGV[3] == '1' then

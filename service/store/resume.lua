@@ -2,12 +2,9 @@
 -- KEYS: hold
 -- ARGV: ms to remember the epoch, and the least it may be: the time, so that it is later than any that Redis lost
 -- Gives what was forgotten.
-local stored = redis.call('HMGET', KEYS[1], 'epoch', 'problem', 'until', 'opened')
-local epoch = (tonumber(stored[1] or '') or 0) + 1
-if epoch < tonumber(ARGV[2]) then
-    epoch = ARGV[2]
-end
+local stored = hold_at(KEYS[1])
+local epoch = math.max((whole(stored[1][1], 1e14) or 0) + 1, tonumber(ARGV[2]))
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'epoch', epoch)
+redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch))
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return stored

@@ -79,6 +79,11 @@ class Metrics:
             buckets=_LATENCY,
             registry=self.registry,
         )
+        self.foreign_entries = self._counter(
+            "foreign_entries",
+            "Looks in Redis that found the account's name in use by a credential that has nothing to do with ours.",
+            "account",
+        )
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
         self.audit_lines_dropped = self._counter("audit_lines_dropped", "Audit lines that were not written.")
         self.log_lines_dropped = self._counter(

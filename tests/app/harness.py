@@ -80,7 +80,7 @@ class Replica:
 
     async def resume(self) -> None:
         """What an operator does who knows better."""
-        await self.gateway.ledger.resume("main", self.gateway.keepers["main"].source.identity)
+        await self.gateway.ledger.resume(self.gateway.keepers["main"].source.identity)
 
     async def status(self) -> Json:
         return (await self.get("/v1/status")).json()

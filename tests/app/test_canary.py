@@ -7,7 +7,7 @@ import pytest
 
 from tests.app.canary import leaks
 from tests.app.harness import ACCOUNT, Replica, Stage
-from tests.support import TOKENS
+from tests.support import IDENTITY, TOKENS
 
 
 @pytest.mark.parametrize("name", ["API key", "secret key", "token of risk", "token of nobody", "signature 0"])
@@ -21,19 +21,19 @@ async def test_every_place_is_searched(stage: Stage, gateway: Replica) -> None:
     await gateway.get(ACCOUNT)
     await stage.stop()
     places = {place async for place, _ in stage.traces()}
-    key = "testing:127.0.0.1:1:main"
+    account, egress = "{account:testing:127.0.0.1:1:main}", "{egress:127.0.0.1:1:default}"
     assert places == {
         f"answer {ACCOUNT}",
         "answer /v1/status",
         "metrics of replica 0",
         "repr of replica 0",
         "the audit log",
-        f"Redis coinm:{key}:snapshot",
-        f"Redis coinm:{key}:credential",
+        f"Redis coinm:{account}:snapshot:{IDENTITY}",
+        f"Redis coinm:{account}:credentials",
         "Redis coinm:testing:127.0.0.1:1:listing",
         "Redis coinm:testing:127.0.0.1:1:listing-claim",
-        "Redis coinm:egress:127.0.0.1:1:default:ledger:29833333",  # by the first answer's `Date`, a second at the most
-        "Redis coinm:egress:127.0.0.1:1:default:ledger:29833334",
+        f"Redis coinm:{egress}:ledger:29833333",  # by the first answer's `Date`, a second at the most
+        f"Redis coinm:{egress}:ledger:29833334",
         "Redis coinm:heartbeat",
     }
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from simulator.faults import Fault
-from tests.app.harness import ACCOUNT, BTC, Stage, cache_status, told
-from tests.support import START
+from tests.app.harness import ACCOUNT, BTC, Stage, cache_status, settle, told
+from tests.support import IDENTITY, START
 
-SNAPSHOT = "coinm:testing:127.0.0.1:1:main:snapshot"
-LEASE = "coinm:testing:127.0.0.1:1:main:lease"
-ADDRESS_HOLD = "coinm:egress:127.0.0.1:1:default:hold"
+MAIN = "coinm:{account:testing:127.0.0.1:1:main}"
+SNAPSHOT, LEASE = (f"{MAIN}:{kind}:{IDENTITY}" for kind in ("snapshot", "lease"))
+ADDRESS_HOLD = "coinm:{egress:127.0.0.1:1:default}:hold"
 
 
 async def test_a_restart_within_the_fresh_window_asks_the_exchange_nothing_at_all(stage: Stage) -> None:
@@ -77,9 +77,10 @@ async def test_an_older_snapshot_never_replaces_a_newer_one(stage: Stage) -> Non
 
 
 async def test_a_replaced_credential_no_longer_writes(stage: Stage) -> None:
-    old = await stage.warm()
+    old, (new, files) = await stage.warm(), await stage.start_watched()
     stage.change_key("anotherApiKey".ljust(64, "1"))
-    new = await stage.start()
+    await files.look()
+    await settle()
     await stage.advance(10_000)
     assert cache_status(await new.get()) == "fwd=stale; fwd-status=200; stored"
     await stage.advance(2_000)
@@ -155,14 +156,14 @@ Fields = dict[Any, Any]
 GARBAGE: list[Fields] = [
     {"body": b"\xff\x00garbage"},
     {"asked_at": "soon"},
-    {"generation": "first"},
+    {"identity": "0" * 16},
     {"life": "long"},
     {"margin_assets": "no JSON"},
     {"margin_assets": b"\xff"},
     {"margin_assets": "[]"},
     {"format": 99},
     {"asked_at": START + 86_400_000, "body": b"{}"},
-    {"asked_at": "soon", "generation": "first", "life": "x", "format": "y", "body": "z", "margin_assets": "{"},
+    {"asked_at": "soon", "identity": "first", "life": "x", "format": "y", "body": "z", "margin_assets": "{"},
 ]
 
 

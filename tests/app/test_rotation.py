@@ -4,20 +4,32 @@ import asyncio
 import hashlib
 import io
 import re
+from typing import cast
 
 import msgspec
 import pytest
 
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
-from tests.app.harness import BTC, Replica, Stage, cache_status, settle, told
+from tests.app.harness import BTC, Replica, Stage, cache_status, keys, settle, told
 from tests.app.test_fleet import fleet, fresh
+from tests.support import IDENTITY
 
 NEW_KEY = "anotherApiKey".ljust(64, "1")
 OLD, NEW = (hashlib.sha256(key.encode()).hexdigest()[:8] for key in (DEMO_API_KEY, NEW_KEY))
 """Fingerprints."""
+NEW_IDENTITY = hashlib.sha256(f"{NEW_KEY}\n{DEMO_SECRET_KEY}".encode()).hexdigest()[:16]
 
-# Replicas that are started with another credential.
+# Replicas that have a credential which another has replaced.
+
+
+async def rotated(stage: Stage, key: str = NEW_KEY) -> Replica:
+    """A replica whose files were changed while it ran, to a pair that the exchange accepts."""
+    replica, files = await stage.start_watched()
+    stage.change_key(key)
+    await files.look()
+    await decided()
+    return replica
 
 
 async def test_replicas_of_one_credential_are_never_superseded_by_each_other(stage: Stage) -> None:
@@ -25,30 +37,27 @@ async def test_replicas_of_one_credential_are_never_superseded_by_each_other(sta
     leads, adopts = await fleet(stage, 2)
     await leads.get()
     await settle()
-    stage.change_key(NEW_KEY)
-    rotated = await stage.start()
+    new = await rotated(stage)
     await stage.advance(5_000)
-    assert fresh([await rotated.get()])
+    assert fresh([await new.get()])
     await stage.advance(5_000)
     asked = stage.account_calls
-    assert fresh([await adopts.get()])  # it knew whose credential it has, and asked who has the newer one
+    assert fresh([await adopts.get()])  # it knows by what its credential was replaced, and asked who has that
     assert (stage.account_calls, stage.account_keys[-1]) == (asked + 1, NEW_KEY)
     async with stage.redis() as redis:
         await redis.flushall()
     started = await stage.start()
-    for each in (started, rotated, started, rotated):
+    for each in (started, new, started, new):
         calls = stage.account_calls
         await stage.advance(5_000)
         await each.get()
         await settle()
-        assert fresh([await started.get(), await rotated.get()])
+        assert fresh([await started.get(), await new.get()])
         assert stage.account_calls == calls + 1
 
 
 async def test_a_credential_that_its_replicas_took_with_them_bars_nobody_for_ever(stage: Stage) -> None:
-    old = await stage.warm()
-    stage.change_key(NEW_KEY)
-    new = await stage.start()
+    old, new = await stage.warm(), await rotated(stage)
     await stage.advance(10_000)
     await new.get()
     await stage.end(new)  # it is taken back
@@ -61,18 +70,16 @@ async def test_a_credential_that_its_replicas_took_with_them_bars_nobody_for_eve
 
 
 async def test_a_replica_with_an_older_credential_serves_what_newer_ones_fetch_and_asks_nothing(stage: Stage) -> None:
-    old = await stage.warm()
-    stage.change_key(NEW_KEY)
-    new = await stage.start()
+    old, new = await stage.warm(), await rotated(stage)
     await stage.advance(10_000)
     await new.get()
     await settle()
     assert fresh([await old.get()])
-    for number, headers in enumerate([{}, {"cache_control": "no-cache"}, {"cache_control": "max-age=5"}], 3):
+    for number, headers in enumerate([{}, {"cache_control": "no-cache"}, {"cache_control": "max-age=5"}], 4):
         await stage.advance(10_000)  # nobody asks the one with the newer credential
         assert fresh([await old.get(BTC, **headers)])
         assert stage.account_calls == number
-    assert stage.account_keys[1:] == [NEW_KEY] * 4
+    assert stage.account_keys[1:] == [NEW_KEY] * 5
 
 
 # Files that change under running replicas.
@@ -271,8 +278,10 @@ async def test_a_read_under_way_with_the_old_key_is_answered_and_does_not_land_o
     await decided()
     assert await in_use(gateway) == NEW
     async with stage.redis() as redis:
-        stored = await redis.hget("coinm:testing:127.0.0.1:1:main:credential", "newest")
-    assert stored == b"2"
+        use = cast("bytes", await redis.hget("coinm:{account:testing:127.0.0.1:1:main}:credentials", IDENTITY))
+        stored = [name for name in await keys(redis) if b":snapshot:" in name]
+    assert use.endswith(f":{NEW_IDENTITY}".encode())
+    assert stored == []  # the old one's late answer is nobody's
 
 
 async def test_during_a_ban_nothing_is_proven_and_afterwards_it_is(stage: Stage) -> None:
@@ -326,8 +335,7 @@ async def test_a_wish_that_nobody_can_grant_comes_to_an_end(stage: Stage) -> Non
     """Two replicas with an older credential must not keep each other asking."""
     olds = [await stage.start() for _ in range(2)]
     await olds[0].get()
-    stage.change_key(NEW_KEY)
-    (new, _) = await stage.start_watched()
+    new = await rotated(stage)
     await stage.advance(10_000)
     await new.get()
     await stage.end(new)

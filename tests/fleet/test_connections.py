@@ -8,12 +8,13 @@ from tests.fleet.outage import Fleet, fleet
 from tests.fleet.redis_servers import RedisServer, RedisServers, redis_servers, until
 from tests.process.certificates import write_certificate
 from tests.process.conftest import run_command
+from tests.support import IDENTITY
 
 __all__ = ["redis_servers"]
 
 ACL = (
-    "ACL SETUSER gateway on >PASSWORD ~coinm:* &coinm:* -@all +del +evalsha +get +hdel +hget +hgetall +hincrby +hmget "
-    "+hset +hsetnx +info +pexpire +ping +pttl +publish +script|load +set +subscribe"
+    "ACL SETUSER gateway on >PASSWORD ~coinm:* &coinm:* -@all +del +evalsha +get +hdel +hget +hgetall +hlen "
+    "+hmget +hset +hsetnx +hstrlen +info +pexpire +ping +pttl +publish +script|load +set +strlen +subscribe"
 )
 """The user that the gateway needs, as the README has it."""
 
@@ -82,7 +83,11 @@ async def assert_at_work(replicas: Fleet, server: RedisServer) -> None:
     async def stored() -> bool:  # a first handshake may take longer than a read waits; then it goes by itself
         read = await replicas.read(cache_control="no-cache")
         assert read.status_code == 200
-        return bool(await server.command("EXISTS", f"coinm:testing:{replicas.exchange_host}:main:snapshot"))
+        return bool(
+            await server.command(
+                "EXISTS", f"coinm:{{account:testing:{replicas.exchange_host}:main}}:snapshot:{IDENTITY}"
+            )
+        )
 
     await until(stored, SOON, "what is read is stored")
     await replicas.until_redis("ok")
@@ -99,7 +104,7 @@ async def use_everything(replicas: Fleet, server: RedisServer) -> None:
         replicas.exchange.faults.add(Fault("503-unavailable", count=1))
         await replicas.more_calls(2)
         replicas.exchange.faults.add(Fault("418", seconds=600))
-        await until(lambda: answer(server, "KEYS", "*:egress:*:hold"), 10, "the ban is in Redis")
+        await until(lambda: answer(server, "KEYS", "*{egress:*}:hold"), 10, "the ban is in Redis")
     _, output, _ = await run_command("resume", "--config", str(replicas.replicas[0].config))
     assert "exchange-banned" in output
     await replicas.until_redis("ok")

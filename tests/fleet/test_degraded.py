@@ -114,7 +114,7 @@ async def test_a_ban_is_written_back_to_an_emptied_redis_and_binds_a_new_replica
 
         await server.kill()
         await server.start()
-        key = f"coinm:egress:{replicas.exchange_host}:default:hold"
+        key = f"coinm:{{egress:{replicas.exchange_host}:default}}:hold"
         await until(lambda: written(replicas, server, key), 10, f"{key} is there again")
         await newcomer.start()
         answer = await replicas.read(1)

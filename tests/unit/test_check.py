@@ -17,7 +17,6 @@ def test_a_redis_as_it_should_be_is_one_row() -> None:
 @pytest.mark.parametrize(
     ("told", "finding"),
     [
-        ({"redis_mode": "cluster"}, ("redis mode", "fail")),
         ({"role": "slave"}, ("redis role", "fail")),
         ({"maxmemory_policy": "allkeys-lru"}, ("redis eviction", "warn")),
         ({"maxmemory_policy": "volatile-ttl"}, ("redis eviction", "warn")),  # a ban's memory has a time to live too

@@ -16,7 +16,7 @@ from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeTimeoutError
 from service.exchange.ports import Holds
-from service.store.entries import Entry, Failed, Kept, Look, Try, Wish
+from service.store.entries import Cleared, Entry, Failed, Look, Try, Verdict
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -61,6 +61,8 @@ class Exchange:
 class NoRedis:
     """A shared store that is always away."""
 
+    followed = "only"
+
     async def look(self, known: int) -> Look | None:
         return None
 
@@ -72,7 +74,7 @@ class NoRedis:
 
     async def release(self, token: str) -> None: ...
 
-    async def keep(self, entry: Entry, remaining: int, token: str) -> Kept | None:
+    async def keep(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> Verdict | None:
         return None
 
     async def fail(self, failed: Failed, token: str) -> None: ...
@@ -80,10 +82,12 @@ class NoRedis:
     async def claim(self, milliseconds: int) -> bool | None:
         return None
 
-    async def prove(self, replaced: str, generation: int) -> int | None:
-        return None
+    async def link(self, replaced: str) -> None: ...
 
-    def wish(self, wish: Wish) -> None: ...
+    async def clear(self) -> Cleared:
+        return Cleared(0, lease=False, credentials=0)
+
+    def wish(self, acceptable: int) -> None: ...
 
 
 @pytest.fixture

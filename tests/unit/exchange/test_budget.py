@@ -117,9 +117,83 @@ def test_a_clock_set_back_does_not_open_a_spent_minute_again() -> None:
     assert window_at(Window(7, spent=80), 6 * MINUTE) == Window(6, spent=80)
 
 
-def test_forced_refreshes_have_a_quarter_of_the_ceiling() -> None:
+def may_force(window: Window, second: float, client: str = "a", account: str = "main", weight: int = 5) -> bool:
+    """Whether a client may have a refresh on demand at that second of the minute."""
+    now = 7 * MINUTE + int(second * 1_000)
+    return weight_barrier(window, Claim(weight, account, forced=True, client=client), WIDE, now) is None
+
+
+def forced(by: dict[tuple[str, str], int], before: frozenset[tuple[str, str]] = frozenset()) -> Window:
+    return Window(7, forced=sum(by.values()), forced_by=by, forced_before=before)
+
+
+WIDE = Ceiling(1_920, 1_920)
+"""A quarter of it is 480, of which 60 are kept for who has had none."""
+
+
+def test_a_client_alone_has_half_of_the_forced_share_at_any_pace_and_the_rest_by_the_minute() -> None:
+    assert may_force(forced({("a", "main"): 205}), 0)
+    assert not may_force(forced({("a", "main"): 206}), 0)
+    assert may_force(forced({("a", "main"): 310}), 45)
+    assert not may_force(forced({("a", "main"): 311}), 45)
+    assert not may_force(forced({("a", "main"): 416}), 59.9)
+
+
+def test_who_has_forced_none_this_minute_finds_room_whatever_others_have_had() -> None:
+    greedy = {("a", "main"): 210, ("a", "other"): 210}
+    assert may_force(forced(greedy), 59, "b")
+    assert may_force(forced(greedy | {("b", "main"): 55}), 59, "c")
+    assert not may_force(forced(greedy | {("b", "main"): 56}), 59, "c")
+    assert may_force(forced(greedy | {("b", "main"): 25}), 59, "a", "third")
+    assert not may_force(forced(greedy | {("b", "main"): 26}), 59, "a", "third")
+
+
+def test_beyond_the_pace_each_client_has_an_equal_slice_and_in_it_each_of_its_accounts() -> None:
+    by = {("a", "main"): 200, ("b", "main"): 100, ("b", "other"): 45}
+    assert not may_force(forced(by), 30, "a")
+    assert not may_force(forced(by), 30, "b")  # 210 by now, for two clients; b's for two accounts
+    assert may_force(forced(by), 30, "b", "other")
+    assert not may_force(forced(by, before=frozenset({("c", "main")})), 30, "b", "other")
+
+
+def test_one_clients_demands_on_two_accounts_leave_room_for_anothers_at_every_second() -> None:
+    window, had = Window(7), 0
+    for second in range(60):
+        for account in ("main", "other"):
+            claim = Claim(5, account, forced=True, client="a")
+            if weight_barrier(window, claim, WIDE, 7 * MINUTE + second * 1_000) is None:
+                window, had = budget.reserve(window, claim), had + 5
+        assert may_force(window, second, "b"), second
+    assert had > 400
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5_000), st.sampled_from("abcdef"), st.sampled_from(["x", "y"]), st.integers(1, 9)),
+        max_size=300,
+    )
+)
+def test_whatever_clients_demand_the_share_holds_and_the_first_of_each_is_refused_by_nothing_else(
+    demands: list[tuple[int, str, str, int]],
+) -> None:
+    window, now = Window(7), 7 * MINUTE
+    ceiling = Ceiling(400, 400)
+    for pause, client, account, weight in demands:
+        now += pause
+        window = window_at(window, now)
+        had = sum(each for (who, _), each in window.forced_by.items() if who == client)
+        barrier = weight_barrier(window, Claim(weight, account, forced=True, client=client), ceiling, now)
+        if barrier is None:
+            window = budget.reserve(window, Claim(weight, account, forced=True, client=client))
+            window = budget.settle(window, weight, None)
+        else:
+            assert now < (barrier.error.retry_at or 0) <= (window.minute + 1) * MINUTE
+            assert had or window.forced + weight > 100 or "on demand" not in str(barrier.error)
+        assert window.forced <= 100
+
+
+def test_a_forced_refresh_too_many_leaves_the_others_alone() -> None:
     window = budget.reserve(Window(1), Claim(20, forced=True))
-    assert not overspent(window, 5, Ceiling(100, 100), forced=True)
     assert overspent(window, 6, Ceiling(100, 100), forced=True)
     assert not overspent(window, 6, Ceiling(100, 100))
 

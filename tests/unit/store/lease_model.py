@@ -8,53 +8,53 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from redis.asyncio import Redis
 
+from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeTimeoutError
 from service.store.accounts import AccountStore
 from service.store.connection import Link
 from service.store.entries import Entry, Failed, Look, Try
-from service.store.scripts import AccountKeys, Scripts
+from service.store.lineage import MEMORY
+from service.store.scripts import AccountKeys, EgressKeys, Scripts
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
-KEYS = AccountKeys(
-    snapshot="s", credential="c", failures="f", lease="l", address_hold="a", credential_hold="h", proof="r", channel="n"
-)
+KEYS, EGRESS = AccountKeys("main", "a", "n"), EgressKeys("e")
+ONE, OTHER, THIRD = IDENTITIES = ("1" * 16, "2" * 16, "3" * 16)
 LIFE = 10_000_000
 """Ms; far longer than a test, so that age plays no part but where it is asked for."""
 SOON = 1_000_000
 REPLICAS = st.sampled_from(["first", "second", "third"])
 TIMES = st.integers(1, 9)
-GENERATIONS = st.integers(0, 3)
-IDENTITIES = st.sampled_from(["one", "other"])
+CREDENTIALS = st.sampled_from(IDENTITIES)
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What the snapshot is remembered by."""
+    """What a snapshot is remembered by."""
 
     asked_at: int
-    generation: int
     body: bytes
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """Replicas that take, renew, lose and give back the lease, and store what they have; any order, any time."""
+    """Replicas of three credentials that take, renew, lose and give back leases, store, and replace one another."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.redis = self.connect()
-        self.stores = {name: self.store_of(name) for name in ("one", "other")}
-        self.store = self.stores["one"]
+        self.clock = FakeClock()
+        self.stores = {identity: self.store_of(identity) for identity in IDENTITIES}
         self.do(self.redis.flushdb())
-        self.holder: str | None = None
-        self.kept: Kept | None = None
-        self.failed: int | None = None
-        self.newest = 0
-        self.generations: dict[str, int] = {}
+        self.holders: dict[str, str] = {}
+        self.kept: dict[str, Kept] = {}
+        self.failed: dict[str, int] = {}
+        self.used: dict[str, int] = {}
+        self.successors: dict[str, str] = {}
         self.stored = 0
 
     def store_of(self, identity: str) -> AccountStore:
-        return AccountStore(Link(self.redis, FakeClock(), Metrics()), Scripts(self.redis), KEYS, identity)
+        clock, scripts = ExchangeClock(self.clock), Scripts(self.redis)
+        return AccountStore(Link(self.redis, self.clock, Metrics()), scripts, KEYS, EGRESS, clock, identity)
 
     def connect(self) -> Redis:
         """A client of the Redis to be tried; with the loop running."""
@@ -70,93 +70,129 @@ class LeaseMachine(RuleBasedStateMachine):
         self.do(self.redis.aclose())
         self.runner.close()
 
-    @rule(replica=REPLICAS, known=TIMES, acceptable=st.sampled_from([0, LIFE]), identity=IDENTITIES, own=GENERATIONS)
-    def take(self, replica: str, known: int, acceptable: int, identity: str, own: int) -> None:
-        look: Look = self.do(self.stores[identity].take(known, Try(replica, acceptable, own)))
-        newer = self.kept is not None and self.kept.asked_at > known
+    # What the model says of credentials.
+
+    def chain(self, identity: str) -> list[str]:
+        """What replaced a credential, in order; it ends, or the model itself would be wrong."""
+        found: list[str] = []
+        while identity in self.successors:
+            identity = self.successors[identity]
+            assert identity not in found
+            found.append(identity)
+        return found
+
+    def live(self, identity: str) -> bool:
+        return identity in self.used and self.clock.epoch() - self.used[identity] <= MEMORY
+
+    def newest(self, identity: str) -> str:
+        return ([identity] + [each for each in self.chain(identity) if self.live(each)])[-1]
+
+    def use(self, identity: str) -> None:
+        """It was accepted: what is of no use any more is forgotten."""
+        self.used[identity] = self.clock.epoch()
+        useless = [each for each in self.successors if self.newest(each) == each]
+        for each in useless:
+            del self.successors[each]
+
+    @rule(replica=REPLICAS, known=TIMES, acceptable=st.sampled_from([0, LIFE]), identity=CREDENTIALS)
+    def take(self, replica: str, known: int, acceptable: int, identity: str) -> None:
+        look: Look = self.do(self.stores[identity].take(known, Try(replica, acceptable)))
+        newest = self.newest(identity)
+        kept = self.kept.get(newest)
+        newer = kept is not None and kept.asked_at > known
         if newer and acceptable:
             expected = "needless"
-        elif 0 < max(own, self.generations.get(identity, 0)) < self.newest:
+        elif newest != identity:
             expected = "superseded"
-        elif self.holder in (None, replica):
-            expected, self.holder = "taken", replica
+        elif self.holders.get(identity) in (None, replica):
+            expected, self.holders[identity] = "taken", replica
         else:
             expected = "busy"
         assert look.lease == expected
         assert (look.entry is not None) == newer
-        assert look.generation == max(own, self.generations.get(identity, 0))
+        assert look.lineage.superseded == (newest != identity)
+        assert {each for each in look.lineage.replaced if self.newest(each) == identity} == {
+            each for each in IDENTITIES if each != identity and self.newest(each) == identity
+        }
 
-    @rule(replica=REPLICAS, in_time=st.booleans())
-    def renew(self, replica: str, *, in_time: bool) -> None:
-        if self.holder is None and in_time:
-            self.holder = replica
-        assert self.do(self.store.renew(replica, in_time=in_time)) == (replica == self.holder)
+    @rule(replica=REPLICAS, identity=CREDENTIALS, in_time=st.booleans())
+    def renew(self, replica: str, identity: str, *, in_time: bool) -> None:
+        if identity not in self.holders and in_time:
+            self.holders[identity] = replica
+        held = self.do(self.stores[identity].renew(replica, in_time=in_time))
+        assert held == (replica == self.holders.get(identity))
 
-    @rule(replica=REPLICAS)
-    def release(self, replica: str) -> None:
-        self.do(self.store.release(replica))
-        self.holder = None if replica == self.holder else self.holder
+    @rule(replica=REPLICAS, identity=CREDENTIALS)
+    def release(self, replica: str, identity: str) -> None:
+        self.do(self.stores[identity].release(replica))
+        if self.holders.get(identity) == replica:
+            del self.holders[identity]
+
+    @rule(identity=CREDENTIALS)
+    def expire(self, identity: str) -> None:
+        self.do(self.redis.delete(KEYS.lease(identity)))
+        self.holders.pop(identity, None)
 
     @rule()
-    def expire(self) -> None:
-        self.do(self.redis.delete(KEYS.lease))
-        self.holder = None
+    def forget_the_credentials(self) -> None:
+        self.do(self.redis.delete(KEYS.credentials))
+        self.used, self.successors = {}, {}
 
-    @rule()
-    def forget_the_credential(self) -> None:
-        self.do(self.redis.delete(KEYS.credential))
-        self.newest, self.generations = 0, {}
+    @rule(minutes=st.sampled_from([1, 3]))
+    def pass_time(self, minutes: int) -> None:
+        """Time by which credentials are in use or not; Redis' own plays no part."""
+        self.clock.advance(minutes * 60_000)
 
-    @rule(replica=REPLICAS, asked_at=TIMES, identity=IDENTITIES, own=GENERATIONS)
-    def keep(self, replica: str, asked_at: int, identity: str, own: int) -> None:
+    @rule(replica=REPLICAS, asked_at=TIMES, identity=CREDENTIALS, replaced=st.sampled_from(["", *IDENTITIES]))
+    def keep(self, replica: str, asked_at: int, identity: str, replaced: str) -> None:
         self.stored += 1
         body = b"%d" % self.stored
-        kept = self.do(self.stores[identity].keep(Entry(body, asked_at, own, LIFE, {}), SOON, replica))
-        if replica != self.holder:
-            assert kept.verdict == "lost"
+        verdict = self.do(self.stores[identity].keep(Entry(body, asked_at, LIFE, {}), SOON, replica, replaced))
+        if replica != self.holders.get(identity):
+            assert verdict == "lost"
             return
-        self.holder = None
-        generation = self.accepted(identity, own)
-        if generation is None:
-            assert kept.verdict == "superseded"
-        elif self.kept and self.kept.asked_at > asked_at:
-            assert kept.verdict == "older"
+        del self.holders[identity]
+        if self.newest(identity) != identity:
+            assert verdict == "superseded"
+        elif identity in self.kept and self.kept[identity].asked_at > asked_at:
+            assert verdict == "older"
         else:
-            assert (kept.verdict, kept.generation) == ("kept", generation)
-            self.kept, self.failed = Kept(asked_at, generation, body), None
-            self.newest = self.generations[identity] = generation
+            assert verdict == "kept"
+            self.kept[identity] = Kept(asked_at, body)
+            self.failed.pop(identity, None)
+            self.successors.pop(identity, None)
+            if replaced not in ("", identity):
+                self.successors.setdefault(replaced, identity)
+            self.use(identity)
 
-    @rule(identity=IDENTITIES, replaced=IDENTITIES, known=GENERATIONS)
-    def prove(self, identity: str, replaced: str, known: int) -> None:
-        generation = self.do(self.stores[identity].prove(replaced, known))
-        self.failed = None
-        newest = max(self.newest, self.kept.generation if self.kept else 0, known, 1)
-        own = self.generations.get(identity, 0)
-        if own < newest:
-            self.generations.setdefault(replaced, newest)
-            own = self.newest = self.generations[identity] = newest + 1
-        assert generation == own
+    @rule(identity=CREDENTIALS, replaced=CREDENTIALS)
+    def link(self, identity: str, replaced: str) -> None:
+        if identity == replaced:
+            return
+        self.do(self.stores[identity].link(replaced))
+        self.failed.pop(identity, None)
+        if replaced in self.chain(identity):
+            del self.successors[identity]
+        self.successors[replaced] = identity
+        self.use(identity)
 
-    def accepted(self, identity: str, own: int) -> int | None:
-        """The generation of a credential that was just accepted; `None`: a newer one is in use."""
-        newest = max(self.newest, self.kept.generation if self.kept else 0)
-        number = max(own, self.generations.get(identity, 0)) or newest + 1
-        return None if number < newest else number
-
-    @rule(replica=REPLICAS, count=st.integers(1, 9))
-    def fail(self, replica: str, count: int) -> None:
-        self.do(self.store.fail(Failed(count, ExchangeTimeoutError("x"), 1_000), replica))
-        if replica == self.holder:
-            self.holder, self.failed = None, count
+    @rule(replica=REPLICAS, identity=CREDENTIALS, count=st.integers(1, 9))
+    def fail(self, replica: str, identity: str, count: int) -> None:
+        self.do(self.stores[identity].fail(Failed(count, ExchangeTimeoutError("x"), 1_000), replica))
+        if replica == self.holders.get(identity):
+            del self.holders[identity]
+            self.failed[identity] = count
 
     @invariant()
     def what_is_shared_is_what_the_model_says(self) -> None:
-        look: Look = self.do(self.store.look(0))
-        found = look.entry and Kept(look.entry.asked_at, look.entry.generation, look.entry.body)
-        assert found == self.kept
-        assert (look.failed and look.failed.count) == self.failed
+        for identity, store in self.stores.items():
+            look: Look = self.do(store.look(0))
+            newest = self.newest(identity)
+            assert (look.entry and Kept(look.entry.asked_at, look.entry.body)) == self.kept.get(newest)
+            assert (look.failed and look.failed.count) == self.failed.get(newest)
 
     @invariant()
-    def the_lease_is_with_whom_the_model_says(self) -> None:
-        holder: bytes | None = self.do(self.redis.get(KEYS.lease))
-        assert (holder and holder.decode()) == self.holder
+    def the_leases_are_with_whom_the_model_says(self) -> None:
+        for identity in IDENTITIES:
+            holder: bytes | None = self.do(self.redis.get(KEYS.lease(identity)))
+            assert (holder and holder.decode()) == self.holders.get(identity)

@@ -5,31 +5,29 @@ from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.exchange.budget import NO_HOLD
+from service.exchange.budget import MAX_BACKOFF, NO_HOLD
+from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeTimeoutError, ExchangeUnavailableError
 from service.exchange.ports import Holds
 from service.settings import Redis, Settings
-from service.store.accounts import CREDENTIAL_MEMORY, FAILURE_MEMORY, LEASE, AccountStore
-from service.store.connection import Link
-from service.store.entries import Entry, Failed, Kept, News, Try, Wish
-from service.store.scripts import AccountKeys, Scripts, account_keys, egress_keys
+from service.store.accounts import FAILURE_MEMORY, LEASE, AccountStore
+from service.store.connection import AwayError, Link
+from service.store.entries import LONGEST_NUMBER, Cleared, Entry, Failed, Lineage, News, Try, Verdict, Wish
+from service.store.lineage import MEMORY
+from service.store.scripts import AccountKeys, EgressKeys, Scripts, account_keys, egress_keys
 from service.telemetry.metrics import Metrics
-from tests.support import FakeClock
+from tests.support import START, FakeClock
 
-KEYS = AccountKeys(
-    snapshot="s",
-    credential="c",
-    failures="f",
-    lease="l",
-    address_hold="a",
-    credential_hold="h",
-    proof="r",
-    channel="news",
-)
-ENTRY = Entry(b'{"a":"\xc3\xa9"}', 1_790_000_000_000, 3, 61_000, {"ODD": "BTC"})
-ASK = Try("mine", 0, 0)
+KEYS, EGRESS = AccountKeys("main", "a", "news"), EgressKeys("e")
+FIRST, SECOND, THIRD = ("1" * 16, "2" * 16, "3" * 16)
+"""Credentials' identities."""
+SNAPSHOT, LEASE_KEY, FAILURES = KEYS.snapshot(FIRST), KEYS.lease(FIRST), KEYS.failures(FIRST)
+ENTRY = Entry(b'{"a":"\xc3\xa9"}', START - 10_000, 61_000, {"ODD": "BTC"})
+ASK = Try("mine", 0)
 """A try that no snapshot is young enough for."""
 
 
@@ -49,21 +47,21 @@ def store(redis: Any, clock: FakeClock) -> AccountStore:
     return replica(redis, clock)
 
 
-def replica(redis: Any, clock: FakeClock, identity: str = "first") -> AccountStore:
-    return AccountStore(Link(redis, clock, Metrics()), Scripts(redis), KEYS, identity)
+def replica(redis: Any, clock: FakeClock, identity: str = FIRST) -> AccountStore:
+    link = Link(redis, clock, Metrics())
+    return AccountStore(link, Scripts(redis), KEYS, EGRESS, ExchangeClock(clock), identity)
 
 
-async def share(store: AccountStore, entry: Entry, remaining: int = 60_000) -> str:
+async def share(store: AccountStore, entry: Entry, remaining: int = 60_000, replaced: str = "") -> Verdict | None:
     """Take the lease, and keep; what became of it."""
-    return (await prove(store, entry, remaining)).verdict
+    await store.take(0, Try("sharing", 0))
+    return await store.keep(entry, remaining, "sharing", replaced)
 
 
-async def prove(store: AccountStore, entry: Entry, remaining: int = 60_000) -> Kept:
-    """The same, with the generation that the credential has."""
-    await store.take(0, Try("sharing", 0, 0))
-    kept = await store.keep(entry, remaining, "sharing")
-    assert kept is not None
-    return kept
+async def lineage(store: AccountStore) -> Lineage:
+    look = await store.look(0)
+    assert look is not None
+    return look.lineage
 
 
 async def shared(store: AccountStore, known: int = 0) -> Entry | None:
@@ -82,9 +80,9 @@ async def lease(store: AccountStore, wanted: Try = ASK, known: int = 0) -> str:
 
 
 async def test_one_gets_the_lease_and_the_others_do_not_until_it_is_given_back(store: AccountStore) -> None:
-    assert [await lease(store, Try(name, 0, 0)) for name in ("a", "b", "c")] == ["taken", "busy", "busy"]
+    assert [await lease(store, Try(name, 0)) for name in ("a", "b", "c")] == ["taken", "busy", "busy"]
     await store.release("a")
-    assert [await lease(store, Try(name, 0, 0)) for name in ("b", "c")] == ["taken", "busy"]
+    assert [await lease(store, Try(name, 0)) for name in ("b", "c")] == ["taken", "busy"]
 
 
 async def test_a_repeated_try_of_the_same_replica_is_no_rival(store: AccountStore) -> None:
@@ -93,20 +91,20 @@ async def test_a_repeated_try_of_the_same_replica_is_no_rival(store: AccountStor
 
 async def test_a_lease_lasts_two_seconds_and_a_renewal_two_more(store: AccountStore, redis: Any) -> None:
     await lease(store)
-    assert LEASE - 500 < await redis.pttl("l") <= LEASE == 2_000
-    await redis.pexpire("l", 100)
+    assert LEASE - 500 < await redis.pttl(LEASE_KEY) <= LEASE == 2_000
+    await redis.pexpire(LEASE_KEY, 100)
     assert await store.renew("mine", in_time=True) is True
-    assert LEASE - 500 < await redis.pttl("l") <= LEASE
+    assert LEASE - 500 < await redis.pttl(LEASE_KEY) <= LEASE
 
 
 async def test_nobody_renews_or_gives_back_a_lease_that_is_not_its_own(store: AccountStore, redis: Any) -> None:
     await lease(store)
     assert await store.renew("other", in_time=True) is False
     await store.release("other")
-    assert await redis.get("l") == b"mine"
-    await redis.delete("l")
+    assert await redis.get(LEASE_KEY) == b"mine"
+    await redis.delete(LEASE_KEY)
     assert await store.renew("mine", in_time=False) is False
-    assert await redis.get("l") is None
+    assert await redis.get(LEASE_KEY) is None
 
 
 async def test_a_lease_that_redis_has_lost_before_it_could_expire_is_given_back_by_its_renewal(
@@ -115,52 +113,32 @@ async def test_a_lease_that_redis_has_lost_before_it_could_expire_is_given_back_
     await lease(store)
     await redis.flushall()
     assert await store.renew("mine", in_time=True) is True
-    assert LEASE - 500 < await redis.pttl("l") <= LEASE
-    assert await lease(store, Try("other", 0, 0)) == "busy"
+    assert LEASE - 500 < await redis.pttl(LEASE_KEY) <= LEASE
+    assert await lease(store, Try("other", 0)) == "busy"
 
 
 async def test_a_look_alone_takes_no_lease(store: AccountStore, redis: Any) -> None:
     look = await store.look(0)
     assert look is not None
-    assert (look.lease, await redis.get("l")) == ("not-tried", None)
+    assert (look.lease, await redis.get(LEASE_KEY)) == ("not-tried", None)
 
 
 async def test_a_snapshot_that_is_young_enough_spares_the_lease(store: AccountStore, redis: Any) -> None:
     await share(store, ENTRY, ENTRY.life - 1_000)
-    assert await lease(store, Try("mine", 30_000, 0)) == "needless"
-    assert await redis.get("l") is None
-    assert await lease(store, Try("mine", 900, 0)) == "taken"
+    assert await lease(store, Try("mine", 30_000)) == "needless"
+    assert await redis.get(LEASE_KEY) is None
+    assert await lease(store, Try("mine", 900)) == "taken"
 
 
 async def test_a_snapshot_that_the_caller_has_already_spares_nothing(store: AccountStore) -> None:
     await share(store, ENTRY)
-    assert await lease(store, Try("mine", 60_000, 0), known=ENTRY.asked_at) == "taken"
+    assert await lease(store, Try("mine", 60_000), known=ENTRY.asked_at) == "taken"
 
 
 async def test_a_snapshot_of_another_format_spares_nothing(store: AccountStore, redis: Any) -> None:
     await share(store, ENTRY)
-    await redis.hset("s", "format", "2")
-    assert await lease(store, Try("mine", 60_000, 0)) == "taken"
-
-
-async def test_an_older_credential_gets_no_lease_once_a_newer_one_is_accepted(
-    store: AccountStore, redis: Any, clock: FakeClock
-) -> None:
-    rotated = replica(redis, clock, "second")
-    old = (await prove(store, replace(ENTRY, generation=0))).generation
-    assert await lease(store, Try("a", 0, old)) == "taken"
-    await store.release("a")
-    new = (await prove(rotated, replace(ENTRY, generation=0))).generation
-    assert (old, new) == (1, 2)
-    assert await lease(store, Try("a", 0, old)) == "superseded"
-    assert await lease(rotated, Try("b", 0, new)) == "taken"
-
-
-async def test_a_replica_that_does_not_know_its_generation_may_try(
-    store: AccountStore, redis: Any, clock: FakeClock
-) -> None:
-    await prove(store, ENTRY)
-    assert await lease(replica(redis, clock, "second"), Try("new", 0, 0)) == "taken"
+    await redis.hset(SNAPSHOT, "format", "1")
+    assert await lease(store, Try("mine", 60_000)) == "taken"
 
 
 @pytest.mark.parametrize("ending", ["keep", "fail", "release"])
@@ -178,8 +156,8 @@ async def test_every_end_of_a_refresh_gives_the_lease_back_and_tells_who_waits(
             case _:
                 await store.release("mine")
         messages = [await heard.get_message(timeout=1) for _ in range(2)]
-    assert [message["data"] for message in messages if message] == [1, b"s"]
-    assert await redis.get("l") is None
+    assert [message["data"] for message in messages if message] == [1, f"main {FIRST}".encode()]
+    assert await redis.get(LEASE_KEY) is None
 
 
 # The fenced store.
@@ -205,23 +183,12 @@ async def test_an_empty_redis_holds_nothing(store: AccountStore) -> None:
     assert (look.entry, look.failed, look.holds) == (None, None, Holds(NO_HOLD, NO_HOLD, None))
 
 
-@pytest.mark.parametrize(
-    ("later", "generation", "verdict"),
-    [
-        (1, 3, "kept"),
-        (0, 3, "kept"),  # a repeat
-        (-1, 3, "older"),
-        (1, 2, "kept"),  # of the same credential, whose replica has just started
-        (1, 4, "kept"),
-        (-1, 4, "older"),
-    ],
-)
-async def test_a_newer_snapshot_stands(store: AccountStore, later: int, generation: int, verdict: str) -> None:
+@pytest.mark.parametrize(("later", "verdict"), [(1, "kept"), (0, "kept"), (-1, "older")])
+async def test_a_newer_snapshot_stands(store: AccountStore, later: int, verdict: str) -> None:
     await share(store, ENTRY)
-    other = replace(ENTRY, body=b"other", asked_at=ENTRY.asked_at + later, generation=generation)
+    other = replace(ENTRY, body=b"other", asked_at=ENTRY.asked_at + later)
     assert await share(store, other) == verdict
-    standing = replace(other, generation=max(generation, 3)) if verdict == "kept" else ENTRY
-    assert await shared(store) == standing
+    assert await shared(store) == (other if verdict == "kept" else ENTRY)
 
 
 async def test_a_refused_snapshot_gives_the_lease_back_too(store: AccountStore) -> None:
@@ -233,11 +200,11 @@ async def test_a_refused_snapshot_gives_the_lease_back_too(store: AccountStore) 
 
 
 async def test_without_the_lease_nothing_is_kept(store: AccountStore) -> None:
-    assert await store.keep(ENTRY, 60_000, "mine") == Kept("lost", 3)
-    await lease(store, Try("other", 0, 0))
-    assert await store.keep(ENTRY, 60_000, "mine") == Kept("lost", 3)
+    assert await store.keep(ENTRY, 60_000, "mine") == "lost"
+    await lease(store, Try("other", 0))
+    assert await store.keep(ENTRY, 60_000, "mine") == "lost"
     assert await shared(store) is None
-    assert await lease(store, Try("third", 0, 0)) == "busy"
+    assert await lease(store, Try("third", 0)) == "busy"
 
 
 async def test_what_claims_to_be_later_than_a_snapshot_can_live_does_not_stand_for_ever(store: AccountStore) -> None:
@@ -254,10 +221,10 @@ async def test_a_snapshot_without_life_left_is_gone(store: AccountStore) -> None
 
 
 FOREIGN: list[dict[str, Any]] = [
-    {"format": "2"},
+    {"format": "1"},
     {"format": ""},
     {"asked_at": "canary"},
-    {"generation": "x"},
+    {"identity": SECOND},
     {"life": "1.5"},
     {"margin_assets": "[]"},
     {"margin_assets": b"\xff"},
@@ -270,15 +237,15 @@ async def test_what_somebody_else_wrote_counts_as_no_snapshot(
     store: AccountStore, redis: Any, foreign: dict[str, Any]
 ) -> None:
     await share(store, ENTRY)
-    await redis.hset("s", mapping=foreign)
+    await redis.hset(SNAPSHOT, mapping=foreign)
     assert await shared(store) is None
 
 
-@pytest.mark.parametrize("foreign", [{"asked_at": "canary", "generation": "1"}, {"asked_at": "1"}, {"generation": "x"}])
+@pytest.mark.parametrize("foreign", [{"asked_at": "canary"}, {"asked_at": "1"}, {"asked_at": "9" * 5_000}])
 async def test_a_snapshot_replaces_what_somebody_else_wrote(
     store: AccountStore, redis: Any, foreign: dict[str, Any]
 ) -> None:
-    await redis.hset("s", mapping=foreign)
+    await redis.hset(SNAPSHOT, mapping=foreign)
     assert await share(store, ENTRY) == "kept"
     assert await shared(store) == ENTRY
 
@@ -299,7 +266,8 @@ async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that
     await store.fail(Failed(3, OUTAGE, 4_000), "mine")
     found = await failed(store)
     assert found is not None
-    assert (type(found.error), found.error.detail) == (ExchangeUnavailableError, "the exchange answered 503")
+    assert type(found.error) is ExchangeUnavailableError
+    assert found.error.detail == "the exchange is unavailable, as another replica found"
     assert (found.count, found.error.answered, found.error.code) == (3, 503, -1000)
     assert 3_000 < found.pause <= 4_000
 
@@ -307,7 +275,7 @@ async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that
 async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(store: AccountStore, redis: Any) -> None:
     await lease(store)
     await store.fail(Failed(3, OUTAGE, 4_000), "mine")
-    await redis.pexpire("f", FAILURE_MEMORY - 60_000)
+    await redis.pexpire(FAILURES, FAILURE_MEMORY - 60_000)
     found = await failed(store)
     assert found is not None
     assert found.pause <= -60_000
@@ -323,7 +291,7 @@ async def test_a_failure_leaves_the_snapshot_alone(store: AccountStore) -> None:
 
 
 async def test_a_failure_of_who_has_lost_the_lease_is_nobodys_business(store: AccountStore) -> None:
-    await lease(store, Try("other", 0, 0))
+    await lease(store, Try("other", 0))
     await store.fail(Failed(1, OUTAGE, 1_000), "mine")
     assert await failed(store) is None
     assert await lease(store) == "busy"
@@ -332,164 +300,259 @@ async def test_a_failure_of_who_has_lost_the_lease_is_nobodys_business(store: Ac
 async def test_a_failure_of_a_newer_release_counts_as_the_exchange_being_unavailable(
     store: AccountStore, redis: Any
 ) -> None:
-    await redis.hset("f", mapping={"count": 1, "error": '{"problem":"invented-later","detail":"x"}'})
-    await redis.pexpire("f", FAILURE_MEMORY)
+    await redis.hset(FAILURES, mapping={"count": 1, "error": '{"problem":"invented-later","detail":"canary"}'})
+    await redis.pexpire(FAILURES, FAILURE_MEMORY)
     found = await failed(store)
     assert found is not None
     assert found.error.problem == "exchange-unavailable"
+    assert "canary" not in found.error.detail
 
 
-@pytest.mark.parametrize("foreign", [{"count": "x"}, {"error": "x"}, {"error": b"\xff"}, {"error": '{"problem":1}'}])
+@pytest.mark.parametrize(
+    "foreign", [{"count": "x"}, {"count": "9" * 15}, {"error": "x"}, {"error": b"\xff"}, {"error": '{"problem":1}'}]
+)
 async def test_garbage_counts_as_no_failure(store: AccountStore, redis: Any, foreign: dict[str, Any]) -> None:
     await lease(store)
     await store.fail(Failed(1, OUTAGE, 1_000), "mine")
-    await redis.hset("f", mapping=foreign)
+    await redis.hset(FAILURES, mapping=foreign)
     assert await failed(store) is None
 
 
-async def test_a_failure_without_an_end_is_none(store: AccountStore, redis: Any) -> None:
-    await redis.hset("f", mapping={"count": 1, "error": '{"problem":"exchange-timeout","detail":"x"}'})
+@pytest.mark.parametrize("life", [None, FAILURE_MEMORY + MAX_BACKOFF + 1_000, 10**12])
+async def test_a_failure_without_an_end_or_with_a_pause_that_no_replica_makes_is_none_and_gone(
+    store: AccountStore, redis: Any, life: int | None
+) -> None:
+    await redis.hset(FAILURES, mapping={"count": 1, "error": '{"problem":"exchange-timeout"}'})
+    if life:
+        await redis.pexpire(FAILURES, life)
     assert await failed(store) is None
+    assert not await redis.exists(FAILURES)
 
 
-# The credential's generation.
+# Which credential has replaced which.
+
+
+async def test_what_stands_under_another_identity_is_neither_read_nor_in_the_way(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    other = replica(redis, clock, SECOND)
+    assert [await lease(store), await lease(other)] == ["taken", "taken"]
+    assert await store.keep(ENTRY, 60_000, "mine") == "kept"
+    assert await shared(other) is None
+    assert await other.keep(replace(ENTRY, asked_at=ENTRY.asked_at - 1, body=b"{}"), 60_000, "mine") == "kept"
+    assert [await shared(store), (await lineage(store)).foreign] == [ENTRY, 1]
+
+
+async def test_a_credential_that_replaced_another_is_followed_by_who_has_that(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    new = replica(redis, clock, SECOND)
+    await new.link(FIRST)
+    await share(new, ENTRY)
+    assert (await lease(store), await shared(store), await lease(new)) == ("superseded", ENTRY, "taken")
+    assert [await lineage(store), await lineage(new)] == [
+        Lineage(superseded=True),
+        Lineage(replaced=frozenset({FIRST})),
+    ]
+    assert await store.keep(ENTRY, 60_000, "mine") == "lost"
+
+
+async def test_a_replaced_credentials_late_snapshot_is_refused(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await lease(store)
+    await replica(redis, clock, SECOND).link(FIRST)
+    assert await store.keep(ENTRY, 60_000, "mine") == "superseded"
+    assert await redis.get(LEASE_KEY) is None
+
+
+async def test_a_chain_is_followed_to_the_last_that_is_in_use(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await replica(redis, clock, SECOND).link(FIRST)
+    third = replica(redis, clock, THIRD)
+    await third.link(SECOND)
+    await share(third, ENTRY)
+    assert await shared(store) == ENTRY
+    assert (await lineage(third)).replaced == {FIRST, SECOND}
+
+
+async def test_a_rotation_back_to_an_earlier_credential_makes_that_the_one_to_follow(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    second, third = replica(redis, clock, SECOND), replica(redis, clock, THIRD)
+    await second.link(FIRST)
+    await third.link(SECOND)
+    await store.link(THIRD)
+    assert [(await lineage(each)).superseded for each in (store, second, third)] == [False, True, True]
+    assert [store.followed, second.followed, third.followed] == [FIRST, FIRST, FIRST]
+
+
+async def test_a_slow_replicas_proof_of_what_is_replaced_already_replaces_nothing(redis: Any, clock: FakeClock) -> None:
+    second, third = replica(redis, clock, SECOND), replica(redis, clock, THIRD)
+    await third.link(SECOND)
+    await second.link(FIRST)
+    assert [(await lineage(each)).superseded for each in (second, third)] == [True, False]
+
+
+async def test_a_credential_that_nobody_has_used_for_long_is_followed_no_more(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await replica(redis, clock, SECOND).link(FIRST)
+    clock.advance(MEMORY)
+    assert await lease(store) == "superseded"
+    clock.advance(1)
+    assert await lease(store) == "taken"
+    assert (await lineage(store)).foreign == 0
+
+
+async def test_a_link_that_redis_lost_is_told_again_by_who_has_used_both(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    new = replica(redis, clock, SECOND)
+    await new.link(FIRST)
+    await redis.flushall()
+    assert await lease(store) == "taken"
+    assert await share(new, ENTRY, replaced=FIRST) == "kept"
+    assert (await lineage(store)).superseded
+
+
+async def test_a_credential_that_is_only_stored_with_links_nothing(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await share(store, ENTRY)
+    await share(replica(redis, clock, SECOND), ENTRY)
+    assert await lineage(store) == Lineage(foreign=1)
+
+
+async def test_any_number_of_credentials_leaves_a_bounded_number_behind(redis: Any, clock: FakeClock) -> None:
+    for number in range(40):
+        await share(replica(redis, clock, f"{number:016x}"), ENTRY)
+    assert await redis.hlen(KEYS.credentials) == 16
+    await redis.hset(KEYS.credentials, mapping={f"junk-{number}": 1 for number in range(1_000)})
+    assert await lineage(replica(redis, clock)) == Lineage()
 
 
 @pytest.mark.parametrize(
-    "proof",
+    ("identity", "use"),
     [
-        ("first", 0, Kept("kept", 3)),  # started anew
-        ("first", 3, Kept("kept", 3)),
-        ("first", 5, Kept("kept", 5)),  # Redis lost some
-        ("second", 0, Kept("kept", 4)),  # a rotation
-        ("second", 5, Kept("kept", 5)),
-        ("second", 2, Kept("superseded", 2)),
+        (SECOND, f"{START}:{'3' * 15}"),
+        (SECOND, f"{'9' * 15}"),
+        (SECOND, f"-{START}"),
+        (SECOND, "1e12"),
+        (SECOND, "9" * 5_000),
+        (SECOND, b"\xff"),
+        (b"\xff" * 16, START),
+        ("Z" * 16, START),
+        (FIRST, f"{START}:{FIRST}"),
     ],
 )
-async def test_a_credential_that_is_new_begins_a_generation_and_an_older_one_is_refused(
-    store: AccountStore, redis: Any, clock: FakeClock, proof: tuple[str, int, Kept]
+async def test_what_somebody_else_wrote_of_credentials_counts_as_none(
+    store: AccountStore, redis: Any, identity: Any, use: Any
 ) -> None:
-    identity, own, expected = proof
-    await prove(store, ENTRY)
-    assert await prove(replica(redis, clock, identity), replace(ENTRY, generation=own)) == expected
-
-
-async def test_an_older_credential_is_known_again_when_its_replica_is_started_anew(
-    store: AccountStore, redis: Any, clock: FakeClock
-) -> None:
-    await prove(store, replace(ENTRY, generation=0))
-    await prove(replica(redis, clock, "second"), replace(ENTRY, generation=0))
-    restarted = replica(redis, clock, "first")
-    assert await lease(restarted) == "superseded"
-    await lease(replica(redis, clock, "second"), Try("sharing", 0, 2))
-    assert await restarted.keep(replace(ENTRY, generation=0), 60_000, "sharing") == Kept("superseded", 1)
-
-
-@pytest.mark.parametrize(
-    ("own", "expected"), [(0, Kept("kept", 4)), (2, Kept("superseded", 2)), (3, Kept("kept", 3)), (4, Kept("kept", 4))]
-)
-async def test_without_its_record_the_snapshots_generation_counts(
-    store: AccountStore, redis: Any, own: int, expected: Kept
-) -> None:
-    await prove(store, ENTRY)
-    await redis.delete("c")
-    assert await prove(store, replace(ENTRY, generation=own)) == expected
-
-
-async def test_generations_go_on_after_redis_forgot_everything(
-    store: AccountStore, redis: Any, clock: FakeClock
-) -> None:
-    await prove(store, ENTRY)
-    await redis.flushall()
-    assert (await prove(replica(redis, clock), replace(ENTRY, generation=0))).generation == 1  # started just then
-    assert await prove(store, ENTRY) == Kept("kept", 3)
-    look = await replica(redis, clock).look(0)
-    assert look is not None
-    assert look.generation == 3
-
-
-async def test_a_look_tells_the_generation_of_the_credential_in_use_to_who_has_it(
-    store: AccountStore, redis: Any, clock: FakeClock
-) -> None:
-    await prove(store, ENTRY)
-    looks = [await replica(redis, clock, identity).look(0) for identity in ("first", "second")]
-    assert [look.generation for look in looks if look] == [3, 0]
-
-
-async def test_a_credential_that_nobody_has_used_for_a_snapshots_life_is_forgotten(
-    store: AccountStore, redis: Any
-) -> None:
-    long = 2 * CREDENTIAL_MEMORY
-    await prove(store, replace(ENTRY, life=long))
-    assert long - 1_000 < await redis.pttl("c") <= long
-    await prove(store, replace(ENTRY, life=1))
-    assert CREDENTIAL_MEMORY - 1_000 < await redis.pttl("c") <= CREDENTIAL_MEMORY
-
-
-async def test_a_credential_that_replaces_another_supersedes_it(
-    store: AccountStore, redis: Any, clock: FakeClock
-) -> None:
-    await prove(store, ENTRY)
-    second = replica(redis, clock, "second")
-    assert await second.prove("first", 0) == 4
-    old, new = await store.take(0, ASK), await second.take(0, ASK)
-    assert old is not None
-    assert new is not None
-    assert (old.lease, old.generation, old.newest) == ("superseded", 3, 4)
-    assert (new.lease, new.generation, new.newest) == ("taken", 4, 4)
-
-
-async def test_what_is_replaced_knows_itself_superseded_also_where_nobody_had_used_it_for_long(
-    store: AccountStore, redis: Any, clock: FakeClock
-) -> None:
-    assert await replica(redis, clock, "second").prove("first", 0) == 2
-    look = await store.take(0, ASK)
-    assert look is not None
-    assert (look.lease, look.generation) == ("superseded", 1)
-    assert CREDENTIAL_MEMORY - 1_000 < await redis.pttl("c") <= CREDENTIAL_MEMORY
-
-
-async def test_to_prove_the_newest_credential_again_changes_nothing_and_an_older_one_becomes_the_newest(
-    store: AccountStore, redis: Any, clock: FakeClock
-) -> None:
-    second = replica(redis, clock, "second")
-    assert [await second.prove("first", 0), await second.prove("first", 0), await store.prove("second", 0)] == [2, 2, 3]
-    look = await second.look(0)
-    assert look is not None
-    assert (look.generation, look.newest) == (2, 3)
+    await redis.hset(KEYS.credentials, identity, use)
+    found = await lineage(store)
+    assert (found.superseded, await lease(store)) == (False, "taken")
+    assert found.foreign <= 1
 
 
 async def test_one_replica_tries_a_credential_out_and_every_credential_has_its_own_turn(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
     assert [await store.claim(1_000), await replica(redis, clock).claim(1_000)] == [True, False]
-    assert 0 < await redis.pttl("r") <= 1_000
+    assert await replica(redis, clock, SECOND).claim(1_000) is True
+    assert 0 < await redis.pttl(KEYS.proof(FIRST)) <= 1_000
+
+
+@pytest.mark.parametrize("life", [None, 1_000_000])
+async def test_a_claim_that_no_replica_made_bars_nobody(store: AccountStore, redis: Any, life: int | None) -> None:
+    await redis.set(KEYS.proof(FIRST), "x", px=life)
+    assert [await store.claim(1_000), await store.claim(1_000)] == [True, False]
+
+
+async def test_a_lease_without_an_end_ends_within_a_leases_life(store: AccountStore, redis: Any) -> None:
+    await redis.set(LEASE_KEY, "nobody's")
+    assert await lease(store) == "busy"
+    assert 0 < await redis.pttl(LEASE_KEY) <= LEASE
+    await redis.set(LEASE_KEY, "nobody's", px=10**9)
+    assert await lease(store) == "busy"
+    assert 0 < await redis.pttl(LEASE_KEY) <= LEASE
+
+
+async def test_an_operator_clears_what_stands_in_the_way_and_is_told_what_it_was(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    await share(store, ENTRY)
+    await lease(store)
+    await store.fail(Failed(3, OUTAGE, 4_000), "mine")
+    await redis.set(LEASE_KEY, "stuck")
+    await replica(redis, clock, SECOND).link(FIRST)
+    assert await store.clear() == Cleared(3, lease=True, credentials=1)
+    assert await store.clear() == Cleared(0, lease=False, credentials=0)
+    assert (await failed(store), await lease(store), await shared(store)) == (None, "taken", ENTRY)
+
+
+async def test_a_lease_that_is_at_work_is_not_cleared(store: AccountStore) -> None:
+    await lease(store)
+    assert not (await store.clear()).lease
+    assert await lease(store, Try("other", 0)) == "busy"
+
+
+@pytest.mark.parametrize("kind", ["set", "sadd", "rpush", "zadd", "xadd", "hset"])
+@pytest.mark.parametrize("key", [SNAPSHOT, LEASE_KEY, FAILURES, KEYS.credentials, EGRESS.hold])
+async def test_a_key_of_another_type_counts_as_none_and_redis_is_still_well(
+    store: AccountStore, redis: Any, key: str, kind: str
+) -> None:
+    values: dict[str, Any] = {"zadd": ({"canary": 1},), "xadd": ({"a": "canary"},), "hset": ("a", "canary")}
+    await getattr(redis, kind)(key, *values.get(kind, ("canary",)))
+    look = await store.look(0)
+    assert look is not None
+    assert (look.entry, look.failed, look.holds) == (None, None, Holds())
+    assert await lease(store) in ("taken", "busy")  # a string is a lease of somebody's, for its life
+    await redis.delete(LEASE_KEY)
+    assert await share(store, ENTRY) == "kept"
+    assert await shared(store) == ENTRY
 
 
 @pytest.mark.parametrize(
     ("message", "news"),
     [
-        ("s", News("s")),
-        ("s 250 0", News("s", Wish(250, forced=False))),
-        ("s 0 1", News("s", Wish(0, forced=True))),
-        ("s -1 1", News("s -1 1")),
-        ("s 1 2 3", News("s 1 2 3")),
-        (f"s {'9' * 12} 1", News(f"s {'9' * 12} 1")),
-        ("", News("")),
+        (f"main {FIRST}", News("main", FIRST)),
+        (f"main {FIRST} {SECOND} 250", News("main", FIRST, Wish(SECOND, 250))),
+        (f"main {FIRST} {SECOND} -1", None),
+        (f"main {FIRST} {SECOND} {'9' * 13}", None),
+        (f"main {FIRST} {SECOND}", None),
+        ("main", None),
+        ("", None),
+        (f"main {FIRST}\n", None),
+        (f"{'a' * 64} {FIRST}" + " " * 10**6, None),
+        ("coinm:testing:host:main:snapshot 0 0", None),
     ],
 )
-def test_an_announcement_is_a_change_or_a_wish_and_anything_else_names_nobody(message: str, news: News) -> None:
-    assert News.decode(message) == news
-    assert News.decode(news.encode()) == news
+def test_an_announcement_is_a_change_or_a_wish_and_anything_else_is_nothing(message: str, news: News | None) -> None:
+    assert News.decode(message.encode()) == news
+    if news is not None:
+        assert News.decode(news.encode().encode()) == news
+
+
+@given(st.binary(max_size=200))
+def test_no_announcement_is_misread_whatever_it_is(message: bytes) -> None:
+    news = News.decode(message)
+    assert news is None or news.encode().encode() == message
+
+
+def test_the_longest_announcement_is_within_its_bound() -> None:
+    longest = News("a" * 63, FIRST, Wish(SECOND, 10**LONGEST_NUMBER - 1))
+    assert News.decode(longest.encode().encode()) == longest
 
 
 async def test_a_wish_is_heard_by_who_listens(store: AccountStore, redis: Any) -> None:
     async with redis.pubsub() as subscription:
         await subscription.subscribe("news")
         await subscription.get_message(timeout=1)
-        store.wish(Wish(250, forced=True))
+        store.wish(250)
         message = await subscription.get_message(timeout=1)
-    assert News.decode(message["data"].decode()) == News("s", Wish(250, forced=True))
+    assert News.decode(message["data"]) == News("main", FIRST, Wish(FIRST, 250))
 
 
 async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: FakeServer) -> None:
@@ -498,23 +561,23 @@ async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: F
     assert await store.keep(ENTRY, 1_000, "mine") is None
     await store.release("mine")
     await store.fail(Failed(1, OUTAGE, 1_000), "mine")
-    assert (await store.claim(1_000), await store.prove("other", 0)) == (None, None)
-    store.wish(Wish(1_000, forced=False))
+    assert await store.claim(1_000) is None
+    await store.link(SECOND)
+    store.wish(1_000)
+    with pytest.raises(AwayError):
+        await store.clear()
 
 
 def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> None:
     settings = Settings(environment="staging", redis=Redis(key_prefix="p"), accounts={})
-    keys = account_keys(settings, "main", "ba7816bf")
-    assert keys == AccountKeys(
-        snapshot="p:staging:dapi.binance.com:main:snapshot",
-        credential="p:staging:dapi.binance.com:main:credential",
-        failures="p:staging:dapi.binance.com:main:failures",
-        lease="p:staging:dapi.binance.com:main:lease",
-        address_hold="p:egress:dapi.binance.com:default:hold",
-        credential_hold="p:staging:dapi.binance.com:main:hold:ba7816bf",
-        proof="p:staging:dapi.binance.com:main:proof:ba7816bf",
-        channel="p:staging:dapi.binance.com:news",
-    )
-    egress = egress_keys(settings)
-    assert (egress.hold, egress.credential_hold("main", "ba7816bf")) == (keys.address_hold, keys.credential_hold)
-    assert egress.ledger == "p:egress:dapi.binance.com:default:ledger"
+    keys, egress = account_keys(settings, "main"), egress_keys(settings)
+    own = "p:{account:staging:dapi.binance.com:main}"
+    assert (keys.credentials, keys.channel) == (f"{own}:credentials", "p:staging:dapi.binance.com:news")
+    assert [keys.snapshot("ba78"), keys.failures("ba78"), keys.lease("ba78"), keys.proof("ba78")] == [
+        f"{own}:{kind}:ba78" for kind in ("snapshot", "failures", "lease", "proof")
+    ]
+    address = "p:{egress:dapi.binance.com:default}"
+    assert [egress.hold, egress.credential_hold("ba78"), egress.probe] == [
+        f"{address}:{kind}" for kind in ("hold", "hold:ba78", "probe")
+    ]
+    assert egress.minute(7) == [f"{address}:ledger:7", f"{address}:ledger:7:calls"]

@@ -23,14 +23,14 @@ class Heard:
     """What a listener was told."""
 
     def __init__(self) -> None:
-        self.messages: list[str | None] = []
+        self.messages: list[bytes | None] = []
         self._more = asyncio.Event()
 
-    def __call__(self, message: str | None) -> None:
+    def __call__(self, message: bytes | None) -> None:
         self.messages.append(message)
         self._more.set()
 
-    async def until(self, *messages: str | None) -> None:
+    async def until(self, *messages: bytes | None) -> None:
         async with asyncio.timeout(SOON):
             while self.messages != list(messages):
                 self._more.clear()
@@ -100,7 +100,7 @@ async def test_what_is_announced_is_heard_and_a_subscription_begins_with_a_look(
         await heard.until(None)
         await redis.publish("news", "main")
         await redis.publish("other", "nothing of ours")
-        await heard.until(None, "main")
+        await heard.until(None, b"main")
 
 
 async def test_a_healthy_subscription_is_pinged_and_not_made_anew() -> None:
@@ -111,7 +111,7 @@ async def test_a_healthy_subscription_is_pinged_and_not_made_anew() -> None:
             async with asyncio.timeout(SOON):
                 await server.pinged.wait()
         server.announce(b"main")
-        await heard.until(None, "main")
+        await heard.until(None, b"main")
     assert (server.subscribed, server.pings) == (1, 2)
 
 
@@ -128,7 +128,7 @@ async def test_a_subscription_that_dies_is_made_anew_and_everything_is_looked_at
             server.hang_up()
         await heard.until(None, None)
         server.announce(b"main")
-        await heard.until(None, None, "main")
+        await heard.until(None, None, b"main")
 
 
 async def test_a_server_that_comes_late_is_found() -> None:
@@ -150,14 +150,14 @@ async def test_a_message_that_is_no_text_does_not_end_the_listening() -> None:
         await heard.until(None)
         server.announce(b"\xff\xfe")
         server.announce(b"main")
-        await heard.until(None, "\ufffd\ufffd", "main")
+        await heard.until(None, b"\xff\xfe", b"main")
 
 
 async def test_a_bug_in_what_hears_does_not_make_a_replica_deaf() -> None:
-    heard: list[str | None] = []
+    heard: list[bytes | None] = []
     again = asyncio.Event()
 
-    def stumble(message: str | None) -> None:
+    def stumble(message: bytes | None) -> None:
         heard.append(message)
         if len(heard) == 1:
             raise ZeroDivisionError

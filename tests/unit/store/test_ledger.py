@@ -18,7 +18,7 @@ from service.store.scripts import EgressKeys, Scripts
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
-KEYS = EgressKeys(hold="a", probe="p", ledger="l", scope="s")
+KEYS = EgressKeys("e")
 BAN = Hold(0, START + 5_000, problem="exchange-banned")
 NOW = START // MINUTE
 
@@ -56,7 +56,7 @@ def ledger(redis: Any, clock: FakeClock) -> EgressLedger:
 
 
 def entry(number: int, weight: int = 5, account: str = "main", *, forced: bool = False) -> Reservation:
-    return Reservation(f"id-{number}", NOW, Claim(weight, account, "identity", forced))
+    return Reservation(f"id-{number}", NOW, Claim(weight, account, "identity", forced, "risk"))
 
 
 async def window(ledger: EgressLedger, minute: int = NOW) -> Window:
@@ -68,8 +68,8 @@ async def window(ledger: EgressLedger, minute: int = NOW) -> Window:
     return standing.window
 
 
-async def holds(ledger: EgressLedger, account: str = "main") -> Holds:
-    standing = await ledger.reserve(Reservation("peek", NOW, Claim(0, account, "key")))
+async def holds(ledger: EgressLedger, credential: str = "key") -> Holds:
+    standing = await ledger.reserve(Reservation("peek", NOW, Claim(0, "main", credential)))
     assert standing is not None
     return standing.holds
 
@@ -82,7 +82,9 @@ async def test_a_call_sees_what_all_replicas_have_entered_before_it(ledger: Egre
 async def test_a_reservation_counts_once_however_often_it_comes(ledger: EgressLedger) -> None:
     for _ in range(3):
         await ledger.reserve(entry(1, forced=True))
-    assert await window(ledger) == Window(NOW, pending=5, forced=5, accounts={"main": 5})
+    assert await window(ledger) == Window(
+        NOW, pending=5, forced=5, accounts={"main": 5}, forced_by={("risk", "main"): 5}
+    )
 
 
 async def test_an_answered_call_is_spent_once_and_brings_the_exchanges_count(ledger: EgressLedger) -> None:
@@ -103,7 +105,7 @@ async def test_a_call_that_was_not_sent_costs_nothing_but_tells_that_its_account
     await ledger.reserve(entry(1, forced=True))
     for _ in range(2):
         await ledger.cancel(entry(1, forced=True))
-    assert await window(ledger) == Window(NOW, accounts={"main": 0})
+    assert await window(ledger) == Window(NOW, accounts={"main": 0}, forced_by={("risk", "main"): 0})
 
 
 async def test_calls_that_serve_all_accounts_are_nobodys(ledger: EgressLedger) -> None:
@@ -123,13 +125,14 @@ async def test_a_new_minute_starts_at_zero_but_for_what_is_under_way(ledger: Egr
 
 async def test_a_minutes_ledger_is_forgotten_in_time(ledger: EgressLedger, redis: Any) -> None:
     await ledger.reserve(entry(1))
-    lives = [await redis.pttl(key) for key in (f"l:{NOW}", f"l:{NOW}:calls")]
+    lives = [await redis.pttl(key) for key in (f"e:ledger:{NOW}", f"e:ledger:{NOW}:calls")]
     assert all(LEDGER_MEMORY - 1_000 < life <= LEDGER_MEMORY for life in lives)
 
 
 def test_what_somebody_else_wrote_into_a_ledger_counts_as_nothing() -> None:
-    foreign = {b"spent": b"much", b"pending": b"-5", b"account:main": b"1.5", b"other": b"7"}
-    assert window_of(7, foreign, {b"pending": b"\xff"}) == Window(7, accounts={"main": 0})
+    foreign = {b"spent": b"much", b"pending": b"-5", b"account:main": b"1.5", b"other": b"7", b"forced": b"9" * 16}
+    foreign |= {b"account:\xff": b"5", b"account:" + 64 * b"a": b"5", b"forced:risk:\xff": b"5", b"forced:A:main": b"5"}
+    assert window_of(7, foreign, {b"pending": b"\xff", b"account:Main": b"1"}) == Window(7, accounts={"main": 0})
 
 
 @given(
@@ -166,22 +169,22 @@ async def test_however_calls_come_and_go_the_ledger_is_what_a_plain_count_says(
 
 async def test_a_hold_only_grows(ledger: EgressLedger) -> None:
     for until in (5_000, 4_000, 6_000, 1):
-        await ledger.hold_address(Hold(0, START + until, problem=f"until-{until}"))
+        await ledger.hold_address(Hold(0, START + until, problem="exchange-banned"))
     found = await holds(ledger)
-    assert (found.address, found.credential) == (Hold(0, START + 6_000, problem="until-6000"), NO_HOLD)
+    assert (found.address, found.credential) == (Hold(0, START + 6_000, problem="exchange-banned"), NO_HOLD)
 
 
 async def test_address_and_credentials_are_held_apart(ledger: EgressLedger) -> None:
     latch = Hold(0, START + 9_000, problem="exchange-rejected-credentials")
     await ledger.hold_credential(Claim(5, "main", "key"), latch)
-    found = [await holds(ledger, account) for account in ("main", "other", "")]
+    found = [await holds(ledger, credential) for credential in ("key", "another", "")]
     assert [each.credential for each in found] == [latch, NO_HOLD, NO_HOLD]
     assert {each.address for each in found} == {NO_HOLD}
 
 
 async def test_a_hold_is_remembered_far_longer_than_it_can_last(ledger: EgressLedger, redis: Any) -> None:
     await ledger.hold_address(BAN)
-    assert await redis.pttl("a") > 9 * MAX_HOLD
+    assert await redis.pttl("e:hold") > 9 * MAX_HOLD
 
 
 async def test_the_life_a_hold_has_left_tells_what_time_it_is_at_the_exchange(ledger: EgressLedger, redis: Any) -> None:
@@ -190,20 +193,20 @@ async def test_the_life_a_hold_has_left_tells_what_time_it_is_at_the_exchange(le
     now = (await holds(ledger)).now
     assert now is not None
     assert START <= now < START + 1_000
-    await redis.persist("a")  # somebody's hand: without an end it tells no time
+    await redis.persist("e:hold")  # somebody's hand: without an end it tells no time
     assert (await holds(ledger)).now is None
 
 
 async def test_a_resume_says_what_it_forgot_and_voids_older_holds(ledger: EgressLedger) -> None:
     await ledger.hold_address(BAN)
-    assert await ledger.resume("main", "key") == {"address": BAN, "credential": NO_HOLD}
+    assert await ledger.resume("key") == {"address": BAN, "credential": NO_HOLD}
     epoch = START // 1_000  # later than any that Redis may have lost
     assert (await holds(ledger)).address == Hold(epoch)
     await ledger.hold_address(replace(BAN, until=10**13))  # a replica that hasn't heard of it
     assert (await holds(ledger)).address == Hold(epoch)
     await ledger.hold_address(replace(BAN, epoch=epoch))
     assert (await holds(ledger)).address == replace(BAN, epoch=epoch)
-    await ledger.resume("main", "key")
+    await ledger.resume("key")
     assert (await holds(ledger)).address == Hold(epoch + 1)
 
 
@@ -213,20 +216,23 @@ async def test_an_epoch_that_redis_lost_is_taught_anew(ledger: EgressLedger) -> 
     assert (await holds(ledger)).address == replace(BAN, epoch=4)
 
 
-@pytest.mark.parametrize("foreign", [{"epoch": "x"}, {"until": "canary"}, {"problem": b"\xff", "until": "1.5"}])
+@pytest.mark.parametrize(
+    "foreign",
+    [{"epoch": "x"}, {"until": "canary"}, {"problem": b"\xff", "until": "1.5"}, {"until": 10**15}, {"epoch": "9" * 15}],
+)
 async def test_what_somebody_else_wrote_is_no_hold_and_does_not_stop_one(
     ledger: EgressLedger, redis: Any, foreign: dict[str, Any]
 ) -> None:
-    await redis.hset("a", mapping=foreign)
+    await redis.hset("e:hold", mapping=foreign)
     assert (await holds(ledger)).address.until == 0
     await ledger.hold_address(BAN)
     assert (await holds(ledger)).address == BAN
-    assert (await ledger.resume("main", "key"))["address"] == BAN
+    assert (await ledger.resume("key"))["address"] == BAN
 
 
 async def test_one_replica_may_probe(ledger: EgressLedger, redis: Any) -> None:
     assert [await ledger.probe(5_000), await ledger.probe(5_000)] == [True, False]
-    await redis.delete("p")  # its time has passed
+    await redis.delete("e:probe")  # its time has passed
     assert await ledger.probe(5_000) is True
 
 
@@ -258,4 +264,4 @@ async def test_while_redis_is_away_nothing_raises_but_a_resume(ledger: EgressLed
     await ledger.hold_address(BAN)
     await ledger.hold_credential(Claim(5, "main", "key"), BAN)
     with pytest.raises(AwayError):
-        await ledger.resume("main", "key")
+        await ledger.resume("key")

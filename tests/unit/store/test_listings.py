@@ -11,6 +11,7 @@ from service.exchange.ports import LISTING_MAX_AGE
 from service.settings import Settings
 from service.store.connection import Link
 from service.store.listings import ListingStore, listing_key
+from service.store.scripts import Scripts
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -36,7 +37,7 @@ def link(redis: Any, clock: FakeClock) -> Link:
 
 @pytest.fixture
 def store(link: Link) -> ListingStore:
-    return ListingStore(link, KEY)
+    return ListingStore(link, Scripts(link.redis), KEY)
 
 
 def test_its_name_tells_environments_and_exchanges_apart() -> None:
@@ -48,7 +49,7 @@ async def test_what_one_replica_puts_every_other_gets_with_the_life_it_has_left(
 ) -> None:
     await store.put(BODY)
     await redis.pexpire(KEY, 1_000)
-    found = await ListingStore(link, KEY).get()
+    found = await ListingStore(link, Scripts(link.redis), KEY).get()
     assert found is not None
     assert found.body == BODY
     assert 900 < found.remaining <= 1_000
@@ -66,7 +67,7 @@ async def test_nothing_is_found_where_nothing_was_put(store: ListingStore) -> No
 async def test_one_replica_may_fetch_it_until_its_claim_has_expired(
     store: ListingStore, link: Link, redis: FakeAsyncRedis
 ) -> None:
-    other = ListingStore(link, KEY)
+    other = ListingStore(link, Scripts(link.redis), KEY)
     assert [await store.claim(5_000), await other.claim(5_000), await store.claim(5_000)] == [True, False, False]
     await redis.delete(store.claim_key)
     assert await other.claim(5_000) is True

@@ -1,0 +1,14 @@
+-- Whether the caller alone may do something now; it is its own for so long, whatever comes of it.
+-- KEYS: the claim
+-- ARGV: token, ms
+-- A claim without an end, or with one far beyond any that is made, was made by nobody.
+local milliseconds = tonumber(ARGV[2])
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', milliseconds) then
+    return 1
+end
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left <= 10 * milliseconds then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', milliseconds)
+return 1

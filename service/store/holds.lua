@@ -1,0 +1,3 @@
+-- What forbids a call.
+-- KEYS: hold on the address, hold on the credential
+return { hold_at(KEYS[1]), hold_at(KEYS[2]) }

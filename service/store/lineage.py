@@ -1,0 +1,82 @@
+"""Which credential has replaced which: whose entries a replica may read, and whose work it has to wait for.
+
+An account's name says nothing of whose account it is: two deployments may each call theirs `main`, and a key file may
+be given another exchange account's key while the gateway is stopped. What a key may see is only known to the
+exchange. So all state of an account is kept for each **identity** (a digest of key and secret) apart: snapshot,
+lease, failures. What stands under another identity can't be read, overwritten, fenced out or waited for.
+
+The one thing that joins two identities is an **accepted rotation**: a replica that had used the old pair itself was
+given a new one, and saw the exchange accept it. It then writes `old → new`. A process that is started with a pair
+links nothing: it can't know what was used before it. A link is followed while the credential at its end was in use
+within `MEMORY`; the replicas that still hold the old pair are then *superseded*: they read the newer one's snapshot,
+wait for its refreshes, and ask its replicas for some. Nobody else reads over a link, and nobody reads back over one.
+
+The interleavings:
+
+- *A new pod starts with the new pair before an old one has proven it.* Both work, each under its own identity with
+  its own calls, and see each other as foreign. Once an old replica has proven the pair, `old → new` leads the other
+  old replicas to what the new pod stores; the new pod had all the time what it needed. Nothing has to be merged.
+- *Two rotations in a row.* `first → second → third`: a replica follows the chain to the last that is in use.
+- *Back to an earlier pair.* What is accepted last is used: if the accepted one leads to the replaced one, its own
+  link is removed first. So a chain never closes to a ring, whoever writes what in which order.
+- *A slow replica proves a pair that others have replaced already.* It doesn't lead to the slow one's, so its own link
+  stays: the slow one is superseded by the latest at once, and does as that says.
+- *Redis has lost everything.* A replica that has used both pairs writes the link again with its next snapshot, unless
+  the old pair has a link. Until then the others work apart: that costs calls, and never shows wrong numbers.
+- *The new pair is taken back, its pods are gone.* After `MEMORY` the link leads to nobody in use, and the old pair
+  goes on.
+- *The files are given another exchange account's key under a running replica.* The exchange accepts it, so it is a
+  rotation like any other: no gateway can tell. Replicas with the old pair are then shown the new account, as they
+  will be themselves when they see the files.
+
+The hash is bounded: 16 credentials, the latest; a longer chain loses its oldest links.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from service.store.entries import Lineage
+
+MEMORY = 120_000
+"""Ms that a credential counts as in use after the exchange has accepted it last: longer than two replicas see a changed
+Secret apart (kubelet's minute and its cache: 90 s), short enough that one that was taken back doesn't bar the other."""
+
+MOST = 16
+"""Links of a chain that are followed."""
+
+
+class Use(msgspec.Struct, frozen=True):
+    """One credential's use of the account."""
+
+    used: int
+    """When the exchange accepted it last, epoch ms on its clock."""
+    successor: str = ""
+    """The identity that replaced it."""
+
+
+def uses_of(found: Sequence[tuple[bytes, int, bytes]]) -> dict[str, Use]:
+    """Who has used the account, as the script gives it."""
+    return {identity.decode(): Use(used, successor.decode()) for identity, used, successor in found}
+
+
+def lineage_of(uses: Mapping[str, Use], identity: str, newest: str, now: int) -> Lineage:
+    """How an identity stands among the others; `newest` is the one in use that replaced it, or itself."""
+    related = _successors(uses, identity)
+    last = related[-1] if related else identity
+    replaced = frozenset(each for each in uses if identity in _successors(uses, each))
+    foreign = [
+        each
+        for each, use in uses.items()
+        if each != identity and abs(now - use.used) <= MEMORY and last not in (each, *_successors(uses, each))
+    ]
+    return Lineage(newest != identity, replaced, len(foreign))
+
+
+def _successors(uses: Mapping[str, Use], identity: str) -> list[str]:
+    """What replaced a credential, in order."""
+    found: list[str] = []
+    while len(found) < MOST and identity in uses and uses[identity].successor:
+        identity = uses[identity].successor
+        found.append(identity)
+    return found
