@@ -8,7 +8,7 @@ Bytes beyond an answer can wait in four places: in h11's buffer, which reads pas
 which takes whole records from the socket; in the event loop's queue; and in the kernel. httpcore checks only the last
 one before it reuses a connection. Here a connection is reused only if all four are empty:
 
-- When an answer is complete, and again before each reuse, h11's buffer is checked (`_left_over`). A connection with
+- When an answer is complete, and again before each reuse, h11's buffer is checked (`left_over`). A connection with
   anything in it counts as expired, and the pool closes it.
 - Just before a request is sent, the connection is read from without waiting (`_is_silent`). If there is anything, the
   connection's end included, it is closed and the pool opens another.
@@ -213,7 +213,7 @@ class _Connection(httpcore.AsyncConnectionInterface):
         """The pool asks whenever a request comes or goes, and closes a connection that has."""
         if self._starting:
             return False
-        return self._inner.has_expired() or (self._inner.is_idle() and _left_over(self._inner))
+        return self._inner.has_expired() or (self._inner.is_idle() and left_over(self._inner))
 
     def is_idle(self) -> bool:
         return self._inner.is_idle() and not self._starting
@@ -222,7 +222,7 @@ class _Connection(httpcore.AsyncConnectionInterface):
         return self._inner.is_closed()
 
 
-def _left_over(connection: Any) -> bool:
+def left_over(connection: Any) -> bool:
     """Whether h11 holds bytes beyond the answer that was read.
 
     httpcore keeps h11's state private, behind a proxy one connection further in. If a later httpcore keeps it

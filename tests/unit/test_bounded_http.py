@@ -9,10 +9,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpcore
 import httpx
 import pytest
 
-from service.bounded_http import BodyEncodingError, BodyError, BodyTooLargeError, open_client, read_into
+from service.bounded_http import (
+    BodyEncodingError,
+    BodyError,
+    BodyTooLargeError,
+    left_over,
+    open_client,
+    read_into,
+)
 from tests.process.certificates import write_certificate
 
 LIMIT = 256 * 1024
@@ -105,6 +113,14 @@ async def test_a_connection_whose_answers_are_whole_is_used_again(certificate: t
     async with hosting(once, certificate) as (host, client):
         assert [await read(client) for _ in range(5)] == [b"1", b"2", b"3", b"4", b"5"]
     assert host.connections == 1
+
+
+class ElsewhereConnection(httpcore.AsyncConnectionInterface):
+    """As of a later httpcore, which keeps h11's state under another name."""
+
+
+def test_a_connection_whose_buffer_cannot_be_seen_counts_as_one_with_left_over_bytes() -> None:
+    assert left_over(ElsewhereConnection())
 
 
 SIZES = [1, 1_000, 16_384, 65_536 - len(answer(b"x" * 65_000)) + 65_000, 65_536, 100_000]
