@@ -104,7 +104,7 @@ def files_finding(files: int, *, encrypted: bool) -> Finding:
     """How many connections of callers the limit of open files leaves."""
     connections = process.connections(files, encrypted=encrypted)
     if connections is None:
-        return Finding("open files", "fail", process.too_few(files))
+        return Finding("open files", "fail", process.too_few(files, encrypted=encrypted))
     verdict: Verdict = "warn" if connections < process.FEW_CONNECTIONS else "ok"
     return Finding("open files", verdict, f"{connections} connections of callers at a time")
 

@@ -78,11 +78,9 @@ class Ending:
             faulthandler.dump_traceback_later(seconds + BACKSTOP, exit=True, file=nowhere)
 
     def _force(self, seconds: float) -> None:
-        try:
-            self._on_forced(seconds)
-            time.sleep(LAST_LINE)
-        finally:
-            self._leave(FORCED)
+        threading.Thread(target=self._on_forced, args=[seconds], daemon=True).start()  # the log may be what hangs
+        time.sleep(LAST_LINE)
+        self._leave(FORCED)
 
 
 _lock = threading.Lock()

@@ -17,6 +17,7 @@ Ask: TypeAlias = Callable[[int, int, Any], None]
 
 _KERNEL: Ask | None = getattr(os, "sched_setscheduler", None)
 _THIS_THREAD = 0
+_DESCRIPTORS = "/proc/self/fd"
 
 
 def schedule(how: Scheduling, ask: Ask | None = _KERNEL) -> None:
@@ -40,6 +41,9 @@ MOST_CONNECTIONS = 10_000
 RESERVED = 128
 """Descriptors for all else: Redis 33, the exchange and the API server some 40, the metrics port 64 at most, our files
 a dozen. They are never all in use at once."""
+HANDSHAKES = 2_048
+"""Descriptors for TLS connections that are about to shake hands: a full queue of the kernel's, and what arrives between
+two looks at how many descriptors are in use."""
 FEWEST_CONNECTIONS = 16
 """With fewer no balancer and handful of services could be served: better not to start."""
 FEW_CONNECTIONS = 500
@@ -67,14 +71,27 @@ def connections(files: int, *, encrypted: bool) -> int | None:
 
     Encrypted ones are counted once they have shaken hands; as many may be about to.
     """
-    free = (files - RESERVED) // (2 if encrypted else 1)
+    free = most_open(files, encrypted=encrypted) // 2 if encrypted else files - RESERVED
     return min(MOST_CONNECTIONS, free) if free >= FEWEST_CONNECTIONS else None
 
 
-def too_few(files: int) -> str:
+def most_open(files: int, *, encrypted: bool) -> int:
+    """Descriptors in use beyond which no connection may be let in."""
+    return files - RESERVED - (HANDSHAKES if encrypted else 0)
+
+
+def too_few(files: int, *, encrypted: bool) -> str:
     """What is said of a limit that is too low."""
-    least = RESERVED + 2 * FEWEST_CONNECTIONS
+    least = RESERVED + (HANDSHAKES + 2 * FEWEST_CONNECTIONS if encrypted else FEWEST_CONNECTIONS)
     return f"the limit of open files is {files}: expected {least} or more (ulimit -n, LimitNOFILE)"
+
+
+def descriptors() -> int:
+    """Open descriptors of this process; 0: this system doesn't tell."""
+    try:
+        return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))  # noqa: PTH116, PTH208 - Linux 6.2; before
+    except OSError:
+        return 0
 
 
 def freeze() -> None:

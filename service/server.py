@@ -8,7 +8,8 @@ What granian does, which the rest relies on (its `workers.rs`, and measured):
 - `backpressure` bounds connections, not requests: a permit is taken before each `accept`, and given back when the
   connection ends. At the bound it stops accepting; more callers wait in the kernel's queue. Where `accept` fails for
   want of descriptors it tries again at once, with a core at 100 %: the bound must stay below their limit.
-- By TLS a connection takes its permit after the handshake, for which it has 10 s: as many descriptors again.
+- By TLS a connection takes its permit after the handshake, for which it has 10 s; how many are about to is not bounded.
+  So descriptors are counted, and where too many are in use the kernel drops who wants to connect (`Gate`).
 - A request head has 30 s to arrive, counted from the connection's or the last answer's end.
 - An answer that nobody reads has no limit of its own: the kernel ends it after `UNREAD`.
 - `stop()` closes the listener and what is idle, and waits for the rest without a limit.
@@ -16,6 +17,7 @@ What granian does, which the rest relies on (its `workers.rs`, and measured):
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
 import struct
@@ -61,6 +63,13 @@ LOOK = 0.25
 """Seconds between two looks at the queue of connections; unless the bound is reached it is emptied at once."""
 
 
+LOOK_AT_DESCRIPTORS = 0.02
+"""Seconds between two looks at how many are in use: some 1,000 connections can be accepted meanwhile."""
+_ATTACH_FILTER, _DETACH_FILTER = 26, 27  # SO_ATTACH_FILTER and SO_DETACH_FILTER, which Python doesn't name
+_DROP = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A socket filter (BPF) of one instruction: keep no byte of a packet."""
+
+
 class ListenError(Exception):
     """A port can't be had, or connections can't."""
 
@@ -94,13 +103,16 @@ async def serve(app: App, *duties: Duty, stop: Stop) -> None:
     """Serve until told to stop, then drain.
 
     Raises:
-        ListenError: a port can't be had.
+        ListenError: a port can't be had, or the limit of open files is too low.
         SettingsError: the TLS files are not what is expected.
     """
     gateway = app.gateway
     settings = gateway.settings.server
     process.schedule(settings.scheduling)
-    limit = _require_connections(process.open_files(), encrypted=settings.tls_certificate_file is not None)
+    files, encrypted = process.open_files(), settings.tls_certificate_file is not None
+    limit = process.connections(files, encrypted=encrypted)
+    if limit is None:
+        raise ListenError(process.too_few(files, encrypted=encrypted))
     address = _address(settings.host)
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(_listen(address, settings.port, settings.host, "server.port"))
@@ -110,11 +122,12 @@ async def serve(app: App, *duties: Duty, stop: Stop) -> None:
             beside = metrics_port.serving(sockets.enter_context(socket_beside), gateway)
         server = _server(app, settings, listener, limit)
         gateway.connection_limit = limit
+        gate = Gate(listener, process.most_open(files, encrypted=True)) if encrypted else None
         log.info("starting", version=service.__version__, settings=effective(gateway.settings))
         if limit < process.FEW_CONNECTIONS:
             log.warning("connection_limit_low", connections=limit)
         async with beside:
-            await _serve(app, server, listener, stop, [*duties, partial(_watch_connections, gateway, listener)])
+            await _serve(app, server, listener, stop, [*duties, partial(_watch_connections, gateway, listener, gate)])
 
 
 async def _serve(app: App, server: Server, listener: socket.socket, stop: Stop, duties: Iterable[Duty]) -> None:
@@ -169,18 +182,55 @@ async def _answered(serving: asyncio.Task[None], seconds: float, stop: Stop) -> 
         log.warning("connections_left")
 
 
-async def _watch_connections(gateway: Gateway, listener: socket.socket) -> None:
+class Gate:
+    """Shuts a listening socket while too many descriptors are in use: the kernel drops the packets that ask to connect.
+
+    Callers try again by themselves after a second. What is connected is not concerned.
+    """
+
+    def __init__(self, listener: socket.socket, most: int) -> None:
+        self._listener = listener
+        self._most = most
+        self._program = ctypes.create_string_buffer(_DROP)
+        self.shut = False
+
+    def look(self) -> None:
+        full = process.descriptors() > self._most
+        if full != self.shut:
+            self.shut = full
+            program = struct.pack("HP", 1, ctypes.addressof(self._program))
+            with contextlib.suppress(OSError):  # not Linux, or a sandbox without filters
+                if full:
+                    self._listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
+                else:
+                    self._listener.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+
+
+async def _watch_connections(gateway: Gateway, listener: socket.socket, gate: Gate | None) -> None:
     """Notice that callers' connections have reached their bound, and that they no longer do; say so once each."""
     reached = False
     while True:
-        await asyncio.sleep(LOOK)
-        before, gateway.connections_waiting = gateway.connections_waiting, accept_queue(listener)
+        shut = await _pass_time(gate)
+        before, gateway.connections_waiting = gateway.connections_waiting, accept_queue(listener) + shut
         if not reached and before and gateway.connections_waiting:
             reached = True
             log.error("connection_limit_reached", connections=gateway.connection_limit)
         elif reached and not before and not gateway.connections_waiting:
             reached = False
             log.warning("connection_limit_left", connections=gateway.connection_limit)
+
+
+async def _pass_time(gate: Gate | None) -> bool:
+    """Wait until the next look at the queue; whether the gate was shut meanwhile."""
+    if gate is None:
+        await asyncio.sleep(LOOK)
+        return False
+    shut = False
+    for _ in range(round(LOOK / LOOK_AT_DESCRIPTORS)):
+        await asyncio.sleep(LOOK_AT_DESCRIPTORS)
+        gate.look()
+        shut |= gate.shut
+    return shut
 
 
 def accept_queue(listener: socket.socket) -> int:
@@ -225,18 +275,6 @@ def _granian(app: App, settings: ServerSettings, listener: socket.socket, limit:
     )
     server.listener = listener
     return server
-
-
-def _require_connections(files: int, *, encrypted: bool) -> int:
-    """How many connections of callers there may be.
-
-    Raises:
-        ListenError: the limit of open files leaves too few.
-    """
-    limit = process.connections(files, encrypted=encrypted)
-    if limit is None:
-        raise ListenError(process.too_few(files))
-    return limit
 
 
 def _listen(address: str, port: int, host: str, key: str) -> socket.socket:

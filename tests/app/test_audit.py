@@ -337,9 +337,11 @@ async def test_no_read_is_answered_once_the_disk_is_full(make_stage: MakeStage, 
             await asyncio.sleep(0.001)
     assert refused(await gateway.get())
     assert refused(await gateway.get("/v1/accounts"))
+    assert (await gateway.get("/binance/main/dapi/v1/account", client=None)).json()["code"] == -1001
+    assert figure(gateway, "coinm_audit_failing") == 1
     await stage.stop()
-    assert figure(gateway, "coinm_audit_lines_dropped_total") == 3
-    assert sum(line["lines"] for line in lines(log_text, "audit_lines_lost")) == 3
+    assert figure(gateway, "coinm_audit_lines_dropped_total") == 4
+    assert sum(line["lines"] for line in lines(log_text, "audit_lines_lost")) == 4
 
 
 async def test_reads_go_on_while_the_disk_is_full_if_lines_may_be_lost(make_stage: MakeStage) -> None:

@@ -15,6 +15,7 @@ from service.telemetry.audit import Line
 from simulator.exchange import Exchange
 from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command, tables
 from tests.process.test_ends import closed, keep_asking, until
+from tests.process.test_listeners import figure
 from tests.support import bearer, write_settings
 
 BTC = "/v1/accounts/main/assets/BTC"
@@ -115,3 +116,44 @@ async def test_check_says_where_lines_go_and_creates_nothing(
 
     assert f"{tmp_path}/audit.jsonl, queue 10000, when full refuse" in output
     assert not (tmp_path / "audit.jsonl").exists()
+
+
+async def test_a_full_disk_refuses_reads_until_there_is_room_again(
+    tmp_path: Path, redis_port: int, exchange_url: str, unshare: str
+) -> None:
+    """On a disk of 64 KiB that only the gateway has, which another file fills."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o size=64k none {disk} && exec "$@"'
+    settings = audited(redis_port, exchange_url, file=f"{disk}/audit.jsonl")
+    through = [unshare, "--mount", "sh", "-c", mount, "sh"]
+    async with gateway_process(tmp_path, settings, through=through) as gateway:
+        assert gateway.process is not None
+        filler = Path(f"/proc/{gateway.process.pid}/root{disk}/filler")
+        fill(filler)
+        async with httpx.AsyncClient(headers=bearer()) as caller:
+            refusal = await status_of(caller, gateway.url + BTC, 503)
+            failing = await figure(gateway, "coinm_audit_failing")
+            filler.unlink()  # noqa: ASYNC240 - a file in memory
+            await status_of(caller, gateway.url + BTC, 200)
+            mended = await figure(gateway, "coinm_audit_failing")
+        status, log = await gateway.stop()
+
+    assert refusal.json()["type"] == "urn:coinm-gateway:problem:audit-unavailable"
+    assert refusal.headers["retry-after"] == "1"
+    assert (failing, mended, status) == (1, 0, 0)
+    assert log.count('"event":"audit_unwritable"') == log.count('"event":"audit_written_again"') == 1
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with pytest.raises(OSError, match="No space"):
+        path.write_bytes(b"x" * 128 * 1024)
+
+
+async def status_of(caller: httpx.AsyncClient, url: str, status: int) -> httpx.Response:
+    """The first answer with a status."""
+    async with asyncio.timeout(10):
+        while (answer := await caller.get(url)).status_code != status:
+            await asyncio.sleep(0.02)
+    return answer

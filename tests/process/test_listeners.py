@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import httpx
 import pytest
 
 from service.metrics_port import CONNECTIONS
+from tests.process.certificates import write_certificate
 from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command
 from tests.process.test_deadline import port_of
 from tests.support import free_port, write_settings
@@ -101,7 +104,7 @@ async def test_a_limit_of_files_that_is_too_low_is_one_line_and_exit_status_1(tm
     await gateway.launch()
     status, _ = await gateway.ended()
 
-    said = "coinm-gateway: the limit of open files is 140: expected 160 or more (ulimit -n, LimitNOFILE)\n"
+    said = "coinm-gateway: the limit of open files is 140: expected 144 or more (ulimit -n, LimitNOFILE)\n"
     assert (status, gateway.errors.decode()) == (1, said)
 
 
@@ -150,3 +153,40 @@ async def test_the_metrics_port_answers_one_request_and_hangs_up(
             assert answer[9:12] == status
             assert status == b"" or b"Connection: close\r\n" in answer
     writer.close()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """For as many peers in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+async def test_handshakes_that_never_end_keep_neither_probes_out_nor_a_core_busy(
+    tmp_path: Path, settings: Tables
+) -> None:
+    """They hold descriptors, and the server doesn't bound them: more of them come here than it may open."""
+    certificate, key = write_certificate(tmp_path)
+    settings["server"] |= {"tls_certificate_file": str(certificate), "tls_key_file": str(key)}
+    trust = ssl.create_default_context(cafile=str(certificate))
+    async with gateway_process(tmp_path, settings, trust, through=limited(2400)) as gateway:
+        assert gateway.process is not None
+        with contextlib.ExitStack() as peers:
+            for _ in range(2600):
+                peer = peers.enter_context(socket.socket())
+                peer.setblocking(False)
+                peer.connect_ex(port_of(gateway.url))
+            await asyncio.sleep(1.0)
+            began = processor_seconds(gateway.process.pid)
+            await asyncio.sleep(1.0)
+            spent = processor_seconds(gateway.process.pid) - began
+            found = await probes(gateway)
+        status, log = await gateway.stop()
+
+    assert found == [200, 200, 200]
+    assert spent < 0.3
+    assert '"event":"connection_limit_reached"' in log
+    assert status == 0

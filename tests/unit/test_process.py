@@ -55,11 +55,11 @@ def test_where_it_is_not_wanted_or_not_known_nothing_is_said(how: Scheduling) ->
     [
         (1 << 30, False, 10_000),
         (1024, False, 896),
-        (1024, True, 448),
+        (20_000, True, 8_912),
         (144, False, 16),
         (143, False, None),
-        (159, True, None),
-        (160, True, 16),
+        (2_207, True, None),
+        (2_208, True, 16),
     ],
 )
 def test_connections_are_what_the_limit_of_open_files_leaves(
@@ -68,6 +68,6 @@ def test_connections_are_what_the_limit_of_open_files_leaves(
     assert process.connections(files, encrypted=encrypted) == connections
 
 
-def test_too_few_says_what_is_enough_in_any_case() -> None:
-    assert "expected 160 or more" in process.too_few(100)
-    assert process.connections(160, encrypted=True) == 16
+def test_too_few_says_what_is_enough() -> None:
+    assert "expected 144 or more" in process.too_few(100, encrypted=False)
+    assert "expected 2208 or more" in process.too_few(100, encrypted=True)
