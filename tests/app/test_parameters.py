@@ -5,7 +5,7 @@ from urllib.parse import quote
 import pytest
 
 from simulator.faults import Fault
-from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, problem
+from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, keys, problem
 
 MANY = ",".join(f"A{number}" for number in range(101))
 
@@ -196,3 +196,17 @@ async def test_an_empty_query_is_none(gateway: Replica, path: str) -> None:
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_health_ignores_queries(gateway: Replica, path: str) -> None:
     assert (await gateway.get(f"{path}?verbose", client=None)).status_code == 200
+
+
+async def test_replicas_know_the_same_names_by_the_snapshot_that_they_share(stage: Stage) -> None:
+    stage.answer_with(assets=[{"asset": "OWN"}], positions=[{"symbol": "OWNUSD_PERP", "positionSide": "BOTH"}])
+    first = await stage.start()
+    known, unknown = f"{POSITIONS}?symbol=ETHUSD_PERP", f"{POSITIONS}?symbol=ETHUSDPERP"
+    assert [(await first.get(path)).status_code for path in (known, unknown)] == [200, 404]
+    stage.exchange.faults.add(Fault("500", path="/dapi/v1/exchangeInfo"))
+    async with stage.redis() as redis:
+        await redis.delete(*[key for key in await keys(redis) if key.endswith(b":listing")])
+    second = await stage.start()
+    assert [(await second.get(path)).status_code for path in (known, unknown)] == [200, 404]
+    assert second.gateway.exchange.listing is None
+    assert stage.account_calls == 1
