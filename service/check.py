@@ -1,27 +1,35 @@
 """What `coinm-gateway check` tries and `resume` clears: the gateway's own parts, without its server."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from service import process
+from service.addresses import password_of
 from service.cache.keeper import SnapshotKeeper
 from service.clock import timestamp
 from service.exchange.budget import MINUTE
 from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
 from service.exchange.posture import posture
+from service.files import exposure
 from service.gateway import Gateway
 from service.kubernetes.errors import NotVerifiedError
 from service.kubernetes.reviews import TokenReviews
-from service.settings import Audit
+from service.settings import Audit, Server, Settings
+from service.settings_file import SettingsError, secret_files
 from service.store.connection import AwayError
 from service.store.entries import Lineage
 from service.store.lineage import MEMORY
 from service.store.rehearsal import rehearse
 from service.telemetry import sinks
+from service.tls import require_pair
 from service.wiring import close
+
+EXPIRY_WARNING = 14 * 24 * 3_600_000
+"""Ms; certificates that renew themselves do it earlier."""
 
 Verdict = Literal["ok", "warn", "fail", "skip"]
 
@@ -42,7 +50,7 @@ def line(finding: Finding) -> str:
     return f"{finding.verdict:<5} {finding.subject:<24} {finding.text}"
 
 
-async def run(gateway: Gateway, show: Show) -> None:
+async def run(gateway: Gateway, config: Path, show: Show) -> None:
     """Try it all, telling each finding as soon as it is known."""
     try:
         accounts = len(gateway.keepers)
@@ -51,6 +59,9 @@ async def run(gateway: Gateway, show: Show) -> None:
         show(audit_finding(gateway.settings.audit))
         encrypted = gateway.settings.server.tls_certificate_file is not None
         show(files_finding(process.open_files(), encrypted=encrypted))
+        for finding in file_findings(config, gateway.settings):
+            show(finding)
+        show(tls_finding(gateway.settings.server, gateway.clock.epoch()))
         for finding in await _redis(gateway):
             show(finding)
         if gateway.reviews is not None:
@@ -96,8 +107,37 @@ def audit_finding(audit: Audit | None) -> Finding:
     if audit is None:
         return Finding("audit", "ok", "none: there is no [audit] table")
     fault = sinks.fault(audit.file) if audit.file else None
-    where = f"{audit.file or 'stdout'}{f' {fault}' if fault else ''}, queue {audit.queue}, when full {audit.when_full}"
-    return Finding("audit", "fail" if fault else "ok", where)
+    where = "audit.file" if audit.file else "stdout"
+    text = f"{where}{f' {fault}' if fault else ''}, queue {audit.queue}, when full {audit.when_full}"
+    return Finding("audit", "fail" if fault else "ok", text)
+
+
+def file_findings(config: Path, settings: Settings) -> list[Finding]:
+    """A warning for each file with something secret that others can read or change; a row that there is none."""
+    files = secret_files(settings)
+    if settings.redis.url is not None and password_of(settings.redis.url) is not None:
+        files[f"{config}, which holds redis.url with a password"] = config
+    if settings.audit is not None and settings.audit.file is not None:
+        files["audit.file"] = settings.audit.file
+    exposed = {key: exposed for key, file in files.items() if (exposed := exposure(file))}
+    if not exposed:
+        return [Finding("files", "ok", f"{len(files)} with something secret, which others can neither read nor change")]
+    return [Finding("files", "warn", f"{key}: {text}") for key, text in exposed.items()]
+
+
+def tls_finding(server: Server, now: int) -> Finding:
+    """Whether the server's certificate and key can be served with, at a time in epoch ms."""
+    try:
+        validity = require_pair(server)
+    except SettingsError as exc:
+        return Finding("tls", "fail", str(exc))
+    if validity is None:
+        return Finding("tls", "ok", "none: plain HTTP, for loopback or behind a mesh")
+    begin, end = (int(each.timestamp() * 1000) for each in validity)
+    text = f"the certificate holds from {timestamp(begin)} to {timestamp(end)}"
+    if not begin <= now < end:
+        return Finding("tls", "warn", f"{text}: not now; callers will refuse it")
+    return Finding("tls", "warn" if end - now < EXPIRY_WARNING else "ok", text)
 
 
 def files_finding(files: int, *, encrypted: bool) -> Finding:

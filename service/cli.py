@@ -8,8 +8,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -22,6 +22,7 @@ import service
 from service import check as checks
 from service import ending
 from service.access import tokens
+from service.addresses import is_host
 from service.app import App, create_app
 from service.check import Finding
 from service.ending import Ending
@@ -50,7 +51,60 @@ CONFIG = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class UsageFault(click.ClickException):
+    """Bad usage in one line that doesn't quote what was given, for it may be a token: click's own messages do."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"coinm-gateway: {self.message}", file=file, err=True)
+
+
+class Commands(click.Group):
+    """The commands; whatever is wrong with their usage is a `UsageFault`."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _unquoted():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _unquoted():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _unquoted() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as exc:
+        if type(exc).__name__ == "NoArgsIsHelpError":  # it shows the help; click 8.1 has no such class
+            raise
+        command = exc.ctx.command_path if exc.ctx else "coinm-gateway"
+        raise UsageFault(f"{_fault(exc)}; see {command} --help") from None
+
+
+def _fault(exc: click.UsageError) -> str:
+    """What is wrong, in words of ours and names of our own options."""
+    match exc:
+        case click.MissingParameter(param=click.Parameter() as param):
+            return f"{_name(param)} is missing"
+        case click.BadParameter(param=click.Parameter() as param):
+            return f"{_name(param)}: expected another value"
+        case click.BadOptionUsage():
+            return "an option lacks its value, or has one and takes none"
+        case click.NoSuchOption(possibilities=list() as near) if near:
+            return f"unknown option: did you mean {' or '.join(near)}?"
+        case click.NoSuchOption():
+            return "unknown option"
+        case _:
+            return "unknown command, or too many arguments"
+
+
+def _name(param: click.Parameter) -> str:
+    return param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(service.__version__, prog_name="coinm-gateway")
 def main() -> None:
     """One internal REST service for a Binance COIN-M account: it holds the key, asks once, and serves everyone."""
@@ -65,10 +119,12 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
     ending.begin()  # at the latest: `service.entry` has done it already
     reading = _load(config, read)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    if host is not None and not is_host(host):
+        _fail("--host: expected an IP address or a host's name", 2)
     server = msgspec.structs.replace(reading.settings.server, **given)
     settings = msgspec.structs.replace(reading.settings, server=server)
     _require_audit(config, settings)
-    app = _create(settings)
+    app = _create(config, settings)
     gateway = app.gateway
     status = 0
     try:
@@ -81,7 +137,7 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
     except ListenError as exc:
         _fail(str(exc), 1)
     except SettingsError as exc:
-        _fail(str(exc), 2)
+        _fail(f"{config}: {exc}", 2)
     _leave(status)
 
 
@@ -90,7 +146,7 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
 def check(config: Path) -> None:
     """Try everything the gateway will need: settings, secrets, Redis, the exchange, one signed call an account."""
     settings = _load(config, load)
-    app = _create(settings)
+    app = _create(config, settings)
     findings: list[Finding] = []
 
     def show(finding: Finding) -> None:
@@ -98,7 +154,7 @@ def check(config: Path) -> None:
         click.echo(checks.line(finding))
 
     with _silence():
-        _run(checks.run(app.gateway, show))
+        _run(checks.run(app.gateway, config, show))
     if any(finding.verdict == "fail" for finding in findings):
         sys.exit(1)
 
@@ -124,7 +180,7 @@ def resume(config: Path, account: str | None) -> None:
     settings = _load(config, load)
     if account is not None and account not in settings.accounts:
         _fail(f"--account: expected one of {', '.join(settings.accounts)}", 2)
-    app = _create(settings)
+    app = _create(config, settings)
     try:
         with _silence():
             cleared = _run(checks.resume(app.gateway, [account] if account else list(settings.accounts)))
@@ -199,21 +255,21 @@ def _load(config: Path, reader: Callable[[Path], T]) -> T:
     try:
         return reader(config)
     except SettingsError as exc:
-        _fail(str(exc), 2)
+        _fail(f"{config}: {exc}", 2)
 
 
-def _create(settings: Settings) -> App:
+def _create(config: Path, settings: Settings) -> App:
     try:
         return create_app(settings)
     except SettingsError as exc:
-        _fail(str(exc), 2)
+        _fail(f"{config}: {exc}", 2)
 
 
 def _require_audit(config: Path, settings: Settings) -> None:
     file = settings.audit.file if settings.audit else None
     fault = sinks.fault(file) if file else None
     if fault is not None:
-        _fail(f"{config}: audit.file: {file} {fault}", 2)
+        _fail(f"{config}: audit.file: {fault}", 2)
 
 
 def _run(main: Coroutine[Any, Any, T]) -> T:

@@ -1,8 +1,9 @@
 """Settings and secrets that change while the gateway runs: taken over whole, or not at all.
 
 Clients, grants, accounts and their credentials take effect; what needs a restart is named. The files' folders are
-watched, not the files: a mounted Secret changes by a swap of symbolic links, which a file's own watch hears once and
-never again. For what no watch tells, the files are read every 30 s besides.
+watched, not the files: a mounted Secret changes by a swap of symbolic links, which a file's own watch reports once and
+never again. Only events on the file itself, or on a link that leads to it, count: a log that is written beside the
+settings changes nothing. For what no watch reports, the files are read every 30 s besides, however busy their folders.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from watchfiles import awatch
 from service.cache.flight import end
 from service.cache.keeper import SnapshotKeeper
 from service.exchange.signing import Credential, read_credential
+from service.files import MAX_FILE, FileError, read_bounded
 from service.gateway import Gateway
 from service.settings import Secret, Settings
 from service.settings_file import SettingsError, load, secrets_of
@@ -33,6 +35,9 @@ INTERVAL = 30.0
 
 READS = 3
 """Of files that change under our eyes: half of the old and half of the new must not be taken for a pair."""
+
+MAX_LINKS = 40
+"""On the way to a file; Linux follows no more either."""
 
 TAKES_EFFECT = frozenset({"accounts", "clients", "freshness"})
 """The tables that may change; the others are built into connections and listeners."""
@@ -65,11 +70,11 @@ def read(path: Path) -> Reading:
     for _ in range(READS):
         settings = load(path)
         files = _files(path, settings)
-        credentials = {name: read_credential(account) for name, account in settings.accounts.items()}
+        credentials = {name: read_credential(name, account) for name, account in settings.accounts.items()}
         reading = Reading(settings, credentials, tuple(secrets_of(settings)), files)
         if load(path) == settings and _files(path, settings) == files:
             return reading
-    raise SettingsError(f"{path}: expected files that stand still; they changed while they were read")
+    raise SettingsError("expected files that stand still; they changed while they were read")
 
 
 def changes(before: Reading, after: Reading) -> list[str]:
@@ -104,73 +109,75 @@ class Reloader:
         self._hurry.set()
 
     async def look(self) -> None:
-        """Read the files; what they say anew is taken over, or refused and told."""
+        """Read the files; what they say anew is taken over, or refused and told. Never raises: what was in force stays.
+
+        Of an error that nobody foresaw only the kind is told, for its text may quote a file.
+        """
         try:
             reading = await asyncio.to_thread(read, self._path)
+            changed = changes(self._reading, reading)
+            if changed:
+                self._gateway.redactor.learn(reading.secrets)  # before anything can show them
+                await self._apply(reading, changed)
+            self._refused = ""
         except SettingsError as exc:
-            self._refuse(str(exc))
-            return
-        self._refused = ""
-        changed = changes(self._reading, reading)
-        if changed:
-            self._gateway.redactor.learn(reading.secrets)  # before anything can show them
-            await self._apply(reading, changed)
+            self._refuse("settings_refused", str(exc))
+        except Exception as exc:  # noqa: BLE001 - whatever it is
+            self._refuse("settings_fault", type(exc).__name__)
 
     async def watch(self) -> None:
         """Look whenever something changes, and now and then; ends only by being cancelled."""
+        paths: frozenset[Path] = frozenset()
+        watching: asyncio.Task[None] | None = None
         try:
             while True:
+                if watching is None or watching.done() or paths != self._decisive:
+                    if watching is not None:
+                        await end(watching)
+                    paths = self._decisive
+                    watching = asyncio.create_task(self._notice(paths))
+                    await asyncio.sleep(0)  # it watches by the time the files are read: no change is lost between
                 self._hurry.clear()
-                await self._look_in_any_case()
-                await self._follow()
+                await self.look()
+                if paths != self._decisive:
+                    continue  # the settings name other files, or a link leads elsewhere
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(INTERVAL):
+                        await self._hurry.wait()
         finally:
-            for task in list(self._retiring):
+            for task in [*self._retiring, *([watching] if watching else [])]:
                 await end(task)
 
-    async def _look_in_any_case(self) -> None:
-        """A bug must not end the watch; what it says may quote a file, so only its kind is told."""
-        try:
-            await self.look()
-        except Exception as exc:  # noqa: BLE001 - whatever it is
-            log.error("settings_fault", kind=type(exc).__name__)  # noqa: TRY400 - no traceback, for it may quote too
-
-    async def _follow(self) -> None:
-        """Look at every change in the files' folders, until the folders are others or somebody is in a hurry."""
-        folders = self._folders
-        watching = awatch(
-            *folders,
-            watch_filter=None,
+    async def _notice(self, paths: frozenset[Path]) -> None:
+        """Have the files looked at whenever one of these paths changes."""
+        events = awatch(
+            *{path.parent for path in paths},
+            watch_filter=lambda _, path: Path(path) in paths,
             recursive=False,
-            rust_timeout=int(INTERVAL * 1000),
-            yield_on_timeout=True,
-            stop_event=self._hurry,
+            stop_event=asyncio.Event(),
         )
         try:
-            async with aclosing(watching):
-                async for _ in watching:
-                    await self._look_in_any_case()
-                    if self._folders != folders:
-                        return
+            async with aclosing(events):
+                async for _ in events:
+                    self._hurry.set()
         except Exception as exc:  # noqa: BLE001 - a folder is gone, the kernel has no watches left: it has many names
             log.warning("settings_not_watched", kind=type(exc).__name__)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
-                    await self._hurry.wait()
 
     @property
-    def _folders(self) -> set[Path]:
-        return {file.parent for file in (self._path, *_paths(self._reading.settings).values())}
+    def _decisive(self) -> frozenset[Path]:
+        """What a change of any of the files goes through."""
+        files = (self._path, *_paths(self._reading.settings).values())
+        return frozenset(path for file in files for path in decisive(file))
 
-    def _refuse(self, error: str) -> None:
+    def _refuse(self, event: str, error: str) -> None:
         """Say it once, and go on with what is in force."""
         if error != self._refused:
             self._refused = error
             self._gateway.metrics.reloads.labels("refused").inc()
-            log.error("settings_refused", error=error, in_force=self._reading.fingerprint)
+            log.error(event, file=str(self._path), error=error, in_force=self._reading.fingerprint)
 
     async def _apply(self, reading: Reading, changed: list[str]) -> None:
         gone = self._replace(reading)
-        self._reading = reading
         for keeper in gone:
             task = asyncio.create_task(keeper.retire())
             self._retiring.add(task)
@@ -178,6 +185,7 @@ class Reloader:
         for name, credential in reading.credentials.items():
             keeper = self._gateway.keepers[name]
             await keeper.rotation.propose(self._gateway.tenure(name, credential))
+        self._reading = reading  # not before: what failed half-way is tried again
         self._gateway.metrics.reloads.labels("applied").inc()
         log.info(
             "settings_reloaded",
@@ -227,9 +235,30 @@ def _files(path: Path, settings: Settings) -> dict[str, str]:
 
 def _digest(file: Path) -> str:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as exc:
-        return f"unreadable: {exc.strerror}"
+        return hashlib.sha256(read_bounded(file, MAX_FILE)).hexdigest()
+    except FileError as exc:
+        return f"unreadable: {exc}"
+
+
+def decisive(file: Path) -> set[Path]:
+    """The paths by which a file can become another: its own, and every symbolic link on the way to it.
+
+    Their folders are without links, as a watch on them reports what happens there.
+    """
+    found: set[Path] = set()
+    ahead, place, links = [*reversed(file.absolute().parts)], Path("/"), 0
+    while ahead and links <= MAX_LINKS:
+        part = ahead.pop()
+        here = {"/": Path("/"), "..": place.parent}.get(part, place / part)
+        try:
+            target = here.readlink()
+        except OSError:
+            place = here  # no link, or nothing there yet
+            continue
+        found.add(here)
+        links += 1
+        ahead += reversed(target.parts)  # of an absolute one the first is `/`
+    return {*found, place}
 
 
 def _differing(where: str, before: Any, after: Any) -> list[str]:

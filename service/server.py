@@ -39,7 +39,8 @@ from service.cache.flight import end
 from service.gateway import Gateway
 from service.settings import Server as ServerSettings
 from service.settings import Settings, effective
-from service.settings_file import SettingsError
+from service.store.connection import AwayError
+from service.tls import require_pair
 
 log = structlog.get_logger("coinm.server")
 
@@ -108,6 +109,7 @@ async def serve(app: App, *duties: Duty, stop: Stop) -> None:
     """
     gateway = app.gateway
     settings = gateway.settings.server
+    require_pair(settings)
     process.schedule(settings.scheduling)
     files, encrypted = process.open_files(), settings.tls_certificate_file is not None
     limit = process.connections(files, encrypted=encrypted)
@@ -120,14 +122,14 @@ async def serve(app: App, *duties: Duty, stop: Stop) -> None:
         if settings.metrics_port:
             socket_beside = _listen(address, settings.metrics_port, settings.host, "server.metrics_port")
             beside = metrics_port.serving(sockets.enter_context(socket_beside), gateway)
-        server = _server(app, settings, listener, limit)
+        server = _granian(app, settings, listener, limit)
         gateway.connection_limit = limit
         gate = Gate(listener, process.most_open(files, encrypted=True)) if encrypted else None
-        log.info("starting", version=service.__version__, settings=effective(gateway.settings))
         if limit < process.FEW_CONNECTIONS:
             log.warning("connection_limit_low", connections=limit)
         async with beside:
-            await _serve(app, server, listener, stop, [*duties, partial(_watch_connections, gateway, listener, gate)])
+            own = partial(_announce, gateway), partial(_watch_connections, gateway, listener, gate)
+            await _serve(app, server, listener, stop, [*own, *duties])
 
 
 async def _serve(app: App, server: Server, listener: socket.socket, stop: Stop, duties: Iterable[Duty]) -> None:
@@ -148,6 +150,26 @@ async def _serve(app: App, server: Server, listener: socket.socket, stop: Stop, 
             server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
             await _answered(serving, longest_read(settings), stop)
     log.info("stopped")
+
+
+async def _announce(gateway: Gateway) -> None:
+    """Say in one line where it listens, where the documents are, and how Redis is; nothing waits for that."""
+    settings, redis = gateway.settings, "ok"
+    log.debug("settings", settings=effective(settings))
+    try:
+        await gateway.redis.reach()
+    except AwayError as exc:
+        redis = str(exc)
+    version, environment = service.__version__, settings.environment
+    log.info("starting", version=version, environment=environment, **listening(settings.server), redis=redis)
+
+
+def listening(settings: ServerSettings) -> dict[str, str]:
+    """The addresses of the API, its documents and the metrics."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"{'https' if settings.tls_key_file else 'http'}://{host}:{settings.port}"
+    metrics = {"metrics": f"http://{host}:{settings.metrics_port}/metrics"} if settings.metrics_port else {}
+    return {"listening": url, "docs": f"{url}/docs", **metrics}
 
 
 async def _do(duty: Duty) -> None:
@@ -252,14 +274,6 @@ class _Granian(Server):
         self._shd = holder(os.dup(self.listener.fileno()), False, BACKLOG)
 
 
-def _server(app: App, settings: ServerSettings, listener: socket.socket, limit: int) -> Server:
-    files = settings.tls_certificate_file, settings.tls_key_file
-    try:
-        return _granian(app, settings, listener, limit)
-    except OSError as exc:  # ssl.SSLError is one
-        raise SettingsError(f"{files[0]}: expected a certificate, with its key in {files[1]} ({exc})") from None
-
-
 def _granian(app: App, settings: ServerSettings, listener: socket.socket, limit: int) -> Server:
     server = _Granian(
         app,
@@ -302,6 +316,6 @@ def _address(host: str) -> str:
     """The IP address of a host name."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        raise ListenError(f"cannot listen on {host}: {exc.strerror}") from None
+    except (OSError, UnicodeError):  # the latter of a name that is none
+        raise ListenError("server.host: expected an address of this machine, or a name that leads to one") from None
     return str(found[0][4][0])

@@ -1,11 +1,12 @@
 """Everything the gateway can be told, as frozen structs. `service.settings_file` reads them."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Meta, Struct
+
+from service.addresses import mask_url
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 """Of accounts and clients."""
@@ -14,11 +15,33 @@ MAX_NAME = 64
 EXCHANGE_NAME_PATTERN = rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/,]{{1,{MAX_NAME}}}"
 """Of assets and symbols: any text that the exchange may use, but for control characters and halves of surrogate pairs.
 `/` and `,` separate names in paths and lists."""
-Asset = Annotated[str, Meta(pattern=rf"^{EXCHANGE_NAME_PATTERN}\Z")]
-ServiceAccount = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}\Z")]
+Asset = Annotated[
+    str,
+    Meta(
+        pattern=rf"^{EXCHANGE_NAME_PATTERN}\Z", description="the name of an asset, without control characters, / or ,"
+    ),
+]
+ServiceAccount = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}\Z", description="a ServiceAccount, NAMESPACE/NAME"
+    ),
+]
 """`namespace/name`."""
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # safe in headers, metrics and Redis keys
+Digest = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="the SHA-256 of a token, 64 hex digits in lower case")
+]
+LONG_RUN = r"[A-Za-z0-9]{32}"
+"""No name that people give has so many letters and digits in a row; keys, tokens, digests and PEM have."""
+Label = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(?!.*{LONG_RUN})[A-Za-z0-9._-]{{1,64}}\Z",
+        description="a name of letters, digits, ., _ and -, 64 at the most and fewer than 32 in a row without . _ or -",
+    ),
+]
+"""Safe in answers' headers, metrics and Redis keys, where a key that was pasted here would show for ever."""
+MasterName = Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z", description="the name of a master, printable ASCII")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Sides = Annotated[list[Literal["BOTH", "LONG", "SHORT"]], Meta(min_length=1)]
@@ -42,7 +65,7 @@ class Duration(int):
 
 
 class Secret:
-    """Text that shows nowhere by accident: not in `repr`, not in f-strings, and msgspec refuses to encode it."""
+    """Text that shows nowhere by accident: not in `repr` or f-strings; msgspec and pickle refuse to encode it."""
 
     __slots__ = ("_value",)
 
@@ -55,9 +78,21 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret(…)"
 
+    def __copy__(self) -> "Secret":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Secret":
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled")
+
 
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A TOML table; a misspelt key is an error, never ignored."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({effective(self)})"
 
 
 Scheduling = Literal["batch", "normal"]
@@ -82,7 +117,7 @@ class Redis(Table, frozen=True, kw_only=True):
     url: str | None = None
     url_file: Path | None = None
     sentinels: list[str] = []
-    master: str | None = None
+    master: MasterName | None = None
     password_file: Path | None = None
     sentinel_password_file: Path | None = None
     ca_file: Path | None = None
@@ -183,22 +218,35 @@ class Settings(Table, frozen=True, kw_only=True):
     kubernetes: Kubernetes | None = None
     audit: Audit | None = None
     log: Log = Log()
-    accounts: dict[str, Account]
+    accounts: dict[str, Account] = {}
     clients: dict[str, Client] = {}
 
 
-def effective(settings: Settings) -> dict[str, Any]:
-    """The settings as they are in force, for the one log line at start; what could be secret is masked."""
-    shown = msgspec.to_builtins(settings, enc_hook=str)
-    if settings.redis.url is not None:
-        shown["redis"]["url"] = mask_url(settings.redis.url)
-    for client in shown["clients"].values():
-        client["token_sha256"] = [f"{digest[:8]}…" for digest in client["token_sha256"]]
-    return cast("dict[str, Any]", shown)
+_SHOWN = frozenset({"environment", "egress", "key_prefix", "host", "scheduling", "when_full", "sentinels"})
+"""The keys whose text is a label, a host or one word of ours; the text of all others is masked."""
+_URLS = frozenset({"url", "base_url", "wallet_url", "api_server"})
 
 
-def mask_url(url: str) -> str:
-    """A URL without its user, password and query."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return SplitResult(parts.scheme, f"…@{host}" if "@" in parts.netloc else host, parts.path, "", "").geturl()
+def effective(table: Table) -> dict[str, Any]:
+    """The settings as they are in force, for a log: numbers, names, where URLs lead, and no other text."""
+    return {name: _shown(name, getattr(table, name)) for name in table.__struct_fields__}
+
+
+def _shown(key: str, value: object) -> Any:
+    match value:
+        case Table():
+            return effective(value)
+        case dict():
+            return {name: _shown(key, each) for name, each in value.items()}
+        case Duration():
+            return str(value)
+        case None | bool() | int() | float():
+            return value
+        case str() if key in _URLS:
+            return mask_url(value)
+        case _ if key in _SHOWN:
+            return value
+        case list():
+            return f"{len(value)} given"
+        case _:
+            return "…"

@@ -54,7 +54,7 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
         SettingsError: a secret file is not what is expected.
     """
     metrics, exchange_clock, redactor = Metrics(), ExchangeClock(clock), Redactor(secrets_of(settings))
-    credentials = {name: read_credential(account) for name, account in settings.accounts.items()}
+    credentials = {name: read_credential(name, account) for name, account in settings.accounts.items()}
     link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
     egress = egress_keys(settings)

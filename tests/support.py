@@ -100,6 +100,8 @@ def write_settings(folder: Path, **tables: Mapping[str, object]) -> Path:
     secrets.mkdir(exist_ok=True)
     (secrets / "api_key").write_text(DEMO_API_KEY + "\n")
     (secrets / "secret_key").write_text(DEMO_SECRET_KEY + "\n")
+    for file in secrets.iterdir():
+        file.chmod(0o600)
     lines = ['environment = "testing"']
     for name in ("server", "redis", "exchange", "freshness"):
         table = {**DEFAULTS.get(name, {}), **tables.get(name, {})}

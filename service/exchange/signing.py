@@ -7,8 +7,6 @@ COIN-M docs, general info: `signature` comes last and covers the query as sent. 
 import base64
 import hashlib
 import hmac
-import re
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
@@ -22,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from service.settings import Account, Secret
 from service.settings_file import SettingsError, read_secret
 
-# A header value that httpx sends as it is. Whatever else a key file holds must not reach an error message.
-_API_KEY = re.compile(r"[!-~]{1,256}")
+_LONGEST_API_KEY = 256
+"""Characters; the exchange's have 64."""
 
 
 class Signer(Protocol):
@@ -80,26 +78,32 @@ class Credential:
         return query + b"&signature=" + self.signer.sign(query)
 
 
-def read_credential(account: Account) -> Credential:
+def read_credential(name: str, account: Account) -> Credential:
     """The credential in an account's files.
 
     Raises:
         SettingsError: a file is unreadable or empty, or holds no key of a kind the exchange accepts.
     """
-    api_key = read_secret(account.api_key_file)
-    if not _API_KEY.fullmatch(api_key.reveal()):
-        raise SettingsError(f"{account.api_key_file}: expected one word of printable ASCII")
-    secret = read_secret(account.secret_key_file)
-    return Credential(api_key, secret, _signer(secret, account.secret_key_file))
+    api_key_file, secret_key_file = f"accounts.{name}.api_key_file", f"accounts.{name}.secret_key_file"
+    api_key = read_secret(account.api_key_file, api_key_file)
+    if len(api_key.reveal()) > _LONGEST_API_KEY:
+        raise SettingsError(f"{api_key_file}: expected {_LONGEST_API_KEY} characters at the most")
+    secret = read_secret(account.secret_key_file, secret_key_file, pem=True)
+    signer = _signer(secret, secret_key_file)
+    try:
+        signer.sign(b"")
+    except ValueError:
+        raise SettingsError(f"{secret_key_file}: expected a longer RSA key, of 2048 bits or more") from None
+    return Credential(api_key, secret, signer)
 
 
-def _signer(secret: Secret, file: Path) -> Signer:
+def _signer(secret: Secret, file: str) -> Signer:
     if "-----BEGIN" not in secret.reveal():
         return HmacSigner(secret)
     try:
         key = load_pem_private_key(secret.reveal().encode(), password=None)
     except TypeError:
-        raise SettingsError(f"{file}: expected a PEM private key without a password") from None
+        raise SettingsError(f"{file}: expected a PEM private key without a pass phrase") from None
     except (ValueError, UnsupportedAlgorithm):
         raise SettingsError(f"{file}: expected a PEM private key") from None
     if isinstance(key, RSAPrivateKey):

@@ -5,7 +5,6 @@ Messages of httpx may quote header values, so only the kind of a failure is kept
 
 import contextlib
 import hmac
-import re
 import ssl
 
 import httpx
@@ -16,6 +15,7 @@ from service.bounded_http import BodyError
 from service.kubernetes.errors import NotVerifiedError
 from service.settings import Kubernetes
 from service.settings_file import SettingsError, read_secret
+from service.tls import require_certificates
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 CONNECT_TIMEOUT = 1.0
@@ -36,7 +36,6 @@ class _Echo(msgspec.Struct, frozen=True):
     spec: _Spec = _Spec()
 
 
-_ONE_WORD = re.compile(r"[!-~]+")
 _BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
 
@@ -106,10 +105,7 @@ class ApiServer:
             raise NotVerifiedError("no-token") from None
 
     def _own_token(self) -> str:
-        token = read_secret(self._token_file).reveal()
-        if not _ONE_WORD.fullmatch(token):
-            raise SettingsError(f"{self._token_file}: expected one word of printable ASCII")
-        return token
+        return read_secret(self._token_file, "kubernetes.token_file").reveal()
 
 
 def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
@@ -131,12 +127,8 @@ def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None
 def _trust(settings: Kubernetes) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody so far
     if settings.api_server.startswith("https:"):
-        try:
-            context.load_verify_locations(settings.ca_file)
-        except ssl.SSLError:
-            raise SettingsError(f"{settings.ca_file}: expected certificates in PEM") from None
-        except OSError as exc:
-            raise SettingsError(f"{settings.ca_file}: cannot be read: {exc.strerror}") from None
+        require_certificates(settings.ca_file, "kubernetes.ca_file")
+        context.load_verify_locations(settings.ca_file)
     return context
 
 

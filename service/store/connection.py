@@ -32,11 +32,12 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.addresses import host_and_port
 from service.clock import Clock
 from service.settings import Redis as RedisSettings
-from service.settings import Secret
-from service.settings_file import SettingsError, read_secret, redis_url_fault
+from service.settings_file import read_secret, redis_url
 from service.telemetry.metrics import Metrics
+from service.tls import require_certificates
 
 log = structlog.get_logger("coinm.redis")
 
@@ -105,15 +106,14 @@ def connect(settings: RedisSettings) -> Redis:
         "protocol": 2,  # plain answers: nothing here needs pushes, and Sentinel speaks it everywhere
         "driver_info": None,  # no CLIENT SETINFO: one command less for the ACL
     }
+    if settings.ca_file is not None:
+        require_certificates(settings.ca_file, "redis.ca_file")
     tls = {"ssl_ca_certs": str(settings.ca_file)} if settings.ca_file is not None else {}
     if settings.sentinels:
         return _by_sentinel(settings, options | tls)
-    url = read_secret(settings.url_file) if settings.url_file else Secret(settings.url or "")
+    url = redis_url(settings)
     if settings.password_file is not None:
-        options |= {"password": read_secret(settings.password_file).reveal()}
-    fault = redis_url_fault(url.reveal())
-    if fault is not None:
-        raise SettingsError(f"{settings.url_file}: {fault}")
+        options |= {"password": read_secret(settings.password_file, "redis.password_file").reveal()}
     if url.reveal().startswith("rediss:"):
         options |= tls
     return Redis.from_url(url.reveal(), **options)
@@ -124,9 +124,11 @@ def _by_sentinel(settings: RedisSettings, options: dict[str, Any]) -> Redis:
         "password": settings.password_file,
         "sentinel_password": settings.sentinel_password_file,
     }
-    passwords = {name: read_secret(file).reveal() for name, file in secrets.items() if file is not None}
+    passwords = {
+        name: read_secret(file, f"redis.{name}_file").reveal() for name, file in secrets.items() if file is not None
+    }
     tls = {"ssl": True} if settings.ca_file is not None else {}
-    addresses = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in settings.sentinels)]
+    addresses = [address for each in settings.sentinels if (address := host_and_port(each))]
     quick = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
     sentinel_options = options | tls | quick | {"password": passwords.get("sentinel_password")}
     sentinel = cast("Any", Sentinel)(addresses, sentinel_kwargs=sentinel_options)  # redis-py leaves it untyped

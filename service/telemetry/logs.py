@@ -32,8 +32,8 @@ STALL = 0.25
 QUEUE_LINES = 10_000
 """Some 3 MB of lines: seconds of a burst while the reader of our output stalls."""
 
-_QUIET = ("httpx", "httpcore")
-"""They log whole URLs at INFO, signatures included."""
+_QUIET = ("httpx", "httpcore", "watchfiles", "websockets")
+"""At INFO they log whole URLs, signatures and keys included, or every change in a folder they watch, our log's too."""
 
 MASK = "…"
 # A signature in a query, a bearer token of ours, a JWT, a key block: masked whether or not we know the value.

@@ -74,7 +74,7 @@ class File:
         os.close(self._descriptor)
 
     def __str__(self) -> str:
-        return str(self._path)
+        return "audit.file"  # its path is a value of the settings
 
     def _moved(self) -> bool:
         """Whether the path is another file by now, or none (logrotate's `create`; after `copytruncate` it is not)."""
@@ -94,7 +94,7 @@ def fault(path: Path) -> str | None:
         os.close(os.open(path, _FLAGS))
     except FileNotFoundError:
         writable = os.access(path.parent, os.W_OK | os.X_OK)
-        return None if writable else f"cannot be created in {path.parent}"
+        return None if writable else "cannot be created in its folder"
     except OSError as exc:
         return f"cannot be written: {exc.strerror}"
     return None

@@ -3,7 +3,6 @@
 import asyncio
 import io
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -133,9 +132,13 @@ async def test_limits_change_and_who_keeps_its_limit_keeps_its_bucket(make_stage
 
 TWIN = f'[clients.twin]\ntoken_sha256 = ["{tokens.digest(TOKENS["risk"].encode())}"]'
 BROKEN = [
-    ("assets = ", "asset = ", "clients.risk.accounts.*: unknown key asset"),
+    ("assets = ", "asset = ", "clients.risk.accounts.*: unknown key asset: did you mean assets?"),
     ("[clients.risk]", "[clients.risk", "expected TOML"),
-    ('api_key_file = "secrets/api_key"', 'api_key_file = "secrets/nowhere"', "secrets/nowhere: cannot be read"),
+    (
+        'api_key_file = "secrets/api_key"',
+        'api_key_file = "secrets/nowhere"',
+        "accounts.main.api_key_file: cannot be read",
+    ),
     ("[clients.nobody]", f"{TWIN}\n[clients.nobody]", "expected a token of its own"),
 ]
 
@@ -213,13 +216,13 @@ async def test_every_secret_is_known_to_the_log_before_it_is_used(stage: Stage) 
 
 def test_files_that_do_not_stop_changing_are_refused(stage: Stage) -> None:
     class Restless(type(stage.file)):  # type: ignore[misc]  # pathlib's own class for this platform
-        """A path whose file somebody writes to whenever it is read."""
+        """A path whose file somebody writes to whenever it is opened."""
 
-        def read_text(self, *args: Any, **kwargs: Any) -> str:
-            text: str = super().read_text(*args, **kwargs)
-            if self.suffix == ".toml":
-                self.write_text(text.replace('environment = "', 'environment = "x'))
-            return text
+        def __fspath__(self) -> str:
+            file = Path(str(self))
+            if file.suffix == ".toml":
+                file.write_text(file.read_text().replace('environment = "', 'environment = "x'))
+            return str(file)
 
     with pytest.raises(SettingsError, match="stand still"):
         read(Restless(stage.file))

@@ -27,7 +27,17 @@ async def test_check_finds_everything_in_order(tmp_path: Path, redis_port: int, 
     status, output, errors = await run_command("check", "--config", str(config))
 
     assert (status, errors) == (0, "")
-    assert subjects(output, "ok") == ["settings", "weight", "audit", "open files", "redis", "exchange", "account main"]
+    assert subjects(output, "ok") == [
+        "settings",
+        "weight",
+        "audit",
+        "open files",
+        "files",
+        "tls",
+        "redis",
+        "exchange",
+        "account main",
+    ]
     assert output.endswith("skip  key main                 skipped: no exchange.wallet_url\n")
     assert "20 assets, 30 positions, one-way mode" in output
 
@@ -168,9 +178,13 @@ async def test_token_prints_a_token_once_and_only_its_digest_as_toml() -> None:
 @pytest.mark.parametrize(
     ("replaced", "by", "complaint"),
     [
-        ("drain", "drian", "server: unknown key drian"),
+        ("drain", "drian", "gateway.toml: server: unknown key drian: did you mean drain?"),
         ('"2s"', '"2"', "exchange.timeout: expected a duration with a unit"),
-        ("secrets/secret_key", "secrets/none", "secrets/none: cannot be read: No such file"),
+        (
+            "secrets/secret_key",
+            "secrets/none",
+            "gateway.toml: accounts.main.secret_key_file: cannot be read: No such file",
+        ),
         ("http://127.0.0.1:1", "http://10.0.0.1", "exchange.base_url: expected https"),
     ],
 )
@@ -206,8 +220,12 @@ async def test_a_port_in_use_is_one_line_and_exit_status_1(gateway: GatewayProce
     [
         ({"metrics_port": "TAKEN"}, 1, "server.metrics_port: cannot listen on 127.0.0.1:"),
         ({"port": "TAKEN"}, 1, "server.port: cannot listen on 127.0.0.1:"),
-        ({"host": "no-such-host.invalid"}, 1, "cannot listen on no-such-host.invalid"),
-        ({"tls_certificate_file": "none", "tls_key_file": "none"}, 2, "none: expected a certificate, with its key in"),
+        ({"host": "no-such-host.invalid"}, 1, "server.host: expected an address of this machine"),
+        (
+            {"tls_certificate_file": "none", "tls_key_file": "none"},
+            2,
+            "gateway.toml: server.tls_key_file: cannot be read: No such file",
+        ),
     ],
 )
 async def test_what_cannot_be_listened_with_is_one_line(
@@ -224,7 +242,7 @@ async def test_what_cannot_be_listened_with_is_one_line(
     assert errors.count("\n") == 1
 
 
-async def test_the_log_begins_with_the_settings_and_holds_no_secret(
+async def test_the_log_says_in_one_line_where_it_listens_and_how_redis_is(
     tmp_path: Path, redis_port: int, exchange_url: str
 ) -> None:
     settings: Tables = tables(redis_port, exchange_url)
@@ -233,8 +251,9 @@ async def test_the_log_begins_with_the_settings_and_holds_no_secret(
         await caller.get(gateway.url + BTC)
         _, log = await gateway.stop()
 
-    assert '"event":"starting"' in log.splitlines()[0]
-    assert f'"url":"redis://…@127.0.0.1:{redis_port}/0"' in log
+    [start] = [line for line in log.splitlines() if '"event":"starting"' in line]
+    assert f'"listening":"{gateway.url}","docs":"{gateway.url}/docs","metrics":"{gateway.metrics_url}"' in start
+    assert '"redis":"it refuses our password or user, ' in start  # it has none
     secrets = (DEMO_API_KEY, DEMO_SECRET_KEY, "hunter2", TOKENS["risk"])
     assert not [secret for secret in secrets if secret in log]
 

@@ -18,7 +18,7 @@ ORDER = [
     *("app", "web", "wiring", "gateway"),
     *("kubernetes", "cache", "store", "exchange", "bounded_http", "access", "account"),
 ]
-SHARED = {"telemetry", "settings", "settings_file", "clock"}
+SHARED = {"telemetry", "settings", "settings_file", "addresses", "files", "tls", "clock"}
 
 # `app` and `wiring` join the parts, and so name their libraries' types.
 OWNERS = {

@@ -36,11 +36,11 @@ def test_what_the_gateway_cannot_work_with_is_a_row_more(told: dict[str, str], f
         (Audit(), "ok    audit                    stdout, queue 10000, when full drop"),
         (
             Audit(file=Path("/dev/null"), queue=5, when_full="refuse"),
-            "ok    audit                    /dev/null, queue 5, when full refuse",
+            "ok    audit                    audit.file, queue 5, when full refuse",
         ),
         (
             Audit(file=Path("/nowhere/a")),
-            "fail  audit                    /nowhere/a cannot be created in /nowhere, queue 10000, when full drop",
+            "fail  audit                    audit.file cannot be created in its folder, queue 10000, when full drop",
         ),
     ],
     ids=["none", "stdout", "a file", "no folder"],

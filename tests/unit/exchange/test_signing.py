@@ -43,7 +43,7 @@ def read(folder: Path, *, api_key: bytes = b"apikey\n", secret_key: bytes = b"se
     account = Account(api_key_file=folder / "api_key", secret_key_file=folder / "secret_key")
     account.api_key_file.write_bytes(api_key)
     account.secret_key_file.write_bytes(secret_key)
-    return read_credential(account)
+    return read_credential("main", account)
 
 
 @pytest.mark.parametrize(
@@ -124,32 +124,33 @@ def test_whatever_is_no_pem_is_an_hmac_secret(tmp_path: Path) -> None:
         (b"\xffcanary", "expected UTF-8 text"),
         (b"-----BEGIN PRIVATE KEY-----\ncanary\n-----END PRIVATE KEY-----\n", "expected a PEM private key"),
         (pem(RSA)[:200], "expected a PEM private key"),
-        (pem(RSA, encryption=BestAvailableEncryption(b"canary")), "expected a PEM private key without a password"),
+        (pem(RSA, encryption=BestAvailableEncryption(b"canary")), "expected a PEM private key without a pass phrase"),
         (
             RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
             "expected a PEM private key",
         ),
         (pem(EC), "expected an RSA or Ed25519 private key"),
+        (b"canary of two words", "expected one word of printable ASCII or a PEM"),
     ],
 )
 def test_a_bad_secret_key_file_is_named_and_never_shown(tmp_path: Path, secret_key: bytes, expected: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         read(tmp_path, secret_key=secret_key)
-    assert str(refusal.value) == f"{tmp_path / 'secret_key'}: {expected}"
+    assert str(refusal.value) == f"accounts.main.secret_key_file: {expected}"
     assert "canary" not in "".join(traceback.format_exception(refusal.value))
 
 
-@pytest.mark.parametrize("api_key", ["canary\n\n", "can\nary", "can ary", "canary\t", "canarÿ", "\ufeffcanary"])
+@pytest.mark.parametrize("api_key", ["canary\n\n", "can\nary", "can ary", "canary\t", "canarÿ", "\ufeff\ufeffcanary"])
 def test_an_api_key_that_no_header_holds_is_refused_without_showing_it(tmp_path: Path, api_key: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         read(tmp_path, api_key=api_key.encode())
-    assert str(refusal.value) == f"{tmp_path / 'api_key'}: expected one word of printable ASCII"
+    assert str(refusal.value) == "accounts.main.api_key_file: expected one word of printable ASCII"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     account = Account(api_key_file=tmp_path / "nowhere", secret_key_file=tmp_path / "secret_key")
-    with pytest.raises(SettingsError, match="nowhere: cannot be read: No such file"):
-        read_credential(account)
+    with pytest.raises(SettingsError, match=r"^accounts\.main\.api_key_file: cannot be read: No such file"):
+        read_credential("main", account)
 
 
 def test_a_mended_secret_is_another_credential_under_the_same_key(tmp_path: Path) -> None:

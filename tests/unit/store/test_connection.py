@@ -23,6 +23,7 @@ from service.store.connection import (
     while_patient,
 )
 from service.telemetry.metrics import Metrics
+from tests.process.certificates import write_certificate
 from tests.support import FakeClock
 
 
@@ -260,23 +261,31 @@ def test_a_client_never_repeats_and_waits_longer_than_an_operation_may(tmp_path:
 
 def test_a_url_may_stand_in_a_secret_file(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("rediss://:canary@redis/0\n")
-    settings = RedisSettings(url_file=tmp_path / "url", ca_file=tmp_path / "ca.pem")
-    options = connect(settings).connection_pool.connection_kwargs
-    assert (options["password"], options["ssl_ca_certs"]) == ("canary", str(tmp_path / "ca.pem"))
+    certificate, _ = write_certificate(tmp_path)
+    options = connect(RedisSettings(url_file=tmp_path / "url", ca_file=certificate)).connection_pool.connection_kwargs
+    assert (options["password"], options["ssl_ca_certs"]) == ("canary", str(certificate))
+
+
+@pytest.mark.parametrize("content", ["", "canary", "-----BEGIN CERTIFICATE-----\ncanary"])
+def test_a_file_that_holds_no_certificates_is_refused_by_its_key(tmp_path: Path, content: str) -> None:
+    (tmp_path / "canary").write_text(content)
+    with pytest.raises(SettingsError) as refusal:
+        _ = connect(RedisSettings(url="rediss://redis", ca_file=tmp_path / "canary"))
+    assert str(refusal.value) == "redis.ca_file: expected certificates in PEM"
 
 
 def test_a_bad_url_in_a_secret_file_is_named_and_not_shown(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("canary://redis")
     with pytest.raises(SettingsError) as refusal:
         _ = connect(RedisSettings(url_file=tmp_path / "url"))
-    assert str(refusal.value) == f"{tmp_path / 'url'}: expected redis://, rediss:// or unix://"
+    assert str(refusal.value) == "redis.url_file: expected redis://, rediss:// or unix://"
 
 
 def test_sentinels_have_a_password_of_their_own(tmp_path: Path) -> None:
     for name in ("password", "sentinel"):
         (tmp_path / name).write_text(name)
     files: Any = {"password_file": tmp_path / "password", "sentinel_password_file": tmp_path / "sentinel"}
-    client = connect(RedisSettings(sentinels=["a:26379", "::1:26380"], master="m", **files))
+    client = connect(RedisSettings(sentinels=["a:26379", "[::1]:26380"], master="m", **files))
     pool: Any = client.connection_pool
     sentinels = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
     assert (pool.service_name, pool.connection_kwargs["password"]) == ("m", "password")

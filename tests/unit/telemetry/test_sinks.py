@@ -145,4 +145,4 @@ def test_asking_whether_a_file_can_be_written_creates_none(path: Path) -> None:
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert fault(tmp_path) == "cannot be written: Is a directory"
-    assert fault(tmp_path / "none" / "audit.jsonl") == f"cannot be created in {tmp_path}/none"
+    assert fault(tmp_path / "none" / "audit.jsonl") == "cannot be created in its folder"

@@ -1,0 +1,76 @@
+"""The certificates and keys in files: tried before anything that would wait, ask or fail on them later.
+
+OpenSSL asks for a pass phrase on the terminal, and reads whatever file it is given, a pipe too. So a file is read here
+first, bounded, and a key with a pass phrase is refused.
+"""
+
+import ssl
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from service.files import MAX_FILE, FileError, read_bounded
+from service.settings import Server
+from service.settings_file import SettingsError
+
+CERTIFICATE, KEY = "server.tls_certificate_file", "server.tls_key_file"
+
+
+def require_certificates(path: Path, key: str) -> None:
+    """Make sure that a file holds certificates to trust.
+
+    Raises:
+        SettingsError: it doesn't.
+    """
+    _read(path, key)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:  # ssl.SSLError is one
+        raise SettingsError(f"{key}: expected certificates in PEM") from None
+
+
+def require_pair(server: Server) -> tuple[datetime, datetime] | None:
+    """Make sure that the server's certificate and key can be served with.
+
+    Returns:
+        Between which times (UTC) the certificate holds; None where there is no pair.
+
+    Raises:
+        SettingsError: they can't.
+    """
+    if server.tls_certificate_file is None or server.tls_key_file is None:
+        return None
+    certificate_pem, key_pem = _read(server.tls_certificate_file, CERTIFICATE), _read(server.tls_key_file, KEY)
+    try:
+        certificate = x509.load_pem_x509_certificates(certificate_pem)[0]
+    except ValueError:
+        raise SettingsError(f"{CERTIFICATE}: expected a certificate in PEM") from None
+    try:
+        private = load_pem_private_key(key_pem, password=None)
+    except TypeError:
+        raise SettingsError(f"{KEY}: expected a PEM private key without a pass phrase") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise SettingsError(f"{KEY}: expected a PEM private key") from None
+    if private.public_key() != certificate.public_key():
+        raise SettingsError(f"{KEY}: expected the key of the certificate in {CERTIFICATE}")
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(server.tls_certificate_file, server.tls_key_file, _no_pass_phrase)
+    except OSError:
+        raise SettingsError(f"{CERTIFICATE}: expected a certificate and key that OpenSSL takes") from None
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def _no_pass_phrase() -> NoReturn:
+    raise OSError("nobody is asked for a pass phrase")
+
+
+def _read(path: Path, key: str) -> bytes:
+    try:
+        return read_bounded(path, MAX_FILE)
+    except FileError as exc:
+        raise SettingsError(f"{key}: {exc}") from None
