@@ -26,7 +26,7 @@ def stage(make_stage: MakeStage) -> Stage:
 async def check(stage: Stage) -> list[Finding]:
     """All findings; what they say is searched for secrets after the test, like everything else."""
     found: list[Finding] = []
-    await run(stage.app().gateway, found.append)
+    await run(stage.app().gateway, stage.file, found.append)
     stage.exposed["check"] = "\n".join(map(line, found))
     return found
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from service.access import tokens
-from service.reload import changes, read
+from service.reload import Reloader, changes, read
 from service.settings_file import SettingsError
 from simulator.signature import DEMO_API_KEY
 from tests.app.conftest import MakeStage
@@ -140,10 +140,17 @@ BROKEN = [
         "accounts.main.api_key_file: cannot be read",
     ),
     ("[clients.nobody]", f"{TWIN}\n[clients.nobody]", "expected a token of its own"),
+    ("secrets/api_key", "secrets\\u0000", "accounts.main.api_key_file: expected the path of a file"),
+    ("secrets/api_key", "/dev/zero", "accounts.main.api_key_file: expected a regular file"),
+    ("http://127.0.0.1:1", "https://b\u00fccher..example", "exchange.base_url: expected https://HOST"),
+    ("[clients.risk]", f"x = {'[' * 10_000}", "expected TOML that is nested less deeply"),
+    ("[clients.risk]", f"x = {'9' * 10_000}", "expected TOML with numbers of fewer digits"),
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "error"), BROKEN, ids=["key", "toml", "file", "token"])
+@pytest.mark.parametrize(
+    ("old", "new", "error"), BROKEN, ids=["key", "toml", "file", "token", "nul", "device", "host", "deep", "digits"]
+)
 async def test_what_is_broken_changes_nothing_and_is_said_once(
     stage: Stage, log_text: io.StringIO, old: str, new: str, error: str
 ) -> None:
@@ -164,6 +171,26 @@ async def test_what_is_broken_changes_nothing_and_is_said_once(
     await reloader.look()
     assert "coinm_settings_refused 0.0" in gateway.metrics()
     assert logged(log_text, "settings_reloaded") == []
+
+
+async def test_an_error_that_nobody_foresaw_is_told_by_its_kind_and_changes_nothing(
+    stage: Stage, log_text: io.StringIO
+) -> None:
+    class Unforeseen(type(stage.file)):  # type: ignore[misc]  # pathlib's own class for this platform
+        """A path that can't be opened, and for no reason of the system's."""
+
+        def __fspath__(self) -> str:
+            raise KeyError("canary")
+
+    reading, gateway = read(stage.file), await stage.start()
+    reloader = Reloader(gateway.gateway, Unforeseen(stage.file), reading)
+    for _ in range(2):
+        await reloader.look()
+    [line] = logged(log_text, "settings_fault")
+    assert line["error"] == "KeyError"
+    assert "coinm_settings_refused 1.0" in gateway.metrics()
+    assert "canary" not in log_text.getvalue()
+    assert (await gateway.get()).status_code == 200
 
 
 async def test_what_needs_a_restart_is_named_and_the_rest_takes_effect(stage: Stage, log_text: io.StringIO) -> None:

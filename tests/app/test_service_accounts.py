@@ -457,7 +457,7 @@ async def test_without_the_clusters_ca_it_does_not_start(
 async def test_check_tries_a_review(desk: Desk, make: Callable[[Desk], None], verdict: str, text: str) -> None:
     app, found = desk.stage.app(), list[check.Finding]()
     make(desk)
-    await check.run(app.gateway, found.append)
+    await check.run(app.gateway, desk.stage.file, found.append)
     (finding,) = [each for each in found if each.subject == "kubernetes"]
     assert finding.verdict == verdict
     assert text in finding.text

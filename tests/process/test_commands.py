@@ -1,12 +1,21 @@
 """The command line as an operator meets it: exit statuses, one line for an error, never a secret."""
 
+import asyncio
 import re
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from service.access import tokens
 from simulator.exchange import Exchange
@@ -256,6 +265,35 @@ async def test_the_log_says_in_one_line_where_it_listens_and_how_redis_is(
     assert '"redis":"it refuses our password or user, ' in start  # it has none
     secrets = (DEMO_API_KEY, DEMO_SECRET_KEY, "hunter2", TOKENS["risk"])
     assert not [secret for secret in secrets if secret in log]
+
+
+async def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    """With a terminal, on which OpenSSL would ask and wait."""
+    certificate, key = write_certificate(tmp_path)
+    locked = load_pem_private_key(key.read_bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"canary")
+    )
+    key.write_bytes(locked)
+    config = write_settings(tmp_path, server={"tls_certificate_file": str(certificate), "tls_key_file": str(key)})
+    for command in ("serve", "check"):
+        status, output, _ = await on_a_terminal(command, "--config", str(config))
+        assert "server.tls_key_file: expected a PEM private key without a pass phrase" in output
+        assert "pass phrase:" not in output
+        assert status == (2 if command == "serve" else 1)
+
+
+async def on_a_terminal(*arguments: str) -> tuple[int | None, str, str]:
+    """What a command does whose controlling terminal nobody types on; both outputs together."""
+    program = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, sys.executable, "-m", "service", *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    async with asyncio.timeout(20):
+        output, errors = await process.communicate()
+    return process.returncode, output.decode(), errors.decode()
 
 
 async def test_metrics_are_served_on_their_own_port(gateway: GatewayProcess) -> None:

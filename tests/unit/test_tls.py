@@ -38,7 +38,7 @@ def test_a_pair_is_good_and_says_until_when(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("which", "content", "expected"), REFUSED)
 def test_a_bad_pair_is_refused_by_its_key(tmp_path: Path, which: str, content: bytes | None, expected: str) -> None:
-    files = dict(zip(("certificate", "key"), write_certificate(tmp_path), strict=True))
+    files: dict[str, Path] = dict(zip(("certificate", "key"), write_certificate(tmp_path), strict=True))
     if content is None:
         files[which].unlink()
     else:
