@@ -49,6 +49,9 @@ MIN_WEIGHT = 10
 LONGEST = 24 * 3_600_000
 """Ms; no window or deadline of the gateway makes sense beyond a day."""
 
+MAX_LINE = 16 * 1024
+"""Characters: a list of a thousand names. The parser's time grows with the square of a dotted key's length."""
+
 NEAR = 0.75
 """Of 1, how alike an unknown key and one of ours must be for it to be shown: `prot` and `port` are so."""
 LETTERS_MORE = 2
@@ -161,7 +164,10 @@ def redis_url(redis: Redis) -> Secret:
 def _read_toml(path: Path) -> dict[str, Any]:
     """The file's tables. Some of the parser's messages quote keys and characters: of those only the place is kept."""
     try:
-        return tomllib.loads(read_text(path, MAX_FILE))
+        text = read_text(path, MAX_FILE)
+        if max(map(len, text.splitlines()), default=0) > MAX_LINE:
+            raise SettingsError(f"expected lines of {MAX_LINE} characters at the most")
+        return tomllib.loads(text)
     except FileError as exc:
         raise SettingsError(str(exc)) from None
     except tomllib.TOMLDecodeError as exc:

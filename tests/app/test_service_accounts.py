@@ -424,7 +424,7 @@ async def test_without_a_token_of_its_own_it_does_not_start(desk: Desk, content:
         (desk.folder / "token").write_text(content)
     with pytest.raises(SettingsError) as raised:
         desk.stage.app()
-    assert str(raised.value) == f"{desk.folder}/token: {expected}"
+    assert str(raised.value) == f"kubernetes.token_file: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ async def test_without_the_clusters_ca_it_does_not_start(
     desk = make_desk(kubernetes=KUBERNETES | {"api_server": "https://kubernetes.default.svc", "ca_file": str(file)})
     with pytest.raises(SettingsError) as raised:
         desk.stage.app()
-    assert str(raised.value) == f"{file}: {expected}"
+    assert str(raised.value) == f"kubernetes.ca_file: {expected}"
 
 
 @pytest.mark.parametrize(

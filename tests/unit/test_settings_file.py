@@ -395,15 +395,16 @@ def test_a_byte_order_mark_begins_a_file_as_well_as_none(tmp_path: Path) -> None
     [
         (b"# canary \xff", "expected UTF-8 text"),
         ("x = 1".encode("utf-16"), "expected UTF-8 text, found UTF-16"),
-        (b"#" * 2**20 + b"#", "expected 1024 KiB at the most"),
-        (b"x = " + b"[" * 100_000, "expected TOML that is nested less deeply"),
+        (b"#\n" * 2**20, "expected 1024 KiB at the most"),
+        (b"x = " + b"[" * 10_000, "expected TOML that is nested less deeply"),
+        (b"a" + b".a" * 100_000 + b" = 1", "expected lines of 16384 characters at the most"),
         (b"x = " + b"9" * 5_000, "expected TOML with numbers of fewer digits"),
         (b'[canary]\n[canary]\nx = "canary"', "expected TOML at line 2, column 8"),
         (b'canary = "canary', "expected TOML at end of document: Unterminated string"),
         (b'x = "canary\\qcanary"', "expected TOML at line 1, column 14"),
         (b"canary canary", "expected TOML at line 1, column 8: Expected '=' after a key in a key/value pair"),
     ],
-    ids=["latin", "utf-16", "large", "deep", "long", "twice", "open", "escape", "no value"],
+    ids=["latin", "utf-16", "large", "deep", "wide", "long", "twice", "open", "escape", "no value"],
 )
 def test_what_is_no_settings_file_is_refused_in_words_of_ours(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "gateway.toml").write_bytes(content)
