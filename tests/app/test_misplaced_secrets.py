@@ -76,7 +76,7 @@ def test_a_secret_of_another_form_in_its_own_file_shows_nowhere(tmp_path: Path, 
             assert MARK not in shown_at_the_start(file)
 
 
-@pytest.mark.parametrize("command", ["check", "resume", "serve"])
+@pytest.mark.parametrize("command", ["check", "resume"])
 def test_a_command_that_refuses_its_settings_says_so_in_one_line(tmp_path: Path, command: str) -> None:
     file = tmp_path / "gateway.toml"
     for text in sample(all_files(tmp_path)):
@@ -111,7 +111,6 @@ async def test_a_secret_at_a_wrong_place_is_not_logged_by_a_running_gateway(
     [
         [SECRETS["token"]],
         ["serve", "--port", SECRETS["token"]],
-        ["serve", "--host", SECRETS["password"]],
         ["serve", SECRETS["token"]],
         [f"--{SECRETS['word']}"],
         ["check", f"--config={SECRETS['word']}", f"--{SECRETS['word']}=1"],
@@ -139,7 +138,8 @@ async def test_a_process_shows_no_secret_that_stands_at_a_wrong_place(tmp_path: 
         table = table.setdefault(each, {})
     table |= {key: [value], "master": "m"} if key == "sentinels" else {key: f"{value}/{value}"}
     file.write_text(toml(document))
-    status, output, errors = await run_command("serve", "--config", str(file))
+    for command in ("resume", "check", "serve"):
+        status, output, errors = await run_command(command, "--config", str(file))
+        assert MARK not in output + errors
     assert (status, output, errors.count("\n")) == (2, "", 1)
     assert errors.startswith(f"coinm-gateway: {file}: {name}"), errors
-    assert MARK not in errors

@@ -210,6 +210,14 @@ async def test_bad_settings_are_one_line_and_exit_status_2(
     assert errors.count("\n") == 1
 
 
+async def test_a_host_that_is_none_is_not_shown(tmp_path: Path) -> None:
+    config = write_settings(tmp_path)
+
+    answer = await run_command("serve", "--config", str(config), "--host", TOKENS["risk"] + "/")
+
+    assert answer == (2, "", "coinm-gateway: --host: expected an IP address or a host's name\n")
+
+
 async def test_a_port_in_use_is_one_line_and_exit_status_1(gateway: GatewayProcess, tmp_path: Path) -> None:
     """Also where the other is a gateway, whose server would share the port, and no metrics port collides."""
     port = int(gateway.url.rpartition(":")[2])
