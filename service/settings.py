@@ -17,9 +17,7 @@ EXCHANGE_NAME_PATTERN = rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/,]{{1,{MAX_NAME}}}"
 `/` and `,` separate names in paths and lists."""
 Asset = Annotated[
     str,
-    Meta(
-        pattern=rf"^{EXCHANGE_NAME_PATTERN}\Z", description="the name of an asset, without control characters, / or ,"
-    ),
+    Meta(pattern=rf"^{EXCHANGE_NAME_PATTERN}\Z", description="the name of an asset, without / or ,"),
 ]
 ServiceAccount = Annotated[
     str,
