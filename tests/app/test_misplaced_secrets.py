@@ -138,8 +138,9 @@ async def test_a_process_shows_no_secret_that_stands_at_a_wrong_place(tmp_path: 
         table = table.setdefault(each, {})
     table |= {key: [value], "master": "m"} if key == "sentinels" else {key: f"{value}/{value}"}
     file.write_text(toml(document))
-    for command in ("resume", "check", "serve"):
-        status, output, errors = await run_command(command, "--config", str(file))
-        assert MARK not in output + errors
+    for command in ("resume", "check"):
+        assert MARK not in str((await run_command(command, "--config", str(file)))[1:])
+    status, output, errors = await run_command("serve", "--config", str(file))
+    assert MARK not in output + errors
     assert (status, output, errors.count("\n")) == (2, "", 1)
     assert errors.startswith(f"coinm-gateway: {file}: {name}"), errors
