@@ -1,11 +1,11 @@
 """The composition root: every part is built and joined here, and closed again when the app ends."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import httpx
+import structlog
 from litestar import Litestar
 from litestar.types import Receive, Scope, Send
 from redis.asyncio import Redis
@@ -22,6 +22,8 @@ from service.web.edge import Edge
 from service.web.operations import Operations
 from service.web.refusals import answer
 from service.wiring import build, close, in_touch, reviews_of
+
+log = structlog.get_logger("coinm.process")
 
 CLOSING = 0.75
 """Seconds for the leases to go back and for what is yet to be told to Redis, each of which has 250 ms."""
@@ -78,9 +80,11 @@ def create_app(
             async with gateway.audit.running() if gateway.audit else nullcontext(), in_touch(gateway):
                 yield
         finally:
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(CLOSING):
                     await close(gateway)
+            except TimeoutError:
+                log.warning("closing_unfinished")  # leases that were not given back end by themselves
 
     litestar = Litestar(
         route_handlers=[Accounts, DropIn, Operations, Docs],

@@ -36,6 +36,7 @@ import service
 from service import metrics_port, process
 from service.app import App
 from service.cache.flight import end
+from service.cache.refresher import GRACE
 from service.gateway import Gateway
 from service.settings import Server as ServerSettings
 from service.settings import Settings, effective
@@ -54,8 +55,6 @@ BACKLOG = 1024
 """Connections that wait to be accepted: a burst of callers, while the loop is busy with the one before."""
 UNREAD = 30_000
 """Ms for which a caller may leave bytes of its answer unread (TCP_USER_TIMEOUT); a request has as long to arrive."""
-WAIT_BEYOND_TIMEOUT = 3.0
-"""Seconds past `exchange.timeout` at which the last waiter gives up (`service.cache`)."""
 CLEANUP = 2.0
 """Seconds for what comes after the last read: leases given back, audit and log written."""
 HURRIED = 0.5
@@ -92,7 +91,7 @@ class Stop:
 
 def longest_read(settings: Settings) -> float:
     """Seconds that a read may wait at the most."""
-    return settings.exchange.timeout.seconds + WAIT_BEYOND_TIMEOUT
+    return settings.exchange.timeout.seconds + GRACE
 
 
 def longest_end(settings: Settings) -> float:
@@ -140,15 +139,16 @@ async def _serve(app: App, server: Server, listener: socket.socket, stop: Stop, 
         async with app.duties():
             process.freeze()
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not serving.done():
-                await _drain(app, settings.server.drain.seconds, stop)
+            if serving.done():
+                serving.result()
+                raise RuntimeError("the server ended by itself")
+            await _drain(app, settings.server.drain.seconds, stop)
             for task in beside:
                 await end(task)
         stopping.cancel()
         listener.close()  # granian's is a duplicate: both must go
-        if not serving.done():
-            server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
-            await _answered(serving, longest_read(settings), stop)
+        server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
+        await _answered(serving, longest_read(settings), stop)
     log.info("stopped")
 
 
@@ -200,7 +200,9 @@ async def _answered(serving: asyncio.Task[None], seconds: float, stop: Stop) -> 
     if hurried.done() and not serving.done():
         await asyncio.wait([serving], timeout=HURRIED)
     hurried.cancel()
-    if not serving.done():
+    if serving.done():
+        serving.result()
+    else:
         log.warning("connections_left")
 
 
