@@ -1,4 +1,4 @@
-"""What somebody else may have left at a key of the gateway's: other types, and values that no replica can have written."""
+"""What somebody else may have left at one of the gateway's keys: other types, values that no replica can have written."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -32,7 +32,7 @@ async def hostile_states(redis: Any, key: str) -> AsyncIterator[str]:
     for value in NUMBERS:
         await redis.set(key, value)
         yield f"{value[:20]!r}"
-    values = {
+    values: dict[str, tuple[Any, ...]] = {
         "rpush": ("rpush", CANARY),
         "sadd": ("sadd", CANARY),
         "zadd": ("zadd", {CANARY: 1.5}),
@@ -41,9 +41,9 @@ async def hostile_states(redis: Any, key: str) -> AsyncIterator[str]:
         "binary names": ("hset", b"account:\xff", b"5"),
         "many fields": ("hset", None, None, {f"{CANARY}-{number}": "1" for number in range(1_100)}),
     }
-    for name, (command, *args) in values.items():
+    for name, (command, *arguments) in values.items():
         await redis.delete(key)
-        await getattr(redis, command)(key, *args)
+        await getattr(redis, command)(key, *arguments)
         yield name
     yield "left alone"
     for life in (None, 10**13):

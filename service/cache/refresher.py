@@ -59,7 +59,7 @@ class Refresher:
 
     def __init__(self, settings: KeeperSettings, memory: Memory, metrics: Metrics) -> None:
         self.memory = memory
-        self._metrics = metrics
+        self._foreign_entries = metrics.foreign_entries.labels(memory.account)  # at 0 from the start, for alerts
         self.windows = settings.windows
         self._timeout = settings.timeout
         self._monotonic = memory.tenure.source.clock.monotonic
@@ -168,7 +168,7 @@ class Refresher:
         """Who else uses the account; others that have nothing to do with this one are told of once a change."""
         foreign = lineage.foreign
         if foreign:
-            self._metrics.foreign_entries.labels(self.memory.account).inc()
+            self._foreign_entries.inc()
         if foreign > tenure.lineage.foreign:
             log.error(
                 "foreign_entry", account=self.memory.account, credential=tenure.source.fingerprint, others=foreign

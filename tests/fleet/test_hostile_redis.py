@@ -53,8 +53,9 @@ async def test_a_cluster_of_one_shard_serves_with_the_ordinary_client(
 
 
 async def test_a_cluster_of_several_shards_is_named(tmp_path: Path, redis_servers: RedisServers) -> None:
-    server, other = await redis_servers.one("--cluster-enabled", "yes"), await redis_servers.one(
-        "--cluster-enabled", "yes"
+    server, other = (
+        await redis_servers.one("--cluster-enabled", "yes"),
+        await redis_servers.one("--cluster-enabled", "yes"),
     )
     await server.command("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
     await other.command("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from service.check import audit_finding, file_findings, line, redis_findings, tls_finding
+from service.check import audit_finding, file_findings, line, redis_findings, sharing_findings, tls_finding
 from service.settings import Audit, Server
 from service.settings_file import load
+from service.store.entries import Lineage
 from tests.process.certificates import write_certificate
 from tests.support import START, write_settings
 
@@ -107,3 +108,20 @@ def test_a_pair_that_cannot_be_served_with_fails(tmp_path: Path) -> None:
     assert tls_finding(Server(), START).verdict == "ok"
     assert tls_finding(Server(tls_certificate_file=certificate, tls_key_file=other), START).verdict == "fail"
     assert tls_finding(Server(tls_certificate_file=key, tls_key_file=key), START).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("lineage", "verdicts"),
+    [
+        (Lineage(), []),
+        (Lineage(replaced=frozenset({"1" * 16})), []),
+        (Lineage(foreign=2), ["fail"]),
+        (Lineage(superseded=True), ["warn"]),
+        (Lineage(superseded=True, foreign=1), ["fail"]),
+    ],
+)
+def test_another_user_of_an_accounts_name_is_a_row(lineage: Lineage, verdicts: list[str]) -> None:
+    found = sharing_findings("main", lineage)
+
+    assert [(row.subject, row.verdict) for row in found] == [("account main", verdict) for verdict in verdicts]
+    assert all("the last 120 s" in row.text for row in found)
