@@ -1,4 +1,4 @@
-"""What somebody else may have left at one of the gateway's keys: other types, values that no replica can have written."""
+"""What somebody else may have left at a key of ours: other types, and values that no replica can have written."""
 
 from collections.abc import AsyncIterator
 from typing import Any
