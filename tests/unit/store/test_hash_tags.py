@@ -19,7 +19,7 @@ def test_an_accounts_keys_share_a_slot_and_so_do_an_addresss(base_url: str, pref
         account.credentials,
         *(name(each) for each in credentials for name in (account.snapshot, account.lease)),
     ]
-    accounts += [name(each) for each in credentials for name in (account.failures, account.proof)]
+    accounts += [*map(account.failures, credentials), *map(account.proof, credentials)]
     addresses = [egress.hold, egress.probe, *egress.minute(1), *egress.minute(2)]
     addresses += [egress.credential_hold(each) for each in credentials]
     for keys in (accounts, addresses):
