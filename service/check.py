@@ -175,8 +175,8 @@ def sharing_findings(account: str, lineage: Lineage) -> list[Finding]:
     subject, lately = f"account {account}", f"within the last {MEMORY // 1000} s"
     if lineage.foreign:
         text = (
-            f"{lineage.foreign} other credential(s) were in use here {lately} for an account of this name: another "
-            "deployment with the same environment and key_prefix, or the key that this one was started with before"
+            f"foreign entries: {lineage.foreign} other credential(s) were in use {lately} for an account of this name: "
+            "another deployment with the same environment and key_prefix, or the key that this one had before its start"
         )
         return [Finding(subject, "fail", text)]
     if lineage.superseded:

@@ -11,8 +11,8 @@ from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server
 from litestar.types import Receive, Scope, Send
 
-from service.process import schedule
-from service.server import BACKLOG, CONCURRENT_REQUESTS
+from service.process import MOST_CONNECTIONS, schedule
+from service.server import BACKLOG
 from service.settings import Scheduling
 
 
@@ -37,7 +37,7 @@ async def main(port: int, body: bytes, how: Scheduling) -> None:
         http=HTTPModes.http1,
         websockets=False,
         backlog=BACKLOG,
-        backpressure=CONCURRENT_REQUESTS,
+        backpressure=MOST_CONNECTIONS,
         log_enabled=False,
     )
     await server.serve()
