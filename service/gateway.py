@@ -6,6 +6,7 @@ import msgspec
 
 from service.access.clients import Clients
 from service.access.limits import RequestLimits
+from service.access.waiting import WaitingRoom
 from service.cache.keeper import SnapshotKeeper
 from service.cache.ports import Tenure
 from service.clock import Clock
@@ -29,6 +30,10 @@ class Gateway(msgspec.Struct):
     metrics: Metrics
     clients: Clients
     limits: RequestLimits
+    waiting: WaitingRoom
+    """Reads that wait for a refresh."""
+    queue: WaitingRoom
+    """Requests that wait to be begun."""
     exchange: ExchangeClient
     wallet: Wallet
     redis: Link

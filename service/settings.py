@@ -104,6 +104,8 @@ class Server(Table, frozen=True, kw_only=True):
     port: Port = 8000
     metrics_port: Port = 9464
     drain: Duration = Duration(5_000)
+    waiters: Positive = 2_000
+    """Reads that wait for a refresh at a time."""
     scheduling: Scheduling = "batch"
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None

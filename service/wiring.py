@@ -12,6 +12,7 @@ from service import __version__
 from service.access.clients import Client, Clients
 from service.access.grants import Grant
 from service.access.limits import RequestLimits
+from service.access.waiting import WaitingRoom
 from service.cache.flight import end
 from service.cache.keeper import SnapshotKeeper
 from service.cache.policy import Windows
@@ -75,6 +76,8 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
         metrics=metrics,
         clients=clients_of(settings),
         limits=RequestLimits(rates_of(settings), settings.exchange.expected_replicas),
+        waiting=WaitingRoom("refresh", settings.server.waiters, metrics),
+        queue=WaitingRoom("turn", settings.server.waiters, metrics),
         exchange=exchange,
         wallet=Wallet(settings.exchange, exchange.egress, credentials, transport),
         redis=link,
@@ -225,6 +228,8 @@ def _observe(gateway: Gateway) -> None:
         "Callers' connections that wait to be accepted because there are too many.",
         lambda: gateway.connections_waiting,
     )
+    metrics.gauge("waiting_reads", "Reads that wait for a refresh.", lambda: gateway.waiting.waiting)
+    metrics.gauge("queued_requests", "Requests that wait to be begun.", lambda: gateway.queue.waiting)
     metrics.gauge("ready", "Whether the replica is ready.", lambda: not gateway.draining)
     metrics.client_counter(
         "weight_saved",

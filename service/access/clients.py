@@ -35,9 +35,7 @@ class Clients:
         self._accounts = tuple(accounts)
         self._by_prefix: dict[str, list[tuple[str, Client]]] = defaultdict(list)
         self._by_service_account: dict[str, Client] = {}
-        self._by_name: dict[str, Client] = {}
         for client in clients:
-            self._by_name[client.name] = client
             for digest in client.token_digests:
                 self._by_prefix[digest[:_PREFIX]].append((digest, client))
             self._by_service_account |= dict.fromkeys(client.service_accounts, client)
@@ -56,10 +54,6 @@ class Clients:
     def of_service_account(self, name: str) -> Client | None:
         """The client that a ServiceAccount, `namespace/name`, is listed for, or `None`."""
         return self._by_service_account.get(name)
-
-    def by_name(self, name: str) -> Client | None:
-        """A client that was known a moment ago, as it is now."""
-        return self._by_name.get(name)
 
     def grant(self, client: Client, account: str) -> Grant | None:
         """What a client may see of an account; an account that doesn't exist and one not granted look alike."""

@@ -41,10 +41,17 @@ class SingleFlight(Generic[T]):
         """See to it that a flight is under way; nobody waits for it."""
         _ = self._take_off(load)
 
-    async def join(self, load: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of the flight under way, else of a new one."""
-        # Shielded: a caller who hangs up must not cancel the load that others await.
-        return await asyncio.shield(self._take_off(load))
+    async def join(self, load: Callable[[], Coroutine[Any, Any, T]], patience: float | None = None) -> T:
+        """The result of the flight under way, else of a new one.
+
+        Raises:
+            TimeoutError: it is still under way after `patience` seconds, and goes on.
+        """
+        flight = self._take_off(load)
+        await asyncio.wait({flight}, timeout=patience)  # leaves it alone, also when this caller hangs up
+        if not flight.done():
+            raise TimeoutError
+        return flight.result()
 
     async def land(self) -> None:
         """Wait until nothing is under way, however it ends."""

@@ -43,6 +43,7 @@ MAX_WAITS = 3
 """Refreshes that one read waits for: that of others which is under way, its own, and one for bad luck."""
 
 _BARRED = frozenset({"not-before", "backoff", "weight-budget"})
+_BROUGHT = frozenset({"fetched", "joined"})
 _AT_HAND = (Serve, ServeAndRefresh)
 """Faster to ask for than their union, which would be made anew each time."""
 
@@ -50,16 +51,22 @@ _AT_HAND = (Serve, ServeAndRefresh)
 class _Read:
     """One caller's way to its answer."""
 
-    def __init__(self, demand: Demand, arrival: int) -> None:
+    def __init__(self, demand: Demand, arrival: int, *, looked: bool) -> None:
         self.demand = demand
         self.arrival = arrival
-        self.looked = False
+        self.looked = looked
+        """Whether what other replicas have is known, to within `LOOK_INTERVAL`."""
         self.waits = 0
         self.waited: Waited | None = None
 
     @property
     def failure(self) -> ExchangeError | None:
         return self.waited.failure if self.waited else None
+
+    @property
+    def joined(self) -> bool:
+        """Whether a refresh that it waited for has brought a snapshot."""
+        return self.waited is not None and self.waited.outcome in _BROUGHT
 
 
 class SnapshotKeeper:
@@ -76,7 +83,8 @@ class SnapshotKeeper:
         self._refresher = Refresher(settings, self.memory, metrics)
         self._flight = SingleFlight[Outcome]()
         self._looking = SingleFlight[None]()
-        self._looked = self._monotonic() - LOOK_INTERVAL
+        self._refreshed = self._looked = self._monotonic() - LOOK_INTERVAL
+        """When the last refresh, and the last look, began."""
         self._look_again = False
         self._rung: deque[float] = deque(maxlen=BELLS)
         self._bell: asyncio.TimerHandle | None = None
@@ -143,15 +151,32 @@ class SnapshotKeeper:
             self._looking.start(self._look)
 
     async def get(self, demand: Demand) -> Served:
-        """A snapshot that meets a demand.
+        """A snapshot that meets a demand, waited for if need be.
 
         Raises:
             ExchangeError: none can be had, and none at hand may be served instead.
             FreshnessUnmetError: the demand itself can't be met.
         """
-        read = _Read(demand, self._monotonic())
-        served = self._at_once(policy.decide(self._situation(read)), read)
-        return served or await self._get(read)
+        read = self._read(demand)
+        try:
+            async with asyncio.timeout(self._timeout + GRACE):
+                while True:
+                    served = self._step(read)
+                    if isinstance(served, Served):
+                        return served
+                    await self._wait(read, served)
+        except TimeoutError:
+            return self._without_waiting(read)
+
+    def at_once(self, demand: Demand) -> Served | None:
+        """The same without waiting; `None`: `get` has to. It may start a refresh.
+
+        Raises:
+            ExchangeError: as `get`.
+            FreshnessUnmetError: as `get`.
+        """
+        served = self._step(self._read(demand))
+        return served if isinstance(served, Served) else None
 
     def at_hand(self, demand: Demand) -> Served | None:
         """A snapshot in memory that meets a demand at once, where that starts nothing; `None`: `get` has to see.
@@ -168,7 +193,7 @@ class SnapshotKeeper:
             if not self._flight.active:
                 return None
             barrier = self.memory.barrier(forced=False)
-        decision = policy.decide(Situation(self._windows, demand, age, 0, barrier))
+        decision = policy.decide(Situation(self._windows, demand, age, 0, barrier, self._refreshing))
         if not isinstance(decision, _AT_HAND) or decision.reason in _BARRED:
             return None
         served = Served(held, age, self._windows.fresh_for - age, decision.reason)
@@ -196,29 +221,50 @@ class SnapshotKeeper:
         if self.memory.tenure.superseded or self.memory.barrier(forced=True) is not None:
             return
         acceptable = max(wish.acceptable, self._windows.min_refresh_interval)
-        self._flight.start(lambda: self._refresh(acceptable, forced=True))
+        self._flight.start(lambda: self._refresh(acceptable, forced=True, bounded=True))
 
-    async def _get(self, read: _Read) -> Served:
-        try:
-            async with asyncio.timeout(self._timeout + GRACE):
-                while True:
-                    served = await self._step(read)
-                    if served is not None:
-                        return served
-        except TimeoutError:
-            return self._without_waiting(read)
+    def _read(self, demand: Demand) -> _Read:
+        now = self._monotonic()
+        return _Read(demand, now, looked=now - self._looked < LOOK_INTERVAL and not self._looking.active)
+
+    def _step(self, read: _Read) -> Served | Refresh | None:
+        """Decide: the answer, or the refresh to wait for; `None`: a look at what other replicas have comes first.
+
+        Raises:
+            ExchangeError: there is no answer.
+            FreshnessUnmetError: the same.
+        """
+        decision = policy.decide(self._situation(read))
+        served = self._served_now(decision, read)
+        if served is not None:
+            return served
+        if isinstance(decision, Refresh):
+            return decision
+        if isinstance(decision, Refuse) and read.looked:
+            if isinstance(decision.error, ExchangeError):
+                self.memory.note(decision.error)
+            raise decision.error
+        return None
+
+    async def _wait(self, read: _Read, refresh: Refresh | None) -> None:
+        """Wait for what may change the decision."""
+        if refresh is not None:
+            await self._wait_for_refresh(read, refresh)
+        else:
+            await self._looking.join(self._look)  # this replica may not ask, but another may have an answer already
+            read.looked = True
 
     def _without_waiting(self, read: _Read) -> Served:
         """The answer at a waiter's own deadline."""
         late = ExchangeTimeoutError("the exchange did not answer in time")
         read.looked = True
         read.waited = Waited("expired", led=False, failure=late)
-        served = self._at_once(policy.decide(self._situation(read)), read)
+        served = self._served_now(policy.decide(self._situation(read)), read)
         if served is None:
             raise late
         return served
 
-    def _at_once(self, decision: Decision, read: _Read) -> Served | None:
+    def _served_now(self, decision: Decision, read: _Read) -> Served | None:
         """The answer that needs no waiting, if there is one."""
         if self.held is None or not isinstance(decision, Serve | ServeAndRefresh):
             return None
@@ -227,37 +273,31 @@ class SnapshotKeeper:
         if decision.reason in _BARRED:
             self._note_barrier()
         if isinstance(decision, ServeAndRefresh):
-            self._flight.start(lambda: self._refresh(self._windows.fresh_for, forced=False))
+            self._flight.start(lambda: self._refresh(self._windows.fresh_for, forced=False, bounded=False))
         return self._served(self.held, decision.reason, read)
 
-    async def _step(self, read: _Read) -> Served | None:
-        """Decide, and carry the decision out; `None`: something may have changed, decide again."""
-        decision = policy.decide(self._situation(read))
-        served = self._at_once(decision, read)
-        if served is not None:
-            return served
-        if isinstance(decision, Refresh):
-            await self._wait_for_refresh(read, decision)
-        elif not read.looked:
-            read.looked = True  # this replica may not ask, but another may have an answer already
-            await self._look_now_and_then()
-        elif isinstance(decision, Refuse):
-            if isinstance(decision.error, ExchangeError):
-                self.memory.note(decision.error)
-            raise decision.error
-        return None
-
     async def _wait_for_refresh(self, read: _Read, decision: Refresh) -> None:
-        read.waits += 1
-        if read.waits > MAX_WAITS:
+        """Wait for one refresh, as long as the decision has patience; what is at hand may do then."""
+        if read.waits >= MAX_WAITS:
             raise FreshnessUnmetError("what refreshes bring is too old for the demand")
-        waited = Waited(decision.reason, led=not self._flight.active)
+        waited, patience = Waited(decision.reason, led=not self._flight.active), decision.patience
+        if read.waited is not None and read.waited.outcome is None and read.failure is None:
+            waited = read.waited  # the same refresh, once patience has run out
+        read.waited = waited
         try:
-            outcome = await self._flight.join(lambda: self._refresh(decision.acceptable, forced=decision.forced))
+            outcome = await self._flight.join(
+                lambda: self._refresh(decision.acceptable, forced=decision.forced, bounded=decision.bounded),
+                None if patience is None else patience / 1000,
+            )
+        except TimeoutError:
+            if self.held is not None and self.held.asked >= self._refreshed:  # it is there, but not shared yet
+                read.waited = replace(waited, outcome="fetched")
+            return
         except ExchangeError as exc:
             read.waited = replace(waited, failure=exc.again())
         else:
             read.waited = replace(waited, outcome=outcome)
+        read.waits += 1
 
     def _note_barrier(self) -> None:
         barrier = self.memory.barrier(forced=False)
@@ -270,22 +310,26 @@ class SnapshotKeeper:
             barrier: Barrier | None = Barrier("stale-if-error", read.failure)
         else:
             barrier = self.memory.barrier(forced=policy.is_forced(self._windows, age))
-        return Situation(self._windows, read.demand, age, self._monotonic() - read.arrival, barrier)
+        waited = self._monotonic() - read.arrival
+        return Situation(self._windows, read.demand, age, waited, barrier, self._refreshing, read.joined)
+
+    @property
+    def _refreshing(self) -> int:
+        """Ms that the refresh under way has taken; 0 without one."""
+        return self._monotonic() - self._refreshed if self._flight.active else 0
 
     def _served(self, held: Held, reason: Result, read: _Read) -> Served:
         age, waited, result = self.memory.age_of(held), read.waited, reason
-        if waited is not None and waited.outcome in ("fetched", "joined") and reason in ("fresh", "recent"):
+        if waited is not None and read.joined and reason in ("fresh", "recent"):
             result = "stored" if waited.led and waited.outcome == "fetched" else "collapsed"
         answered = read.failure.answered if read.failure else None
         refresh = waited.reason if waited else None
         return Served(held, age, self._windows.fresh_for - age, result, refresh, answered)
 
-    def _refresh(self, acceptable: int, *, forced: bool) -> Coroutine[Any, Any, Outcome]:
-        return self._refresher.refresh(acceptable, self._metrics, forced=forced)
-
-    async def _look_now_and_then(self) -> None:
-        if self._monotonic() - self._looked >= LOOK_INTERVAL:
-            await self._looking.join(self._look)
+    def _refresh(self, acceptable: int, *, forced: bool, bounded: bool) -> Coroutine[Any, Any, Outcome]:
+        """A refresh that begins now."""
+        self._refreshed = self._monotonic()
+        return self._refresher.refresh(acceptable, self._metrics, forced=forced, bounded=bounded)
 
     async def _look(self) -> None:
         self._look_again = True

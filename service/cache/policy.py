@@ -1,8 +1,16 @@
 """How a read is met: from the snapshot at hand, by a refresh, or not at all.
 
 Pure: every input is in `Situation`, and each decision carries its reason. The rules are RFC 9111's (max-age,
-min-fresh, max-stale, only-if-cached, no-cache) and RFC 5861's (the two stale windows), with one difference: a
-hard cap that no caller can lift. All times are milliseconds; an age runs from when the exchange was asked.
+min-fresh, max-stale, only-if-cached, no-cache) and RFC 5861's (the two stale windows), with two differences: a
+hard cap that no caller can lift, and a bound on waiting. All times are milliseconds; an age runs from when the exchange
+was asked.
+
+A slow exchange must not make callers slow. Two rules see to that:
+
+- A caller that waited for a refresh accepts what it brings, however old that is by then: a second refresh would bring
+  nothing younger. Only a bound of the caller's own (`max-age`, `min-fresh`, `no-cache`) can refuse it.
+- Once a refresh has taken `SLOW_AFTER`, a snapshot within `stale_if_error` is served to every caller whose own bound it
+  meets, as it is while the exchange can't be asked at all; the refresh goes on.
 """
 
 from typing import Literal, TypeAlias
@@ -11,6 +19,10 @@ import msgspec
 
 from service.exchange.budget import Barrier, BarrierReason
 from service.exchange.errors import ExchangeError
+
+SLOW_AFTER = 500
+"""Ms that a caller waits for a slow exchange while something within `stale_if_error` is at hand. An ordinary answer
+takes 50 to 200; callers' own time limits start at about a second."""
 
 
 class FreshnessUnmetError(Exception):
@@ -69,11 +81,20 @@ class Situation(msgspec.Struct, frozen=True):
     """Since the caller arrived. A snapshot younger than this was asked for on its behalf."""
     barrier: Barrier | None = None
     """Why the exchange can't be asked now."""
+    refreshing: int = 0
+    """How long the refresh under way has taken; 0 without one."""
+    joined: bool = False
+    """Whether this caller waited for a refresh, and it brought a snapshot."""
+
+    @property
+    def slow_for(self) -> int:
+        """How long the exchange has been slow, for this caller: as long as it waited, or the refresh before it came."""
+        return max(self.waited, self.refreshing)
 
 
-ServeReason: TypeAlias = Literal["fresh", "recent", "swr", "max-stale"] | BarrierReason
+ServeReason: TypeAlias = Literal["fresh", "recent", "swr", "max-stale", "slow"] | BarrierReason
 RefreshReason: TypeAlias = Literal["absent", "expired", "too-old", "revalidate"]
-StaleReason: TypeAlias = Literal["swr", "max-stale"]
+StaleReason: TypeAlias = Literal["swr", "max-stale", "slow"]
 
 
 class Serve(msgspec.Struct, frozen=True):
@@ -92,11 +113,15 @@ class Refresh(msgspec.Struct, frozen=True):
     """Wait for a snapshot, to be asked for unless there is one younger than `acceptable` when the refresh starts.
 
     `forced`: the windows alone would not have asked for it; such refreshes have a smaller share of the weight.
+    `bounded`: by the caller itself; what another replica's refresh under way brings may be too old for it.
+    `patience`: ms after which to decide again, because something at hand may do then; `None`: wait for the end.
     """
 
     reason: RefreshReason
     acceptable: int
     forced: bool
+    bounded: bool = False
+    patience: int | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -154,13 +179,15 @@ def _from_hand(situation: Situation, age: int) -> Serve | ServeAndRefresh | None
     windows, demand = situation.windows, situation.demand
     if age < windows.fresh_for:
         return Serve("fresh")
-    if demand.no_cache or age <= situation.waited:
-        return Serve("recent")  # met, or asked for since this caller arrived: nothing younger can be had
+    if demand.no_cache or age <= situation.waited or situation.joined:
+        return Serve("recent")  # met, or asked for on this caller's behalf: nothing younger can be had
     reason = _stale_reason(situation, age)
     if demand.only_if_cached:
         return Serve(reason) if reason else None
     if situation.barrier is not None:
         return Serve(situation.barrier.reason) if reason or age < windows.error_until else None
+    if reason is None and situation.slow_for >= SLOW_AFTER and age < windows.error_until:
+        reason = "slow"
     return ServeAndRefresh(reason) if reason else None
 
 
@@ -181,7 +208,15 @@ def _from_exchange(situation: Situation, age: int | None) -> Refresh | Refuse:
         return Refuse(FreshnessUnmetError("the exchange took longer to answer than an answer may be old"))
     if situation.barrier is not None:
         return Refuse(situation.barrier.error)
-    return Refresh(_why(situation, age), _acceptable(situation), forced=is_forced(windows, age))
+    bounded = demand.no_cache or demand.max_age is not None or demand.min_fresh is not None
+    impatient = not demand.no_cache and demand.min_fresh is None and situation.slow_for < SLOW_AFTER
+    return Refresh(
+        _why(situation, age),
+        _acceptable(situation),
+        forced=is_forced(windows, age),
+        bounded=bounded,
+        patience=SLOW_AFTER - situation.slow_for if impatient else None,
+    )
 
 
 def _why(situation: Situation, age: int | None) -> RefreshReason:

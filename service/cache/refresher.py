@@ -41,9 +41,13 @@ POLL = (0.2, 0.4)
 class _Attempt:
     """One refresh under way."""
 
-    def __init__(self, acceptable: int, tenure: Tenure, metrics: Metrics, *, forced: bool) -> None:
+    def __init__(self, acceptable: int, memory: Memory, metrics: Metrics, *, forced: bool, bounded: bool) -> None:
+        tenure = memory.tenure
         self.token = secrets.token_hex(16)
         self.acceptable = acceptable
+        self.bounded = bounded
+        self.known = memory.known
+        """When the exchange was asked for what was at hand as this refresh began."""
         self.spared = acceptable
         """The age below which a shared snapshot spares the call, by the life it has left."""
         self.tenure = tenure
@@ -75,13 +79,16 @@ class Refresher:
         tenure = self.memory.tenure
         await self._learn(tenure, await tenure.shared.look(self.memory.known))
 
-    async def refresh(self, acceptable: int, metrics: Metrics, *, forced: bool) -> Outcome:
+    async def refresh(self, acceptable: int, metrics: Metrics, *, forced: bool, bounded: bool) -> Outcome:
         """See to it that the snapshot at hand is younger than `acceptable` ms, or was asked for after now.
+
+        Unless it is `bounded` by a caller, it also ends with what another replica was asking for as it began: that
+        took the exchange as long as the next answer would.
 
         Raises:
             ExchangeError: the exchange was asked in vain.
         """
-        attempt, ended = _Attempt(acceptable, self.memory.tenure, metrics, forced=forced), "failed"
+        attempt, ended = _Attempt(acceptable, self.memory, metrics, forced=forced, bounded=bounded), "failed"
         try:
             outcome = await self._refresh(attempt)
             ended = "alone" if attempt.alone and outcome == "fetched" else outcome
@@ -138,7 +145,7 @@ class Refresher:
     async def _hand_back(self, attempt: _Attempt, outcome: Outcome) -> None:
         """Give a lease back that there was no need for; what spared it is shared, for others may lack it."""
         held = self.memory.held
-        if outcome == "barred" or held is None:
+        if outcome == "barred" or held is None or self._joined(attempt):
             await attempt.tenure.shared.release(attempt.token)
         else:
             await self._share(Fetched(held.snapshot, held.asked, held.margin_assets), attempt)
@@ -178,13 +185,17 @@ class Refresher:
     def _without_asking(self, attempt: _Attempt) -> Outcome | None:
         """How the refresh ends if there is no need to ask, or no use in it."""
         age, waited = self.memory.age, self._monotonic() - attempt.began
-        if age is not None and age < attempt.acceptable + waited:
+        if self._joined(attempt) or (age is not None and age < attempt.acceptable + waited):
             return "joined" if attempt.waited else "adopted"
         barrier = self.memory.barrier(forced=attempt.forced)
         if barrier is None:
             return None
         self.memory.note(barrier.error)
         return "barred"
+
+    def _joined(self, attempt: _Attempt) -> bool:
+        """Whether another replica's refresh, which this one waited for, has brought something that will do."""
+        return attempt.waited and not attempt.bounded and self.memory.known > attempt.known
 
     async def _wait(self, attempt: _Attempt) -> None:
         """Wait for another replica's news, or a while."""

@@ -78,18 +78,28 @@ class TokenReviews:
         Raises:
             NotVerifiedError: nobody can say just now; nothing is remembered of that.
         """
-        remembered = self.recall(token)
-        if remembered is not None:
-            self.note_recalled()
-            return remembered
+        known = self.at_once(token)
+        if known is not None:
+            return known
         digest = tokens.digest(token)
         claims = examine(token, self.audience, self._clock.epoch())
         if isinstance(claims, Refusal):
-            self._count("implausible")
             return claims
         if digest not in self._flights:
             self._admit(digest)
         return await self._flights[digest].join(partial(self._review, digest, token.decode(), claims))
+
+    def at_once(self, token: bytes) -> Verdict | None:
+        """The same where that needs no review: found out a moment ago, or seen at a look."""
+        remembered = self.recall(token)
+        if remembered is not None:
+            self.note_recalled()
+            return remembered
+        claims = examine(token, self.audience, self._clock.epoch())
+        if isinstance(claims, Refusal):
+            self._count("implausible")
+            return claims
+        return None
 
     def recall(self, token: bytes) -> Verdict | None:
         """Whose token it is, as far as that was found out a moment ago."""

@@ -43,6 +43,9 @@ class Metrics:
         self.cache_results = self._counter(
             "cache_results", "Reads by how the cache met them.", "account", "client", "result"
         )
+        self.overloaded = self._counter(
+            "overloaded", "Reads refused, or displaced by another client's, because too many wait.", "client"
+        )
         self.exchange_calls = self._counter("exchange_calls", "Calls to the exchange.", "endpoint", "outcome")
         self.refresh_duration = Histogram(
             "coinm_refresh_duration_seconds",

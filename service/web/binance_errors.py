@@ -6,7 +6,6 @@ The codes are those that clients act upon; the words are ours, or Binance's own 
 from typing import Annotated
 
 import msgspec
-from litestar import Response
 from msgspec import Meta
 
 from service.web.problems import (
@@ -15,6 +14,7 @@ from service.web.problems import (
     MethodNotAllowedError,
     NotFoundError,
     ProblemError,
+    Refusal,
     Told,
     TooManyRequestsError,
     UnauthenticatedError,
@@ -63,7 +63,7 @@ FORMS: dict[type[ProblemError], Form] = {
 """By the most specific kind. All else is our trouble or the exchange's, and so is a 5xx of these kinds."""
 
 
-def refusal(told: Told, headers: dict[str, str]) -> Response[bytes]:
+def refusal(told: Told, headers: dict[str, str]) -> Refusal:
     """The answer in Binance's form; of the headers, what still fits it."""
     form = _form(told)
     headers = {name: headers[name] for name in _KEPT if name in headers}
@@ -73,7 +73,7 @@ def refusal(told: Told, headers: dict[str, str]) -> Response[bytes]:
         headers.setdefault("retry-after", "1")  # so that clients wait at all
     words = form.words.format(problem=told.problem) or told.detail
     body = msgspec.json.encode(BinanceError(form.code, words))
-    return Response(body, status_code=form.status, media_type="application/json", headers=headers)
+    return Refusal(form.status, "application/json", headers, body)
 
 
 def _form(told: Told) -> Form:

@@ -1,8 +1,10 @@
 """Who is calling: the one credential of a request → the client, within its own limit of requests."""
 
+from functools import partial
 from typing import cast
 
 from service.access.clients import Client
+from service.access.waiting import NoRoomError
 from service.gateway import Gateway
 from service.kubernetes.errors import RETRY, NotVerifiedError
 from service.kubernetes.reviews import TokenReviews
@@ -17,11 +19,23 @@ from service.web.problems import (
 )
 from service.web.record import record_of
 
+_UNKNOWN = ""
+"""Whose a read is before its token has been reviewed; not a client's name."""
 _CHALLENGE = 'Bearer realm="coinm-gateway"'
 
 
 def gateway_of(request: AnyRequest) -> Gateway:
     return cast("Gateway", request.app.state.gateway)
+
+
+def bearer_of(request: AnyRequest) -> bytes:
+    """The token of a request under `/v1`.
+
+    Raises:
+        UnauthenticatedError: there is no credential, or several.
+    """
+    given = request.headers.getall("authorization", [])
+    return bearer_token(given, another="x-mbx-apikey" in request.headers)
 
 
 async def authenticate(request: AnyRequest) -> Client:
@@ -31,17 +45,31 @@ async def authenticate(request: AnyRequest) -> Client:
         UnauthenticatedError: no credential, several, or one that nobody holds.
         TooManyRequestsError: the client asks more often than it may.
     """
-    given = request.headers.getall("authorization", [])
-    return await identify(request, bearer_token(given, another="x-mbx-apikey" in request.headers))
+    return await identify(request, bearer_of(request))
 
 
 async def identify(request: AnyRequest, token: bytes) -> Client:
-    """The client that holds a token, or whose ServiceAccount does.
+    """The client that holds a token, or whose ServiceAccount does, within its limit of requests.
 
     Raises:
         UnauthenticatedError: nobody does.
         UnverifiedError: a ServiceAccount may, but the API server can't say now.
         TooManyRequestsError: the client asks more often than it may.
+    """
+    gateway, client = gateway_of(request), await recognise(request, token)
+    record = record_of(request.scope)
+    record.quota = gateway.limits.take(client.name, gateway.clock.monotonic())
+    if record.quota is not None and not record.quota.admitted:
+        raise TooManyRequestsError("more requests a second than this client may send", retry_after(record.quota.gain))
+    return client
+
+
+async def recognise(request: AnyRequest, token: bytes) -> Client:
+    """The same whatever its limit, as of now: also after a wait, in which a token may have been revoked or moved.
+
+    Raises:
+        UnauthenticatedError: nobody holds it.
+        UnverifiedError: a ServiceAccount may, but the API server can't say now.
     """
     gateway = gateway_of(request)
     client = gateway.clients.authenticate(token)
@@ -53,10 +81,8 @@ async def identify(request: AnyRequest, token: bytes) -> Client:
         )
     CLIENT.set(client.name)
     record = record_of(request.scope)
-    record.client = client.name
-    record.quota = gateway.limits.take(client.name, gateway.clock.monotonic())
-    if record.quota is not None and not record.quota.admitted:
-        raise TooManyRequestsError("more requests a second than this client may send", retry_after(record.quota.gain))
+    if record.client != client.name:
+        record.client, record.quota = client.name, None
     return client
 
 
@@ -64,8 +90,11 @@ async def _by_service_account(request: AnyRequest, reviews: TokenReviews, token:
     """The client of the ServiceAccount whose token it is; why there is none is for the log alone."""
     record = record_of(request.scope)
     try:
-        verdict = await reviews.verify(token)
-    except NotVerifiedError as exc:
+        verdict = reviews.at_once(token)
+        if verdict is None:
+            waiting = gateway_of(request).waiting
+            verdict = await waiting.wait(_UNKNOWN, request.receive, partial(reviews.verify, token))
+    except (NotVerifiedError, NoRoomError) as exc:
         record.refusal = exc.kind
         headers = {"www-authenticate": _CHALLENGE} | retry_after(RETRY)
         raise UnverifiedError("the token cannot be verified now", headers) from None

@@ -17,14 +17,16 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from service.access.limits import Quota
+from service.access.waiting import CallerLeftError, NoRoomError, Turns
 from service.gateway import Gateway
 from service.telemetry.attribution import CLIENT
 from service.telemetry.logs import looks_secret
 from service.telemetry.metrics import Metrics
 from service.web.auditing import UNMATCHED, Access, audit, put
 from service.web.lane import Hit, Lane, Plan
-from service.web.problems import whole_seconds
+from service.web.problems import Refusal, overloaded, whole_seconds
 from service.web.record import Record, attach
+from service.web.refusals import refused
 
 log = structlog.get_logger("coinm.request")
 
@@ -55,6 +57,7 @@ class Edge:
         self.lane = Lane(gateway)
         self.hits = 0
         """Reads that went past the framework."""
+        self._turns = Turns()
         self._counted: dict[tuple[str, int], _Answered] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -73,7 +76,14 @@ class Edge:
         answering.record.malformed = malformed
         nobody = CLIENT.set("")
         try:
+            if not self._turns.take() and scope["path"] not in _PROBES:
+                await self._gateway.queue.wait(self.lane.client(scope), receive, self._turns.next)
             await self._app(scope, receive, answering.send)
+        except CallerLeftError:
+            pass  # nobody is there to be answered
+        except NoRoomError:
+            told = overloaded()
+            await answering.refuse(refused(scope, told, told.headers))
         finally:
             CLIENT.reset(nobody)  # the task may be its caller's, and live on
             answering.close()
@@ -164,6 +174,14 @@ class _Answering:
         elif self._head and message["type"] == "http.response.body":
             message["body"] = b""
         await self._send(message)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer without the framework."""
+        status, media_type, fields, body = refusal
+        named = {"content-type": media_type, "content-length": str(len(body))} | fields
+        headers = [(name.encode(), value.encode()) for name, value in named.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
     def close(self) -> None:
         """The log line, the audit line and the counters; also for a request whose caller hung up (status 0)."""

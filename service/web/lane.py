@@ -41,6 +41,7 @@ Asked = dict[bytes, bytes]
 """What the header of a request says, as far as an answer depends on it."""
 
 _READ = frozenset({b"authorization", b"cache-control", b"host", b"if-none-match", b"x-request-id"})
+_CREDENTIALS = frozenset({b"authorization", b"x-mbx-apikey"})
 _UNUSUAL = frozenset({b"pragma", b"x-mbx-apikey"})
 CONTENT_TYPE = (b"content-type", JSON.encode())
 
@@ -154,6 +155,14 @@ class Lane:
         except Exception:  # a bug: the framework answers, and if it meets the bug too it says so
             log.exception("lane_fault")
             return None
+
+    def client(self, scope: Mapping[str, Any]) -> str:
+        """Whose a request seems to be, before anything is judged; empty: nobody knows yet."""
+        for name, value in scope["headers"]:
+            if name in _CREDENTIALS:
+                client, _ = self._caller(value.removeprefix(b"Bearer "))
+                return client.name if client else ""
+        return ""
 
     def _hit(self, plan: Plan, asked: Asked) -> Hit | None:
         gateway = self._gateway

@@ -1,22 +1,25 @@
 """Any error → RFC 9457 `application/problem+json`, with nothing in it that the caller must not see."""
 
 import math
-from typing import Annotated, Any, TypeAlias
+import random
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 import structlog
-from litestar import Request, Response
+from litestar import Request
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from msgspec import Meta
 
 from service.cache.policy import FreshnessUnmetError
 from service.exchange.errors import ExchangeError
-from service.web.record import record_of
 
 log = structlog.get_logger("coinm.web")
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:coinm-gateway:problem:"
+
+AGAIN = 5
+"""Seconds within which who found no place may come again."""
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -78,6 +81,10 @@ class AuditUnavailableError(ProblemError):
     problem, status, title = "audit-unavailable", 503, "The audit log takes no line"
 
 
+class OverloadedError(ProblemError):
+    problem, status, title = "overloaded", 503, "More reads wait than this replica takes"
+
+
 class InternalError(ProblemError):
     problem, status, title = "internal-error", 500, "A fault of the gateway"
 
@@ -96,11 +103,26 @@ class Problem(msgspec.Struct, frozen=True):
     instance: Annotated[str, Meta(description="`urn:request:` and the `X-Request-Id`, which finds it in the log.")]
 
 
-def refusal(request: AnyRequest, told: Told, headers: dict[str, str]) -> Response[bytes]:
+class Refusal(NamedTuple):
+    """An error as it is sent, in whatever form."""
+
+    status: int
+    media_type: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def refusal(request_id: str, told: Told, headers: dict[str, str]) -> Refusal:
     """An error as a problem."""
-    instance = f"urn:request:{record_of(request.scope).request_id}"
+    instance = f"urn:request:{request_id}"
     problem = Problem(TYPE_PREFIX + told.problem, told.title, told.status, told.detail, instance)
-    return Response(msgspec.json.encode(problem), status_code=told.status, media_type=MEDIA_TYPE, headers=headers)
+    return Refusal(told.status, MEDIA_TYPE, headers, msgspec.json.encode(problem))
+
+
+def overloaded() -> OverloadedError:
+    """Too many wait; when to come back is drawn, so that they don't come back together."""
+    again = retry_after(random.randint(1, AGAIN) * 1000)  # noqa: S311 - spreads callers, keeps no secret
+    return OverloadedError("too many requests wait on this replica", again)
 
 
 def retry_after(milliseconds: int) -> dict[str, str]:

@@ -13,13 +13,16 @@ from prometheus_client import Counter
 
 from service.access.clients import Client, Clients
 from service.access.grants import Grant
+from service.access.waiting import NoRoomError
 from service.account.naming import unknown_parameter
 from service.account.selection import Selection, Shape
 from service.account.snapshot import Snapshot
+from service.cache.policy import FreshnessUnmetError
 from service.cache.ports import Held, Result
+from service.exchange.errors import ExchangeError
 from service.telemetry.metrics import Metrics
 from service.web import caching
-from service.web.callers import authenticate, gateway_of
+from service.web.callers import bearer_of, gateway_of, identify, recognise
 from service.web.parameters import FILTERS, require_readable
 from service.web.problems import (
     AnyRequest,
@@ -27,6 +30,7 @@ from service.web.problems import (
     NoSuchPositionSideError,
     UnknownAssetError,
     UnknownSymbolError,
+    overloaded,
 )
 from service.web.record import record_of
 
@@ -42,15 +46,15 @@ _OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})
 
 async def read(request: AnyRequest, account: str, select: Callable[[bytes], Selection]) -> Response[bytes]:
     """Answer one read; `select` turns the query into a selection, or raises what is wrong with it."""
-    return await read_as(await authenticate(request), request, account, select)
+    return await read_as(bearer_of(request), request, account, select)
 
 
 async def read_as(
-    client: Client, request: AnyRequest, account: str, select: Callable[[bytes], Selection]
+    token: bytes, request: AnyRequest, account: str, select: Callable[[bytes], Selection]
 ) -> Response[bytes]:
-    """The same for a caller that is known already."""
-    gateway = gateway_of(request)
-    clients, grant = gateway.clients, granted(gateway.clients, client, account)
+    """The same for a token that was found already."""
+    gateway, client = gateway_of(request), await identify(request, token)
+    grant = granted(gateway.clients, client, account)
     record = record_of(request.scope)
     record.account = account
     require_readable(request.scope["raw_path"])
@@ -58,13 +62,19 @@ async def read_as(
     demand = caching.demand(caching.fields(request.headers, "Cache-Control"), caching.fields(request.headers, "Pragma"))
     tags = caching.fields(request.headers, "If-None-Match")
     keeper = gateway.keepers[account]
-    known = keeper.margin_assets
-    require_grant(grant, selection, known)
-    served = await keeper.get(demand)
-    if gateway.clients is not clients:  # what was taken from the client meanwhile is not given any more
-        grant = granted(gateway.clients, gateway.clients.by_name(client.name), account)
-    if gateway.clients is not clients or served.held.margin_assets is not known:
-        require_grant(grant, selection, served.held.margin_assets)  # more is known now: a miss answers like a hit
+    require_grant(grant, selection, keeper.margin_assets)
+    served = keeper.at_once(demand)
+    if served is None:  # what was taken from the token or the client while it waits is not given any more
+        try:
+            served = await gateway.waiting.wait(client.name, request.receive, partial(keeper.get, demand))
+        except NoRoomError:
+            raise overloaded() from None
+        except (ExchangeError, FreshnessUnmetError):
+            granted(gateway.clients, await recognise(request, token), account)
+            raise
+        client = await recognise(request, token)
+        grant = granted(gateway.clients, client, account)
+        require_grant(grant, selection, served.held.margin_assets)  # more may be known now: a miss answers like a hit
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
     ReadCounters(gateway.metrics, account, client.name).count(served.result)
     answer = cut(served.held, selection, grant, gateway.settings.environment)

@@ -1,11 +1,12 @@
-"""The one exception handler: any error → what the caller is told of it, in the form of the path it asked on."""
+"""Any error → what the caller is told of it, in the form of the path it asked on: the one exception handler's work."""
 
 import re
+from typing import Any
 
 from litestar import Response
 
 from service.web import binance_errors, problems
-from service.web.problems import AnyRequest, InvalidParameterError
+from service.web.problems import AnyRequest, InvalidParameterError, Refusal, Told
 from service.web.record import record_of
 
 _BELOW_BINANCE = re.compile(r"/+binance/")
@@ -13,10 +14,16 @@ _BELOW_BINANCE = re.compile(r"/+binance/")
 
 def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
     """For ours, the framework's, and what nobody foresaw."""
-    record = record_of(request.scope)
-    told = problems.told(exc) if record.malformed is None else InvalidParameterError(record.malformed)
-    record.problem = told.problem
-    headers = {"cache-control": "no-store"} | problems.headers(request, told)
-    if _BELOW_BINANCE.match(request.scope["path"]):
+    malformed = record_of(request.scope).malformed
+    told = problems.told(exc) if malformed is None else InvalidParameterError(malformed)
+    status, media_type, headers, body = refused(request.scope, told, problems.headers(request, told))
+    return Response(body, status_code=status, media_type=media_type, headers=headers)
+
+
+def refused(scope: Any, told: Told, headers: dict[str, str]) -> Refusal:
+    """An error as it is sent; noted in the request's record."""
+    record = record_of(scope)
+    record.problem, headers = told.problem, {"cache-control": "no-store"} | headers
+    if _BELOW_BINANCE.match(scope["path"]):
         return binance_errors.refusal(told, headers)
-    return problems.refusal(request, told, headers)
+    return problems.refusal(record.request_id, told, headers)

@@ -38,9 +38,9 @@ async def test_a_grant_that_is_narrowed_is_narrow_at_once_on_hits_too(stage: Sta
     [
         ('assets = ["BTC", "ETH"]', 'assets = ["BTC"]', {"BTC"}),
         ("[clients.treasury.accounts.main]", "[clients.nobody.accounts.main]", None),
-        ("[clients.treasury", "[clients.renamed", None),
+        ("[clients.treasury", "[clients.renamed", {"BTC", "ETH"}),
     ],
-    ids=["narrowed", "taken away", "gone"],
+    ids=["narrowed", "taken away", "renamed"],
 )
 async def test_a_grant_that_changes_while_a_read_waits_binds_its_answer(
     stage: Stage, old: str, new: str, due: set[str] | None

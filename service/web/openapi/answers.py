@@ -18,6 +18,7 @@ from service.web.problems import (
     InvalidParameterError,
     NoSuchPositionSideError,
     NotFoundError,
+    OverloadedError,
     ProblemError,
     TooManyRequestsError,
     UnauthenticatedError,
@@ -105,11 +106,11 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "ExchangeUnavailable": Refusal(
         503,
-        "The exchange can't be asked now, and nothing young enough is there; or the audit log takes no line "
-        "(`audit-unavailable`). Come back after `Retry-After`; where "
-        "there is none, back off from 1 s, doubled up to 30 s, with jitter. Sooner changes nothing: the failure is "
-        "remembered. Don't take missing data for a flat account.",
-        (*_exchange(503), AuditUnavailableError),
+        "The exchange can't be asked now, and nothing young enough is there; or more reads wait for it than this "
+        "replica takes (`overloaded`), or the audit log takes no line (`audit-unavailable`). Come back after "
+        "`Retry-After`; where there is none, back off from 1 s, doubled up to 30 s, with jitter. Sooner changes "
+        "nothing: the failure is remembered. Don't take missing data for a flat account.",
+        (*_exchange(503), AuditUnavailableError, OverloadedError),
         "Retry-After",
     ),
     "NotInTime": Refusal(
@@ -138,6 +139,7 @@ _DETAILS = {
     "not-found": "there is no such path",
     "too-many-requests": "more requests a second than this client may send",
     "audit-unavailable": "no read is answered without its line in the audit log",
+    "overloaded": "too many requests wait on this replica",
     "internal-error": "the gateway failed; the request id finds the trace in its log",
     "exchange-timeout": "the exchange did not answer in time",
     "exchange-endpoint-gone": "the exchange has no such path any more",

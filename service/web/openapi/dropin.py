@@ -176,12 +176,12 @@ def _example(summary: str, value: Json) -> Json:
 def _refusal(words: str, errors: tuple[Told, ...]) -> Json:
     made = [(error, refusal(error, {"cache-control": "no-store", "retry-after": "7"})) for error in errors]
     shown = {
-        error.problem: {"summary": error.title, "value": msgspec.json.decode(answer.content)} for error, answer in made
+        error.problem: {"summary": error.title, "value": msgspec.json.decode(answer.body)} for error, answer in made
     }
-    status = made[0][1].status_code
+    status = made[0][1].status
     told = dict(headers.references(headers.EVERYWHERE if status == 404 else headers.LIMITED))
     if status == 401:
-        shown["malformed"] = {"summary": "No token, or several", "value": msgspec.json.decode(made[0][1].content)}
+        shown["malformed"] = {"summary": "No token, or several", "value": msgspec.json.decode(made[0][1].body)}
         told["WWW-Authenticate"] = {"$ref": "#/components/headers/ApiKeyChallenge"}
     if status in (429, 503):
         told |= headers.references(["Retry-After"])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.cache.policy import (
+    SLOW_AFTER,
     Decision,
     Demand,
     FreshnessUnmetError,
@@ -36,7 +37,7 @@ def told(decision: Decision) -> str:
             return f"serve {reason}"
         case ServeAndRefresh(reason):
             return f"serve {reason}, refresh"
-        case Refresh(reason, acceptable, forced):
+        case Refresh(reason=reason, acceptable=acceptable, forced=forced):
             return f"refresh {reason} {acceptable}{' forced' if forced else ''}"
         case Refuse(error):
             return f"refuse {error.problem}"
@@ -129,6 +130,91 @@ def test_after_a_wait_the_snapshot_asked_for_meanwhile_counts(
 
 
 @pytest.mark.parametrize(
+    ("demand", "age", "waited", "expected"),
+    [
+        (NONE, 3_500, 2_500, "serve recent"),  # asked for before this caller came, and too old for it by the windows
+        (NONE, 61_000, 500, "serve recent"),
+        (NONE, 61_001, 500, "refresh expired 1000"),  # the hard cap
+        (Demand(max_stale=0), 3_500, 2_500, "serve recent"),
+        (Demand(max_age=4_000), 3_500, 2_500, "serve recent"),
+        (Demand(max_age=3_000), 3_500, 2_500, "refresh expired 1000"),  # one asked for now may be in time
+        (Demand(max_age=3_000), 3_500, 3_500, "refuse freshness-unmet"),  # and this was
+        (Demand(min_fresh=0), 3_500, 2_500, "refresh expired 1000"),
+        (NO_CACHE, 3_500, 3_000, "serve recent"),
+        (NO_CACHE, 3_501, 3_000, "refresh revalidate 3500"),
+    ],
+)
+def test_who_joined_a_refresh_accepts_what_it_brings(demand: Demand, age: int, waited: int, expected: str) -> None:
+    assert told(decide(Situation(WINDOWS, demand, age, waited, joined=True))) == expected
+
+
+@pytest.mark.parametrize(("waited", "refreshing"), [(500, 0), (0, 500)], ids=["waited", "slow already"])
+@pytest.mark.parametrize(
+    ("demand", "age", "expected"),
+    [
+        (NONE, None, "refresh absent 1000"),  # nothing is at hand
+        (NONE, 999, "serve fresh"),
+        (NONE, 2_999, "serve swr, refresh"),
+        (NONE, 3_000, "serve slow, refresh"),
+        (NONE, 60_999, "serve slow, refresh"),
+        (NONE, 61_000, "refresh expired 1000"),  # stale-if-error is over
+        (Demand(max_stale=0), 5_000, "serve slow, refresh"),
+        (Demand(max_age=6_000), 5_000, "serve slow, refresh"),
+        (Demand(max_age=4_000), 5_000, "refresh expired 1000"),
+        (Demand(min_fresh=0), 5_000, "refresh expired 1000"),
+        (CACHED, 5_000, "refuse freshness-unmet"),
+    ],
+)
+def test_nobody_without_a_bound_of_its_own_waits_longer_than_half_a_second(
+    waited: int, refreshing: int, demand: Demand, age: int | None, expected: str
+) -> None:
+    assert told(decide(Situation(WINDOWS, demand, age, waited, refreshing=refreshing))) == expected
+
+
+@pytest.mark.parametrize(("waited", "refreshing"), [(9_000, 0), (0, 9_000)])
+def test_no_cache_waits_for_a_slow_exchange_as_long_as_it_takes(waited: int, refreshing: int) -> None:
+    decision = decide(Situation(WINDOWS, NO_CACHE, 20_000, waited, refreshing=refreshing))
+    assert isinstance(decision, Refresh)
+    assert decision.patience is None
+
+
+@pytest.mark.parametrize(
+    ("demand", "waited", "refreshing", "patience"),
+    [
+        (NONE, 0, 0, 500),
+        (NONE, 0, 200, 300),  # known to be under way for so long
+        (NONE, 400, 100, 100),
+        (NONE, 500, 0, None),  # nothing at hand would do by now
+        (Demand(max_age=2_000), 0, 0, 500),
+        (NO_CACHE, 0, 0, None),
+        (Demand(min_fresh=0), 0, 0, None),
+    ],
+)
+def test_a_wait_is_as_long_as_nothing_at_hand_would_do(
+    demand: Demand, waited: int, refreshing: int, patience: int | None
+) -> None:
+    decision = decide(Situation(WINDOWS, demand, None, waited, refreshing=refreshing))
+    assert isinstance(decision, Refresh)
+    assert decision.patience == patience
+
+
+@pytest.mark.parametrize(
+    ("demand", "bounded"),
+    [
+        (NONE, False),
+        (Demand(max_stale=9), False),
+        (NO_CACHE, True),
+        (Demand(max_age=9), True),
+        (Demand(min_fresh=9), True),
+    ],
+)
+def test_only_a_bound_of_the_callers_own_refuses_what_a_refresh_under_way_brings(demand: Demand, bounded: bool) -> None:  # noqa: FBT001 - a table's column
+    decision = decide(Situation(WINDOWS, demand, None))
+    assert isinstance(decision, Refresh)
+    assert decision.bounded is bounded
+
+
+@pytest.mark.parametrize(
     ("age", "expected"), [(9_999, "serve fresh"), (10_000, "refresh expired 10000"), (10_001, "refresh expired 10000")]
 )
 def test_windows_of_nothing_leave_nothing_between_fresh_and_expired(age: int, expected: str) -> None:
@@ -149,7 +235,14 @@ _maybe = st.none() | _ms
 _windows = st.builds(Windows, st.integers(1, 5_000), _ms, _ms, _ms)
 _demands = st.builds(Demand, _maybe, _maybe, _maybe | st.just(2**31 * 1_000), st.booleans(), st.booleans())
 situations = st.builds(
-    Situation, _windows, _demands, st.none() | st.integers(0, 20_000), _ms, st.none() | st.just(BARRIER)
+    Situation,
+    _windows,
+    _demands,
+    st.none() | st.integers(0, 20_000),
+    _ms,
+    st.none() | st.just(BARRIER),
+    _ms,
+    st.booleans(),
 )
 
 
@@ -167,6 +260,16 @@ def test_whatever_the_input_there_is_a_decision_within_its_bounds(situation: Sit
         assert not isinstance(decision, Refresh | ServeAndRefresh)
     if demand.only_if_cached:
         assert not isinstance(decision, Refresh | ServeAndRefresh)
+
+
+@given(situations)
+def test_whoever_waits_without_a_bound_decides_again_while_half_a_second_has_not_passed(situation: Situation) -> None:
+    decision = decide(situation)
+    if isinstance(decision, Refresh) and decision.patience is not None:
+        assert 0 < decision.patience <= SLOW_AFTER
+    unbounded = not situation.demand.no_cache and situation.demand.min_fresh is None
+    if isinstance(decision, Refresh) and unbounded and situation.slow_for < SLOW_AFTER:
+        assert decision.patience == SLOW_AFTER - situation.slow_for
 
 
 @given(situations)

@@ -15,6 +15,7 @@ STATUSES = {
     "not-found": 404,
     "method-not-allowed": 405,
     "too-many-requests": 429,
+    "overloaded": 503,
     "internal-error": 500,
     "audit-unavailable": 503,
 }
