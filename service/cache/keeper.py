@@ -186,14 +186,14 @@ class SnapshotKeeper:
         held = self.memory.held
         if held is None:
             return None
-        age, barrier, last = self.memory.age_of(held), None, self._last
+        age, barrier, refreshing, last = self.memory.age_of(held), None, 0, self._last
         if last is not None and demand is self._last_demand and last.held is held and last.age == age:
             return last
         if age >= self._windows.fresh_for:
             if not self._flight.active:
                 return None
-            barrier = self.memory.barrier(forced=False)
-        decision = policy.decide(Situation(self._windows, demand, age, 0, barrier, self._refreshing))
+            barrier, refreshing = self.memory.barrier(forced=False), self._refreshing
+        decision = policy.decide(Situation(self._windows, demand, age, 0, barrier, refreshing))
         if not isinstance(decision, _AT_HAND) or decision.reason in _BARRED:
             return None
         served = Served(held, age, self._windows.fresh_for - age, decision.reason)

@@ -71,8 +71,13 @@ def _report(faults: list[str | None]) -> str:
 
 @pytest.fixture
 def stage(make_stage: MakeStage) -> Stage:
-    # Hundreds at once keep the loop busy; how long that takes is not what is tested.
-    stage = make_stage(accounts={MAIN: None, OTHER: None}, exchange={"timeout": "60s"}, kubernetes=KUBERNETES)
+    # Thousands at once keep the loop busy; how long that takes, and how many may wait, is not what is tested.
+    stage = make_stage(
+        server={"waiters": 10_000},
+        accounts={MAIN: None, OTHER: None},
+        exchange={"timeout": "60s"},
+        kubernetes=KUBERNETES,
+    )
     _issue_tokens(Desk(stage))
     stage.exchange.add_secret_key(OTHER_KEY, OTHER_SECRET, stage.exchange.add_book(OTHER).name)
     stage.give_credential(OTHER, OTHER_KEY, OTHER_SECRET)
