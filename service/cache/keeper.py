@@ -290,14 +290,18 @@ class SnapshotKeeper:
                 None if patience is None else patience / 1000,
             )
         except TimeoutError:
+            left = policy.SLOW_AFTER - self._situation(read).slow_for
+            if left > 0:  # the timer's clock and ours differ by a little
+                return await self._wait_for_refresh(read, replace(decision, patience=left))
             if self.held is not None and self.held.asked >= self._refreshed:  # it is there, but not shared yet
                 read.waited = replace(waited, outcome="fetched")
-            return
+            return None
         except ExchangeError as exc:
             read.waited = replace(waited, failure=exc.again())
         else:
             read.waited = replace(waited, outcome=outcome)
         read.waits += 1
+        return None
 
     def _note_barrier(self) -> None:
         barrier = self.memory.barrier(forced=False)
