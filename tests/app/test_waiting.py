@@ -23,7 +23,7 @@ class Connection:
         self.gone = asyncio.Event()
         self.sent: list[Mapping[str, Any]] = []
         self._received = False
-        headers = [(name.encode(), value.encode()) for name, value in bearer(client).items()]
+        headers = [(name.encode(), value.encode()) for name, value in bearer(client, host="gateway").items()]
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
