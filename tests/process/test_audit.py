@@ -90,7 +90,7 @@ async def test_a_caller_who_hangs_up_has_its_line(
         await gateway.stop()
     line = msgspec.json.decode((tmp_path / "audit.jsonl").read_text(), type=Line)
 
-    assert (line.client, line.status) == ("risk", 200)
+    assert (line.client, line.status, line.snapshot) == ("risk", None, None)
 
 
 async def test_a_file_that_cannot_be_written_ends_it_at_once(
