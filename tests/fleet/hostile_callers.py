@@ -1,6 +1,6 @@
 """Callers that hang up, callers that are many, and an exchange that is slow; as a program, what they cost.
 
-`python -m tests.fleet.hostile_callers` measures all three and prints the tables of docs/reliability.md.
+`python -m tests.fleet.hostile_callers` measures all three and prints tables.
 """
 
 import asyncio
