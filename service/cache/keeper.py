@@ -78,7 +78,6 @@ class SnapshotKeeper:
         self.rotation = Rotation(settings, self.memory, metrics)
         self._windows = settings.windows
         self._timeout = settings.timeout
-        self._metrics = metrics
         self._monotonic = tenure.source.clock.monotonic
         self._refresher = Refresher(settings, self.memory, metrics)
         self._flight = SingleFlight[Outcome]()
@@ -333,7 +332,7 @@ class SnapshotKeeper:
     def _refresh(self, acceptable: int, *, forced: bool, bounded: bool) -> Coroutine[Any, Any, Outcome]:
         """A refresh that begins now."""
         self._refreshed = self._monotonic()
-        return self._refresher.refresh(acceptable, self._metrics, forced=forced, bounded=bounded)
+        return self._refresher.refresh(acceptable, forced=forced, bounded=bounded)
 
     async def _look(self) -> None:
         self._look_again = True

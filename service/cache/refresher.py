@@ -41,7 +41,7 @@ POLL = (0.2, 0.4)
 class _Attempt:
     """One refresh under way."""
 
-    def __init__(self, acceptable: int, memory: Memory, metrics: Metrics, *, forced: bool, bounded: bool) -> None:
+    def __init__(self, acceptable: int, memory: Memory, *, forced: bool, bounded: bool) -> None:
         tenure = memory.tenure
         self.token = secrets.token_hex(16)
         self.acceptable = acceptable
@@ -52,7 +52,6 @@ class _Attempt:
         """The age below which a shared snapshot spares the call, by the life it has left."""
         self.tenure = tenure
         self.began = self.tried = tenure.source.clock.monotonic()
-        self.metrics = metrics
         self.forced = forced
         self.waited = False
         self.alone = False
@@ -63,6 +62,7 @@ class Refresher:
 
     def __init__(self, settings: KeeperSettings, memory: Memory, metrics: Metrics) -> None:
         self.memory = memory
+        self._metrics = metrics
         self._foreign_entries = metrics.foreign_entries.labels(memory.account)  # at 0 from the start, for alerts
         self.windows = settings.windows
         self._timeout = settings.timeout
@@ -79,7 +79,7 @@ class Refresher:
         tenure = self.memory.tenure
         await self._learn(tenure, await tenure.shared.look(self.memory.known))
 
-    async def refresh(self, acceptable: int, metrics: Metrics, *, forced: bool, bounded: bool) -> Outcome:
+    async def refresh(self, acceptable: int, *, forced: bool, bounded: bool) -> Outcome:
         """See to it that the snapshot at hand is younger than `acceptable` ms, or was asked for after now.
 
         Unless it is `bounded` by a caller, it also ends with what another replica was asking for as it began: that
@@ -88,7 +88,7 @@ class Refresher:
         Raises:
             ExchangeError: the exchange was asked in vain.
         """
-        attempt, ended = _Attempt(acceptable, self.memory, metrics, forced=forced, bounded=bounded), "failed"
+        attempt, ended = _Attempt(acceptable, self.memory, forced=forced, bounded=bounded), "failed"
         try:
             outcome = await self._refresh(attempt)
             ended = "alone" if attempt.alone and outcome == "fetched" else outcome
@@ -102,7 +102,7 @@ class Refresher:
             _ = self._count(self.memory.tenure, fault)
             raise fault from exc
         finally:
-            metrics.refreshes.labels(self.memory.account, ended).inc()
+            self._metrics.refreshes.labels(self.memory.account, ended).inc()
         return outcome
 
     async def close(self) -> None:
@@ -269,7 +269,7 @@ class Refresher:
 
     async def _ask(self, attempt: _Attempt) -> Fetched:
         source = attempt.tenure.source
-        with attempt.metrics.refresh_duration.labels(self.memory.account).time():
+        with self._metrics.refresh_duration.labels(self.memory.account).time():
             try:
                 fetched = await source.fetch(forced=attempt.forced)
             except ExchangeError:
