@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.files import MAX_FILE, FileError, read_bounded
@@ -20,17 +21,33 @@ from service.settings_file import SettingsError
 CERTIFICATE, KEY = "server.tls_certificate_file", "server.tls_key_file"
 
 
-def require_certificates(path: Path, key: str) -> None:
-    """Make sure that a file holds certificates to trust.
+def trust(path: Path, key: str) -> ssl.SSLContext:
+    """A client's context that trusts the certificates in a file, and no others.
 
     Raises:
-        SettingsError: it doesn't.
+        SettingsError: the file holds none.
     """
     _read(path, key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        context.load_verify_locations(path)
     except OSError:  # ssl.SSLError is one
         raise SettingsError(f"{key}: expected certificates in PEM") from None
+    return context
+
+
+def private_key(pem: bytes, key: str) -> PrivateKeyTypes:
+    """The private key in a PEM; `key` names its file in the settings.
+
+    Raises:
+        SettingsError: it is none, of a kind that isn't supported, or has a pass phrase.
+    """
+    try:
+        return load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise SettingsError(f"{key}: expected a PEM private key without a pass phrase") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise SettingsError(f"{key}: expected a PEM private key") from None
 
 
 def require_pair(server: Server) -> tuple[datetime, datetime] | None:
@@ -49,13 +66,7 @@ def require_pair(server: Server) -> tuple[datetime, datetime] | None:
         certificate = x509.load_pem_x509_certificates(certificate_pem)[0]
     except ValueError:
         raise SettingsError(f"{CERTIFICATE}: expected a certificate in PEM") from None
-    try:
-        private = load_pem_private_key(key_pem, password=None)
-    except TypeError:
-        raise SettingsError(f"{KEY}: expected a PEM private key without a pass phrase") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise SettingsError(f"{KEY}: expected a PEM private key") from None
-    if private.public_key() != certificate.public_key():
+    if private_key(key_pem, KEY).public_key() != certificate.public_key():
         raise SettingsError(f"{KEY}: expected the key of the certificate in {CERTIFICATE}")
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

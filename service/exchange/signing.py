@@ -10,15 +10,14 @@ import hmac
 from typing import Protocol
 from urllib.parse import quote
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.settings import Account, Secret
 from service.settings_file import SettingsError, read_secret
+from service.tls import private_key
 
 _LONGEST_API_KEY = 256
 """Characters; the exchange's have 64."""
@@ -100,12 +99,7 @@ def read_credential(name: str, account: Account) -> Credential:
 def _signer(secret: Secret, file: str) -> Signer:
     if "-----BEGIN" not in secret.reveal():
         return HmacSigner(secret)
-    try:
-        key = load_pem_private_key(secret.reveal().encode(), password=None)
-    except TypeError:
-        raise SettingsError(f"{file}: expected a PEM private key without a pass phrase") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise SettingsError(f"{file}: expected a PEM private key") from None
+    key = private_key(secret.reveal().encode(), file)
     if isinstance(key, RSAPrivateKey):
         return RsaSigner(key)
     if isinstance(key, Ed25519PrivateKey):

@@ -15,7 +15,7 @@ from service.bounded_http import BodyError
 from service.kubernetes.errors import NotVerifiedError
 from service.settings import Kubernetes
 from service.settings_file import SettingsError, read_secret
-from service.tls import require_certificates
+from service.tls import trust
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 CONNECT_TIMEOUT = 1.0
@@ -117,19 +117,11 @@ def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None
     return bounded_http.open_client(
         settings.api_server,
         transport=transport,
-        trust=_trust(settings),
+        trust=trust(settings.ca_file, "kubernetes.ca_file") if settings.api_server.startswith("https:") else None,
         timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),  # the rest is bounded as a whole
         connections=CONNECTIONS,
         headers={"content-type": "application/json"},
     )
-
-
-def _trust(settings: Kubernetes) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody so far
-    if settings.api_server.startswith("https:"):
-        require_certificates(settings.ca_file, "kubernetes.ca_file")
-        context.load_verify_locations(settings.ca_file)
-    return context
 
 
 def _tokenreview(token: str, audience: str) -> bytes:

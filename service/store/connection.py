@@ -37,7 +37,7 @@ from service.clock import Clock
 from service.settings import Redis as RedisSettings
 from service.settings_file import read_secret, redis_url
 from service.telemetry.metrics import Metrics
-from service.tls import require_certificates
+from service.tls import trust
 
 log = structlog.get_logger("coinm.redis")
 
@@ -107,7 +107,7 @@ def connect(settings: RedisSettings) -> Redis:
         "driver_info": None,  # no CLIENT SETINFO: one command less for the ACL
     }
     if settings.ca_file is not None:
-        require_certificates(settings.ca_file, "redis.ca_file")
+        trust(settings.ca_file, "redis.ca_file")  # redis-py reads the file itself, at the first connection
     tls = {"ssl_ca_certs": str(settings.ca_file)} if settings.ca_file is not None else {}
     if settings.sentinels:
         return _by_sentinel(settings, options | tls)
