@@ -58,7 +58,7 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
         show(_weight(gateway))
         show(audit_finding(gateway.settings.audit))
         encrypted = gateway.settings.server.tls_certificate_file is not None
-        show(files_finding(process.open_files(), encrypted=encrypted))
+        show(connections_finding(process.open_files(), encrypted=encrypted))
         for finding in file_findings(config, gateway.settings):
             show(finding)
         show(tls_finding(gateway.settings.server, gateway.clock.epoch()))
@@ -140,7 +140,7 @@ def tls_finding(server: Server, now: int) -> Finding:
     return Finding("tls", "warn" if end - now < EXPIRY_WARNING else "ok", text)
 
 
-def files_finding(files: int, *, encrypted: bool) -> Finding:
+def connections_finding(files: int, *, encrypted: bool) -> Finding:
     """How many connections of callers the limit of open files leaves."""
     connections = process.connections(files, encrypted=encrypted)
     if connections is None:

@@ -12,12 +12,14 @@ import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from service.gateway import Gateway
 from service.web import operations
+from service.web.reading import JSON
 
 CONNECTIONS = 64
 LIFE = 30.0
@@ -27,8 +29,7 @@ MAX_HEAD = 8 * 1024
 SCRAPES = 4
 """Scrapes whose text is made or awaited at a time; more are told to come back."""
 END_OF_HEAD = b"\r\n\r\n"
-REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
-TEXT, JSON = "text/plain; charset=utf-8", "application/json"
+TEXT = "text/plain; charset=utf-8"
 
 
 @asynccontextmanager
@@ -91,8 +92,9 @@ class MetricsPort:
                 method, status, content_type, body = "GET", 400, TEXT, b"malformed request\n"
         allow = "Allow: GET, HEAD\r\n" if status == 405 else ""
         lines = (
-            f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
-            f"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{allow}Connection: close\r\n\r\n"
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\nCache-Control: no-store\r\n"
+            f"X-Content-Type-Options: nosniff\r\n{allow}Connection: close\r\n\r\n"
         )
         return lines.encode() + (b"" if method == "HEAD" else body)
 

@@ -61,8 +61,6 @@ HURRIED = 0.5
 """Seconds that requests under way have after a second signal; the process has `ending.HURRY` in all."""
 LOOK = 0.25
 """Seconds between two looks at the queue of connections; unless the bound is reached it is emptied at once."""
-
-
 LOOK_AT_DESCRIPTORS = 0.02
 """Seconds between two looks at how many are in use: some 1,000 connections can be accepted meanwhile."""
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # SO_ATTACH_FILTER and SO_DETACH_FILTER, which Python doesn't name

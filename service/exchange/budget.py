@@ -213,7 +213,7 @@ def _may_force(window: Window, claim: Claim, share: float, now: int) -> bool:
     """
     client, caused, total = claim.client, (claim.client, claim.account), window.forced + claim.weight
     common = share * (1 - NEWCOMERS)
-    if caused not in window.forced_by or not window.forced_by[caused]:
+    if not window.forced_by.get(caused):
         had_none = not any(weight for (who, _), weight in window.forced_by.items() if who == client)
         return total <= (share if had_none else share * (1 - NEWCOMERS / 2))
     filled = common * max(EASE, now % MINUTE / MINUTE)

@@ -25,6 +25,8 @@ FAILURE_MEMORY = 60 * 60 * 1000
 """Ms past its pause that a failure is counted on: far longer than the longest pause, and no account's for ever."""
 MOST_FAILURES = 1_000_000
 """In a row; far more than an hour's, one each 30 s."""
+LATEST_TIME = 10**14
+"""Ms, of a request time or a life; the scripts have the same bound."""
 MARGIN_ASSETS = 1024 * 1024
 """Bytes at the most, beside the body: some 30 for each of the exchange's contracts."""
 
@@ -172,17 +174,13 @@ class AccountStore:
 
 def _entry(fields: list[bytes | None], body: bytes | None, listed: bytes | None) -> Entry | None:
     """An entry as it stands in Redis; what somebody else wrote there counts as none."""
-    _, _, asked_at, life = (whole(each, LATEST_NUMBER) for each in fields)
+    _, _, asked_at, life = (whole(each, LATEST_TIME) for each in fields)
     if body is None or listed is None or not asked_at or not life or len(body) > MAX_BODY:
         return None
     try:
         return Entry(body, asked_at, life, msgspec.json.decode(listed, type=dict[str, str]))
     except (msgspec.MsgspecError, ValueError):
         return None
-
-
-LATEST_NUMBER = 10**14
-"""Ms, of a time or a life; the script has looked at them too."""
 
 
 def _failed(fields: list[bytes | None], left: int) -> Failed | None:

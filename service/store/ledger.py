@@ -7,6 +7,7 @@ import secrets
 from service.exchange.budget import MINUTE, Claim, Hold, Window
 from service.exchange.clock import ExchangeClock
 from service.exchange.ports import Reservation, Standing
+from service.settings import NAME_PATTERN
 from service.store.connection import AwayError, Link
 from service.store.holds import HOLD_MEMORY, hold_of, holds_of, latest_epoch, latest_until, life_of
 from service.store.scripts import Args, EgressKeys, Found, Scripts
@@ -17,9 +18,8 @@ LEDGER_MEMORY = 3 * MINUTE
 MOST_WEIGHT = 1_000_000
 """Of any figure: a hundred times what an address may spend a minute."""
 
-_NAME = "[a-z0-9][a-z0-9-]{0,62}"
-_ACCOUNT = re.compile(f"account:({_NAME})")
-_FORCED = re.compile(f"forced:((?:{_NAME})?):({_NAME})")
+_ACCOUNT = re.compile(f"account:({NAME_PATTERN})")
+_FORCED = re.compile(f"forced:((?:{NAME_PATTERN})?):({NAME_PATTERN})")
 
 
 class EgressLedger:
