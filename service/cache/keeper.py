@@ -36,8 +36,8 @@ from service.telemetry.metrics import Metrics
 LOOK_INTERVAL = 200
 """Ms between looks in Redis by a replica that may not ask the exchange itself."""
 
-BELLS = 50
-"""Announcements a second that are heard; replicas make some three a refresh, and a stranger any number."""
+ANNOUNCEMENTS = 50
+"""That are heard a second; replicas make some three a refresh, and a stranger any number."""
 
 MAX_WAITS = 3
 """Refreshes that one read waits for: that of others which is under way, its own, and one for bad luck."""
@@ -85,8 +85,10 @@ class SnapshotKeeper:
         self._refreshed = self._looked = self._monotonic() - LOOK_INTERVAL
         """When the last refresh, and the last look, began."""
         self._look_again = False
-        self._rung: deque[float] = deque(maxlen=BELLS)
-        self._bell: asyncio.TimerHandle | None = None
+        self._heard: deque[float] = deque(maxlen=ANNOUNCEMENTS)
+        """When the latest announcements were heard, by the loop's clock."""
+        self._postponed: asyncio.TimerHandle | None = None
+        """Hears one that came too soon."""
         self._last: Served | None = None
         self._last_demand = policy.ANY
         """What was at hand last, and for whom: at full speed dozens ask alike in one millisecond."""
@@ -129,20 +131,20 @@ class SnapshotKeeper:
     def hear(self) -> None:
         """Another replica may have announced something: look what, unless a refresh under way does anyhow.
 
-        However often it is said, it is heard `BELLS` times a second at the most; the last is heard late, not missed.
+        It is heard `ANNOUNCEMENTS` times a second at the most; the last one is heard late, not missed.
         """
         loop = asyncio.get_running_loop()
-        if self._bell is not None:
+        if self._postponed is not None:
             return
-        early = self._rung[0] + 1 - loop.time() if len(self._rung) == BELLS else 0
+        early = self._heard[0] + 1 - loop.time() if len(self._heard) == ANNOUNCEMENTS else 0
         if early > 0:
-            self._bell = loop.call_later(early, self._ring)
+            self._postponed = loop.call_later(early, self._hear_now)
         else:
-            self._ring()
+            self._hear_now()
 
-    def _ring(self) -> None:
-        self._bell = None
-        self._rung.append(asyncio.get_running_loop().time())
+    def _hear_now(self) -> None:
+        self._postponed = None
+        self._heard.append(asyncio.get_running_loop().time())
         self._refresher.hear()
         self.rotation.hear()
         self._look_again = True
@@ -202,8 +204,8 @@ class SnapshotKeeper:
 
     async def close(self) -> None:
         """End what is under way; nobody is waiting for it any more."""
-        if self._bell is not None:
-            self._bell.cancel()
+        if self._postponed is not None:
+            self._postponed.cancel()
         await self.rotation.close()
         await self._flight.close()
         await self._looking.close()

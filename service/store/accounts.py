@@ -1,7 +1,6 @@
 """What the replicas share about one account: its lease, its snapshot, and its failed refreshes."""
 
 import contextlib
-import secrets
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from service.store.connection import AwayError, Link, Patience
 from service.store.entries import Cleared, Entry, Failed, Look, News, Try, Verdict, Wish
 from service.store.holds import holds_of
 from service.store.lineage import MEMORY, lineage_of, uses_of
-from service.store.scripts import AccountKeys, Args, EgressKeys, Found, Scripts
+from service.store.scripts import AccountKeys, Args, EgressKeys, Found, Scripts, claim
 from service.store.values import whole
 
 FORMAT = 2
@@ -123,11 +122,7 @@ class AccountStore:
 
     async def claim(self, milliseconds: int) -> bool | None:
         """Whether this replica may try the credential out; nobody else does for so long. `None`: away."""
-        args: Args = [secrets.token_hex(8), milliseconds]
-        keys = [self.keys.proof(self.identity)]
-        with contextlib.suppress(AwayError):
-            return bool(await self._link.run(lambda: self._scripts.claim(keys=keys, args=args), Patience()))
-        return None
+        return await claim(self._link, self._scripts, self.keys.proof(self.identity), milliseconds, Patience())
 
     async def link(self, replaced: str) -> None:
         """Share that the exchange accepts the credential in the hands of who used another until now."""

@@ -1,8 +1,6 @@
 """The ledger of one public address: what the replicas have spent this minute, and until when nothing may be sent."""
 
-import contextlib
 import re
-import secrets
 
 from service.exchange.budget import MINUTE, Claim, Hold, Window
 from service.exchange.clock import ExchangeClock
@@ -10,7 +8,7 @@ from service.exchange.ports import Reservation, Standing
 from service.settings import NAME_PATTERN
 from service.store.connection import AwayError, Link
 from service.store.holds import HOLD_MEMORY, hold_of, holds_of, latest_epoch, latest_until, life_of
-from service.store.scripts import Args, EgressKeys, Found, Scripts
+from service.store.scripts import Args, EgressKeys, Found, Scripts, claim
 from service.store.values import whole
 
 LEDGER_MEMORY = 3 * MINUTE
@@ -60,10 +58,7 @@ class EgressLedger:
 
     async def probe(self, milliseconds: int) -> bool | None:
         """Whether this replica may send the probe; it is its own for so long, whatever comes of it."""
-        args: Args = [secrets.token_hex(8), milliseconds]
-        with contextlib.suppress(AwayError):
-            return bool(await self._link.run(lambda: self._scripts.claim(keys=[self._keys.probe], args=args)))
-        return None
+        return await claim(self._link, self._scripts, self._keys.probe, milliseconds)
 
     async def resume(self, credential: str) -> dict[str, Hold]:
         """Forget the not-befores that bind a credential; what each was, by scope.

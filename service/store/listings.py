@@ -1,13 +1,12 @@
 """The one copy of exchangeInfo that the replicas share, as the exchange sent it; its remaining life tells its age."""
 
 import contextlib
-import secrets
 
 from service.account.snapshot import MAX_BODY
 from service.exchange.ports import LISTING_MAX_AGE, SharedListing
 from service.settings import Settings
 from service.store.connection import AwayError, Link
-from service.store.scripts import Args, Scripts
+from service.store.scripts import Scripts, claim
 
 
 def listing_key(settings: Settings) -> str:
@@ -36,10 +35,7 @@ class ListingStore:
 
     async def claim(self, milliseconds: int) -> bool | None:
         """Whether this replica may fetch it for all; it is its own for so long, whatever comes of it."""
-        args: Args = [secrets.token_hex(8), milliseconds]
-        with contextlib.suppress(AwayError):
-            return bool(await self._link.run(lambda: self._scripts.claim(keys=[self.claim_key], args=args)))
-        return None
+        return await claim(self._link, self._scripts, self.claim_key, milliseconds)
 
     async def _write(self, body: bytes) -> None:
         await self._link.redis.set(self.key, body, px=LISTING_MAX_AGE)

@@ -8,6 +8,8 @@ too, if one shard has them all. What belongs to one credential ends in its ident
 or weight.
 """
 
+import contextlib
+import secrets
 from importlib import resources
 from typing import Any, TypeAlias
 
@@ -17,6 +19,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError
 
 from service.settings import Settings
+from service.store.connection import AwayError, Link, Patience
 
 Args: TypeAlias = list[bytes | str | int]
 """A script's arguments."""
@@ -126,6 +129,16 @@ class Scripts:
             _ = pipeline.evalsha(self._holds.sha, len(holds), *holds)
             look, bound = await pipeline.execute()
         return look, bound
+
+
+async def claim(
+    link: Link, scripts: Scripts, key: str, milliseconds: int, limit: Patience | None = None
+) -> bool | None:
+    """Whether this replica alone may do something; nobody else may for so long, whatever comes of it. `None`: away."""
+    args: Args = [secrets.token_hex(8), milliseconds]
+    with contextlib.suppress(AwayError):
+        return bool(await link.run(lambda: scripts.claim(keys=[key], args=args), limit))
+    return None
 
 
 def _script(redis: Redis, name: str, *before: str) -> AsyncScript:
