@@ -98,10 +98,17 @@ REFUSALS: Mapping[str, Refusal] = {
         _exchange(502),
         "Retry-After",
     ),
+    "Overloaded": Refusal(
+        503,
+        "More requests wait on this replica than it takes. Come back after `Retry-After`.",
+        (OverloadedError,),
+        "Retry-After",
+    ),
     "AuditUnavailable": Refusal(
         503,
-        "No read is answered without its line in the audit log, which takes none now. Come back after `Retry-After`.",
-        (AuditUnavailableError,),
+        "No read is answered without its line in the audit log, which takes none now; or more requests wait on this "
+        "replica than it takes (`overloaded`). Come back after `Retry-After`.",
+        (AuditUnavailableError, OverloadedError),
         "Retry-After",
     ),
     "ExchangeUnavailable": Refusal(

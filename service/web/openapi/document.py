@@ -173,5 +173,5 @@ def _plain(operation_id: str) -> Json:
     if operation_id == "get_readiness":
         draining = answers.success("Draining: send nothing new here.", schema, examples.DRAINING)
         return {"security": [], "responses": {"200": found, "503": draining}}
-    refusals = (*answers.CALLER, "AuditUnavailable") if operation_id == "list_accounts" else answers.CALLER
-    return {"responses": {"200": found, **answers.by_status(refusals)}}
+    busy = "AuditUnavailable" if operation_id == "list_accounts" else "Overloaded"
+    return {"responses": {"200": found, **answers.by_status((*answers.CALLER, busy))}}

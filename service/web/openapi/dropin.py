@@ -18,6 +18,7 @@ from service.web.problems import (
     InvalidParameterError,
     MethodNotAllowedError,
     NotFoundError,
+    OverloadedError,
     Told,
     TooManyRequestsError,
     UnauthenticatedError,
@@ -40,9 +41,9 @@ KEY = {
 _DETAIL = "a parameter is unknown: this path takes recvWindow, signature, timestamp"
 
 _UNAVAILABLE = (
-    "The exchange can't be asked now, or answers with no account; the demanded freshness can't be met; the "
-    "audit log takes no line; a fault of the gateway. Nothing is known: come back after `Retry-After`. In parentheses "
-    "stands the problem that other paths name."
+    "The exchange can't be asked now, or answers with no account; the demanded freshness can't be met; too "
+    "many requests wait on this replica; the audit log takes no line; a fault of the gateway. Nothing is known: come "
+    "back after `Retry-After`. In parentheses stands the problem that other paths name."
 )
 
 _REFUSALS: Mapping[str, tuple[str, tuple[Told, ...]]] = {
@@ -69,12 +70,13 @@ _REFUSALS: Mapping[str, tuple[str, tuple[Told, ...]]] = {
             ExchangeBannedError(""),
             FreshnessUnmetError(""),
             AuditUnavailableError(""),
+            OverloadedError(""),
             InternalError(""),
         ),
     ),
 }
 
-_PUBLIC = ("BinanceInvalidParameter", "BinanceNotFound")
+_PUBLIC = ("BinanceInvalidParameter", "BinanceNotFound", "BinanceUnavailable")
 _STATUSES = {
     "BinanceInvalidParameter": "400",
     "BinanceUnauthenticated": "401",
@@ -107,13 +109,13 @@ def operation(operation_id: str) -> Json:
             words = "The exchange's answer, as it sent it."
             names = (*headers.EVERYWHERE, "Age", "Gateway-Environment")
             found = answers.success(words, ref("ExchangeInfo"), _example("Cut short", _EXCHANGE_INFO), names)
-            return _public(found, (*_PUBLIC, "BinanceUnavailable"))
+            return _public(found)
         case "binance_time":
             now = {"serverTime": 1790000000000}
             found = answers.success("What time it is there.", ref("ServerTime"), _example("Epoch ms", now))
-            return _public(found, (*_PUBLIC, "BinanceUnavailable"))
+            return _public(found)
         case _:
-            return _public(answers.success("Alive.", ref("Empty"), _example("Always", {})), _PUBLIC)
+            return _public(answers.success("Alive.", ref("Empty"), _example("Always", {})))
 
 
 def parameters() -> Json:
@@ -141,8 +143,8 @@ def _account() -> Json:
     }
 
 
-def _public(found: Json, refusals: tuple[str, ...]) -> Json:
-    return {"security": [], "parameters": _parameters(), "responses": {"200": found} | _by_status(refusals)}
+def _public(found: Json) -> Json:
+    return {"security": [], "parameters": _parameters(), "responses": {"200": found} | _by_status(_PUBLIC)}
 
 
 def _parameters() -> list[Json]:
