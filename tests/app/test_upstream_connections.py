@@ -12,7 +12,7 @@ from service.app import create_app
 from service.reload import Reloader, read
 from simulator.signature import DEMO_API_KEY
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, Replica, Stage, settle
+from tests.app.harness import ACCOUNT, Replica, Stage
 
 OTHER_KEY, OTHER_SECRET = "otherApiKey".ljust(64, "2"), "otherSecretKey".ljust(64, "2")
 OTHER = "/v1/accounts/other"
@@ -29,6 +29,7 @@ class Front:
         self.keys: list[list[str]] = []
         """Whose requests came on each connection, in order."""
         self.open: set[int] = set()
+        self.closed = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = len(self.keys)
@@ -47,7 +48,15 @@ class Front:
                 writer.write(("\r\n".join(lines).encode() + answer.content) * copies)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.open.discard(number)
+            self.closed.set()
             writer.close()
+
+    async def until_open(self, *keys: str) -> None:
+        """Wait until the connections of these alone are open."""
+        async with asyncio.timeout(5):
+            while {self.keys[number][-1] for number in self.open} != set(keys):
+                self.closed.clear()
+                await self.closed.wait()
 
 
 @pytest.fixture
@@ -107,11 +116,7 @@ async def test_a_credential_that_is_rotated_out_leaves_no_connection_behind(stag
     await reloader.look()
     while gateway.gateway.keepers["main"].rotation.pending:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.02)
-    assert {keys[-1] for number, keys in enumerate(front.keys) if number in front.open} == {
-        UNSIGNED,
-        "anotherApiKey".ljust(64, "1"),
-    }
+    await front.until_open(UNSIGNED, "anotherApiKey".ljust(64, "1"))
 
 
 async def test_an_account_that_is_removed_leaves_no_connection_behind(stage: Stage, front: Front) -> None:
@@ -119,8 +124,7 @@ async def test_an_account_that_is_removed_leaves_no_connection_behind(stage: Sta
     await gateway.get(ACCOUNT)
     await gateway.get(OTHER)
     await gateway.gateway.keepers["other"].retire()
-    await asyncio.sleep(0.02)
-    assert {front.keys[number][-1] for number in front.open} == {UNSIGNED, DEMO_API_KEY}
+    await front.until_open(UNSIGNED, DEMO_API_KEY)
 
 
 async def test_a_call_under_way_outlives_its_credential_and_ends_its_connection(stage: Stage, front: Front) -> None:
@@ -134,11 +138,9 @@ async def test_a_call_under_way_outlives_its_credential_and_ends_its_connection(
     await source.close()
     stage.exchange.gate.release()
     assert (await calling).snapshot.assets
-    await asyncio.sleep(0.02)
-    assert {front.keys[number][-1] for number in front.open} == {UNSIGNED}
+    await front.until_open(UNSIGNED)
     assert (await source.fetch(forced=False)).snapshot.assets  # one more, of a refresh that began before
-    await asyncio.sleep(0.02)
-    assert {front.keys[number][-1] for number in front.open} == {UNSIGNED}
+    await front.until_open(UNSIGNED)
 
 
 async def test_nothing_is_open_when_the_gateway_has_ended(stage: Stage, front: Front) -> None:
@@ -146,6 +148,4 @@ async def test_nothing_is_open_when_the_gateway_has_ended(stage: Stage, front: F
     await gateway.get(ACCOUNT)
     await gateway.get(OTHER)
     await stage.end(gateway)
-    await settle()
-    await asyncio.sleep(0.02)
-    assert front.open == set()
+    await front.until_open()

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.process.certificates import write_certificate
-from tests.process.conftest import GatewayProcess, Tables, gateway_process, tables
+from tests.process.conftest import STARTUP, GatewayProcess, Tables, gateway_process, tables
 from tests.support import TOKENS, bearer
 
 DRAIN, TIMEOUT = 0.2, 0.5
@@ -109,7 +109,9 @@ async def test_a_second_signal_ends_it_at_once_whoever_lingers(
     assert seconds < 2.0
 
 
-async def test_a_handshake_that_never_ends(tmp_path: Path, redis_port: int, exchange_url: str) -> None:
+async def test_a_handshake_that_never_ends_holds_up_the_end_no_longer_than_a_read(
+    tmp_path: Path, redis_port: int, exchange_url: str
+) -> None:
     certificate, key = write_certificate(tmp_path)
     settings = quick(redis_port, exchange_url)
     settings["server"] |= {"tls_certificate_file": str(certificate), "tls_key_file": str(key)}
@@ -150,16 +152,20 @@ async def test_what_never_answers_holds_up_the_end_no_longer_than_a_read(
     assert answer.status_code == (200 if hung == "redis" else 504)
 
 
-async def test_a_name_server_that_never_answers(tmp_path: Path, redis_port: int, unshare: str) -> None:
+async def test_a_name_server_that_never_answers_holds_up_the_end_no_longer_than_a_read(
+    tmp_path: Path, redis_port: int, unshare: str
+) -> None:
     """The look-up goes on in a thread that nothing can end."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
         nobody.bind(("127.0.0.54", 53))
+        nobody.setblocking(False)
         (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.54\noptions timeout:30 attempts:5\n")
         mount = f'mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && exec "$@"'
         through = [unshare, "--mount", "sh", "-c", mount, "sh"]
         settings = quick(redis_port, "https://exchange.invalid")
         async with gateway_process(tmp_path, settings, through=through) as gateway:
-            await asyncio.sleep(0.3)
+            async with asyncio.timeout(STARTUP):
+                await asyncio.get_running_loop().sock_recv(nobody, 512)  # the look-up is under way
             status, seconds, _ = await told_to_end(gateway)
 
     assert status == 0
@@ -183,7 +189,9 @@ def pipe_that_nobody_reads() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("extra", [{}, {"audit": {}}], ids=["log", "audit"])
-async def test_a_stdout_that_nobody_reads(tmp_path: Path, redis_port: int, exchange_url: str, extra: Tables) -> None:
+async def test_a_stdout_that_nobody_reads_does_not_hold_up_the_end(
+    tmp_path: Path, redis_port: int, exchange_url: str, extra: Tables
+) -> None:
     settings = quick(redis_port, exchange_url) | extra
     with pipe_that_nobody_reads() as pipe:
         async with gateway_process(tmp_path, settings, stdout=pipe) as gateway:
@@ -195,7 +203,9 @@ async def test_a_stdout_that_nobody_reads(tmp_path: Path, redis_port: int, excha
     assert seconds < DEADLINE
 
 
-async def test_an_audit_file_that_nobody_reads(tmp_path: Path, redis_port: int, exchange_url: str) -> None:
+async def test_an_audit_file_that_nobody_reads_loses_its_line_and_does_not_hold_up_the_end(
+    tmp_path: Path, redis_port: int, exchange_url: str
+) -> None:
     os.mkfifo(tmp_path / "audit")
     reader = os.open(tmp_path / "audit", os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(tmp_path / "audit", os.O_WRONLY | os.O_NONBLOCK)

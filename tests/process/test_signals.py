@@ -86,7 +86,9 @@ async def test_a_signal_at_any_moment_of_the_start_ends_it_with_0(
 
 
 @pytest.mark.parametrize("moment", MOMENTS[::2])
-async def test_as_pid_1_too(prepared: Launch, unshare: str, moment: float) -> None:
+async def test_a_signal_at_any_moment_of_the_start_ends_pid_1_with_0_too(
+    prepared: Launch, unshare: str, moment: float
+) -> None:
     """Where the kernel drops every signal that nothing waits for."""
     gateway = prepared(unshare, "--pid", "--fork", "--kill-child")
     outer = await gateway.launch()
