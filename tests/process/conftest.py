@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -145,6 +146,29 @@ async def gateway(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIt
     """A gateway of the default windows, started."""
     async with gateway_process(tmp_path, tables(redis_port, exchange_url)) as process:
         yield process
+
+
+def port_of(url: str) -> tuple[str, int]:
+    """Where a URL leads, for a socket."""
+    parts = httpx.URL(url)
+    assert parts.port is not None
+    return parts.host, parts.port
+
+
+async def figure(gateway: GatewayProcess, pattern: str) -> float:
+    """The sum of the samples that a scrape has of a metric, and of labels."""
+    async with httpx.AsyncClient(timeout=30) as caller:
+        lines = (await caller.get(gateway.metrics_url)).text.splitlines()
+    found = [float(line.rpartition(" ")[2]) for line in lines if re.match(pattern, line)]
+    assert found, pattern
+    return sum(found)
+
+
+async def until(gateway: GatewayProcess, pattern: str, value: float) -> None:
+    """Wait until a figure is so."""
+    async with asyncio.timeout(STARTUP):
+        while await figure(gateway, pattern) != value:
+            await asyncio.sleep(0.05)
 
 
 @contextlib.asynccontextmanager

@@ -13,9 +13,8 @@ import pytest
 
 from service.telemetry.audit import Line
 from simulator.exchange import Exchange
-from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command, tables
+from tests.process.conftest import GatewayProcess, Tables, figure, gateway_process, run_command, tables
 from tests.process.test_ends import closed, keep_asking, until
-from tests.process.test_listeners import figure
 from tests.support import bearer, write_settings
 
 BTC = "/v1/accounts/main/assets/BTC"

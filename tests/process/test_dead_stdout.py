@@ -10,8 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.process.conftest import gateway_process, tables
-from tests.process.test_listeners import figure
+from tests.process.conftest import figure, gateway_process, tables
 from tests.support import bearer
 
 BTC = "/v1/accounts/main/assets/BTC"

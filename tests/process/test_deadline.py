@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.process.certificates import write_certificate
-from tests.process.conftest import STARTUP, GatewayProcess, Tables, gateway_process, tables
+from tests.process.conftest import STARTUP, GatewayProcess, Tables, gateway_process, port_of, tables
 from tests.support import TOKENS, bearer
 
 DRAIN, TIMEOUT = 0.2, 0.5
@@ -43,12 +43,6 @@ async def told_to_end(gateway: GatewayProcess, *, times: int = 1) -> tuple[int |
         await asyncio.sleep(0.05)
     status, log = await gateway.ended()
     return status, time.monotonic() - began, log
-
-
-def port_of(url: str) -> tuple[str, int]:
-    parts = httpx.URL(url)
-    assert parts.port is not None
-    return parts.host, parts.port
 
 
 @contextmanager

@@ -14,8 +14,7 @@ import pytest
 
 from service.metrics_port import CONNECTIONS
 from tests.process.certificates import write_certificate
-from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command
-from tests.process.test_deadline import port_of
+from tests.process.conftest import GatewayProcess, Tables, figure, gateway_process, port_of, run_command
 from tests.support import free_port, write_settings
 
 FILES = 200
@@ -49,12 +48,6 @@ def silent(url: str, count: int) -> Iterator[list[socket.socket]]:
 async def probes(gateway: GatewayProcess) -> list[int]:
     async with httpx.AsyncClient(timeout=2) as caller:
         return [(await caller.get(gateway.beside + path)).status_code for path in ("/healthz", "/readyz", "/metrics")]
-
-
-async def figure(gateway: GatewayProcess, name: str) -> float:
-    async with httpx.AsyncClient(timeout=2) as caller:
-        lines = (await caller.get(gateway.metrics_url)).text.splitlines()
-    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 
 def processor_seconds(pid: int) -> float:

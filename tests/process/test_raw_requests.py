@@ -1,11 +1,10 @@
 """What no client sends, as the server that is in front of the app hands it over."""
 
 import asyncio
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.process.conftest import GatewayProcess
+from tests.process.conftest import GatewayProcess, port_of
 from tests.support import TOKENS
 
 PATHS = ["/healthz", "/readyz", "/v1/accounts/main/assets/BTC", "/v1/accounts/main/assets/BTC", "/docs", "/nothing"]
@@ -13,8 +12,7 @@ PATHS = ["/healthz", "/readyz", "/v1/accounts/main/assets/BTC", "/v1/accounts/ma
 
 async def exchanged(gateway: GatewayProcess, head: bytes) -> bytes:
     """All that comes back for a request's head; the connection ends with it."""
-    address = urlsplit(gateway.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await asyncio.open_connection(*port_of(gateway.url))
     token = f"Authorization: Bearer {TOKENS['risk']}\r\nConnection: close\r\n\r\n"
     writer.write(head + token.encode())
     answer = await reader.read()

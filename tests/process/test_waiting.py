@@ -5,12 +5,11 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH
-from tests.process.conftest import GatewayProcess, gateway_process, tables
+from tests.process.conftest import GatewayProcess, figure, gateway_process, port_of, tables, until
 from tests.support import bearer
 
 BTC = "/v1/accounts/main/assets/BTC"
@@ -27,19 +26,7 @@ def request(path: str = BTC) -> bytes:
 
 
 async def connect(gateway: GatewayProcess) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
-
-
-async def figure(gateway: GatewayProcess, name: str) -> float:
-    async with httpx.AsyncClient(timeout=30) as caller:
-        text = (await caller.get(gateway.metrics_url)).text
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(name, line))
-
-
-async def until(gateway: GatewayProcess, name: str, value: float) -> None:
-    async with asyncio.timeout(20):
-        while await figure(gateway, name) != value:
-            await asyncio.sleep(0.05)
+    return await asyncio.open_connection(*port_of(gateway.url))
 
 
 def resident(gateway: GatewayProcess) -> int:
