@@ -187,16 +187,17 @@ class SnapshotKeeper:
         held = self.memory.held
         if held is None:
             return None
-        age, barrier, refreshing, last = self.memory.age_of(held), None, 0, self._last
+        age, last = self.memory.age_of(held), self._last
         if last is not None and demand is self._last_demand and last.held is held and last.age == age:
             return last
-        if age >= self._windows.fresh_for:
-            if not self._flight.active:
-                return None
-            barrier, refreshing = self.memory.barrier(forced=False), self._refreshing
-        decision = policy.decide(Situation(self._windows, demand, age, 0, barrier, refreshing))
-        if not isinstance(decision, _AT_HAND) or decision.reason in _BARRED:
+        stale = age >= self._windows.fresh_for
+        if stale and not self._flight.active:
             return None
+        decision = policy.decide(Situation(self._windows, demand, age, 0, None, self._refreshing if stale else 0))
+        if not isinstance(decision, _AT_HAND):
+            return None
+        if stale and self.memory.barrier(forced=False) is not None:  # after the rest, for it costs most
+            return None  # `get` marks what is served then
         served = Served(held, age, self._windows.fresh_for - age, decision.reason)
         if decision.reason == "fresh":  # so that nothing but what is compared above has decided
             self._last, self._last_demand = served, demand

@@ -90,7 +90,8 @@ class Metrics:
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
         self.audit_lines_dropped = self._counter("audit_lines_dropped", "Audit lines that were not written.")
         self.log_lines_dropped = self._counter(
-            "log_lines_dropped", "Log lines lost to a full queue, or to a stdout that takes none."
+            "log_lines_dropped",
+            "Log lines lost to a full queue or a stdout that takes none, or left out while callers flood.",
         )
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:

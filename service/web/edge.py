@@ -16,7 +16,7 @@ import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from service.access.limits import Quota
+from service.access.limits import Bucket, Quota, Rate, take
 from service.access.waiting import CallerLeftError, NoRoomError, Turns
 from service.gateway import Gateway
 from service.telemetry.attribution import CLIENT
@@ -44,6 +44,8 @@ _FORMS = ("/v1/accounts", "/binance")
 """Below these a refusal has a form, and an audit line, of its own."""
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 """What the counters tell apart: a caller may invent any method."""
+FUTILE_LINES = Rate(100)
+"""Log lines a second about requests that were refused for want of room before the framework, or whose callers left."""
 NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _PROBES = frozenset({"/healthz", "/readyz"})
 
@@ -53,12 +55,13 @@ class Edge:
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
-        self._gateway = gateway
+        self.gateway = gateway
         self.lane = Lane(gateway)
         self.hits = 0
         """Reads that went past the framework."""
         self._turns = Turns()
-        self._counted: dict[tuple[str, int], _Answered] = {}
+        self._lines: Bucket | None = None
+        self._counted: dict[tuple[str, str, int], _Answered] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Not `async` itself: a hit goes through one coroutine, and each more would cost as much as to count it."""
@@ -72,23 +75,34 @@ class Edge:
         """Have the framework answer."""
         malformed = _malformed(cast("HTTPScope", scope))
         _shorten(cast("dict[str, Any]", scope), malformed)
-        answering = _Answering(self._gateway, cast("dict[str, Any]", scope), send)
+        answering = _Answering(self, cast("dict[str, Any]", scope), send)
         answering.record.malformed = malformed
         nobody = CLIENT.set("")
         try:
             if not self._turns.take() and scope["path"] not in _PROBES:
-                await self._gateway.queue.wait(self.lane.client(scope), receive, self._turns.next)
+                await self.gateway.queue.wait(self.lane.client(scope), None, self._turns.next)
             await self._app(scope, receive, answering.send)
         except CallerLeftError:
-            pass  # nobody is there to be answered
+            answering.logged = self._worth_a_line()  # nobody is there to be answered
         except NoRoomError:
-            told = overloaded()
+            answering.logged, told = self._worth_a_line(), overloaded()
             await answering.refuse(refused(scope, told, told.headers))
         finally:
             CLIENT.reset(nobody)  # the task may be its caller's, and live on
             answering.close()
         if answering.plan is not None:
             self.lane.learn(scope, answering.plan)
+
+    def _worth_a_line(self) -> bool:
+        """Whether one more request that came to nothing has a log line.
+
+        A flood of them must not cost what their lines do, nor push out the lines of others. The counters have them all.
+        """
+        gateway = self.gateway
+        self._lines, wait = take(FUTILE_LINES, self._lines, gateway.clock.monotonic())
+        if wait:
+            gateway.metrics.log_lines_dropped.inc()
+        return not wait
 
     async def _answer(self, hit: Hit, send: Send, started: float) -> None:
         """Send an answer from memory, with what it has in common with all others."""
@@ -107,11 +121,11 @@ class Edge:
 
     def _note(self, hit: Hit, request_id: str, status: int, duration: float) -> None:
         """The counters and the log line of an answer from memory."""
-        self._answered(hit.plan.route, status).count(duration)
-        if self._gateway.audit is not None:
-            put(self._gateway, _access(hit, request_id, status))
+        self.answered(hit.plan.route, "GET", status).count(duration)
+        if self.gateway.audit is not None:
+            put(self.gateway, _access(hit, request_id, status))
         self.hits += 1
-        if self.hits % self._gateway.settings.log.hits == 0:
+        if self.hits % self.gateway.settings.log.hits == 0:
             log.info(
                 "request",
                 method="GET",
@@ -121,20 +135,22 @@ class Edge:
                 **_record(hit, request_id).facts(),
             )
 
-    def _answered(self, route: str, status: int) -> "_Answered":
-        counted = self._counted.get((route, status))
+    def answered(self, route: str, method: str, status: int) -> "_Answered":
+        """The counters of such answers."""
+        counted = self._counted.get((route, method, status))
         if counted is None:
-            counted = self._counted[route, status] = _Answered(self._gateway.metrics, route, str(status))
+            counted = _Answered(self.gateway.metrics, route, method, str(status))
+            self._counted[route, method, status] = counted
         return counted
 
 
 class _Answered:
-    """The counters of the answers of one route with one status: looking them up costs more than to count."""
+    """The counters of one route, method and status: looking them up costs more than to count."""
 
     __slots__ = ("_duration", "_requests")
 
-    def __init__(self, metrics: Metrics, route: str, status: str) -> None:
-        self._requests = metrics.requests.labels(route, "GET", status)
+    def __init__(self, metrics: Metrics, route: str, method: str, status: str) -> None:
+        self._requests = metrics.requests.labels(route, method, status)
         self._duration = metrics.request_duration.labels(route)
 
     def count(self, duration: float) -> None:
@@ -145,13 +161,15 @@ class _Answered:
 class _Answering:
     """One request being answered."""
 
-    def __init__(self, gateway: Gateway, scope: dict[str, Any], send: Send) -> None:
-        self._gateway = gateway
+    def __init__(self, edge: Edge, scope: dict[str, Any], send: Send) -> None:
+        self._edge = edge
+        self._gateway = edge.gateway
         self._send = send
         self._started = time.perf_counter()
         self._head = scope["method"] == "HEAD"
         self._method = str(scope["method"]) if scope["method"] in _METHODS else "other"
         self._status = 0
+        self.logged = True
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         self.record = Record(_request_id(given))
         if self._head:
@@ -187,18 +205,17 @@ class _Answering:
         """The log line, the audit line and the counters; also for a request whose caller hung up (status 0)."""
         duration = time.perf_counter() - self._started
         route = str(self.scope.get("path_template") or UNMATCHED)
-        metrics = self._gateway.metrics
-        metrics.requests.labels(route, self._method, str(self._status)).inc()
-        metrics.request_duration.labels(route).observe(duration)
-        log.log(
-            _level(route, self._status),
-            "request",
-            method=self._method,
-            route=route,
-            status=self._status,
-            duration_ms=round(duration * 1000, 3),
-            **self.record.facts(),
-        )
+        self._edge.answered(route, self._method, self._status).count(duration)
+        if self.logged:
+            log.log(
+                _level(route, self._status),
+                "request",
+                method=self._method,
+                route=route,
+                status=self._status,
+                duration_ms=round(duration * 1000, 3),
+                **self.record.facts(),
+            )
         audit(self._gateway, self.scope, self._method, self._status)
 
     def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -29,7 +29,7 @@ PROBLEMS = {error.problem: error.status for error in _ERRORS}
 _OF_HTTP = frozenset({"allow", "connection", "content-length", "content-type", "x-content-type-options"})
 """Headers that OpenAPI leaves to HTTP."""
 
-_NOT_FOUND = DOCUMENT["components"]["responses"]["NotFound"]
+_NOT_FOUND = DOCUMENT["components"]["responses"]["UnknownAsset"] | {"problems": ["not-found"]}
 _ANYWHERE: Mapping[int, Json] = {404: _NOT_FOUND, 405: _NOT_FOUND | {"problems": ["method-not-allowed"]}}
 """For other paths and methods, which a document of operations has no place for: every problem has the same form."""
 _BELOW_BINANCE: Mapping[int, Json] = {404: DOCUMENT["components"]["responses"]["BinanceNotFound"]}

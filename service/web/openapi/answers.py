@@ -65,7 +65,6 @@ REFUSALS: Mapping[str, Refusal] = {
         "The account (be it there or not), or something that the request names, isn't granted to your client.",
         (ForbiddenError,),
     ),
-    "NotFound": Refusal(404, "No such path: a name with a slash in it, for one.", (NotFoundError,)),
     "UnknownAsset": Refusal(404, "The account doesn't have this asset.", (UnknownAssetError, NotFoundError)),
     "UnknownSymbol": Refusal(404, "The account doesn't have this symbol.", (UnknownSymbolError, NotFoundError)),
     "UnknownAssetInFilter": Refusal(
