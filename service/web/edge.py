@@ -4,12 +4,11 @@ Request id, HEAD, the caller's limit, the log line and the audit line, the count
 draining.
 """
 
-import itertools
 import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any, cast
 
 import structlog
@@ -33,9 +32,6 @@ log = structlog.get_logger("coinm.request")
 Headers = list[tuple[bytes, bytes]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_PROCESS = os.urandom(8).hex()
-_REQUESTS = itertools.count(int.from_bytes(os.urandom(4)) << 16)
-"""Ids need to differ, and to tell nothing; drawing each at random costs as much as to authenticate its caller."""
 MAX_PATH = 512
 """Characters. The longest path that means anything has some 150."""
 NO_PATH = "/-" * 8
@@ -291,7 +287,21 @@ def _request_id(given: bytes) -> str:
     """The caller's, where it is harmless in logs and no log would mask it; else a new one, 32 hex digits."""
     if given and _REQUEST_ID.fullmatch(given) and not looks_secret(given):
         return given.decode()
-    return f"{_PROCESS}{next(_REQUESTS):016x}"
+    return next(_IDS)
+
+
+def _random_ids() -> Iterator[str]:
+    """128 random bits each: two ids in a row must not tell how many requests of others came between.
+
+    Drawn by the hundred, for each draw by itself costs as much as to authenticate a caller.
+    """
+    while True:
+        drawn = os.urandom(16 * 256).hex()
+        for start in range(0, len(drawn), 32):
+            yield drawn[start : start + 32]
+
+
+_IDS = _random_ids()
 
 
 def _level(route: str, status: int) -> int:

@@ -1,5 +1,6 @@
 """HTTP itself: HEAD, headers, problems, request ids, health, and what the gateway says of itself."""
 
+import asyncio
 import hashlib
 import io
 import re
@@ -267,8 +268,10 @@ async def sent(gateway: Replica, path: str, *hosts: str, version: str = "1.1", *
     scope["headers"] = [(name.encode(), value.encode()) for name, value in given]
     messages: list[Any] = []
 
+    received = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return next(received, None) or await asyncio.get_running_loop().create_future()  # the caller stays
 
     async def send(message: Any) -> None:
         messages.append(message)
@@ -318,3 +321,9 @@ async def test_what_is_saved_is_the_callers_own(stage: Stage) -> None:
         for client in ("risk", "treasury", "longs", "nobody")
     }
     assert saved == {"risk": 0, "treasury": 15, "longs": 5, "nobody": 0}
+
+
+async def test_ids_in_a_row_tell_nothing_of_each_other(stage: Stage) -> None:
+    gateway = await stage.warm()
+    ids = [(await gateway.get(BTC)).headers["x-request-id"] for _ in range(300)]
+    assert len(set(ids)) == len({each[:16] for each in ids}) == len({each[16:] for each in ids}) == 300
