@@ -41,7 +41,7 @@ _GIVEAWAYS = (
     r"(?<=signature=)[^&\s\"'\\]+|cgw_[0-9A-Za-z]{8,}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]*"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END|\Z)"
 )
-_TOKEN, _JWT = b"cgw_", b"eyJ"
+_TOKEN, _JWT = "cgw_", "eyJ"
 API_KEY_LENGTH = 64
 """Letters and digits of an exchange's API key, and of its secret; a digest in hex looks alike."""
 _SHORTEST_SECRET = 6
@@ -117,12 +117,12 @@ def _gather_less() -> None:
     logging._srcfile = None  # noqa: SLF001 - it is the documented way
 
 
-def looks_secret(word: bytes) -> bool:
+def looks_secret(word: str) -> bool:
     """Whether a caller's word has the form of a token, a key or a JWT, or holds one, so that a log would mask it.
 
     By the form alone: an answer that depended on the secrets that we know would confirm a good guess.
     """
-    return _TOKEN in word or _JWT in word or (len(word) == API_KEY_LENGTH and word.isalnum())
+    return _TOKEN in word or _JWT in word or (len(word) == API_KEY_LENGTH and word.isascii() and word.isalnum())
 
 
 class Redactor:

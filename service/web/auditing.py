@@ -128,7 +128,7 @@ def _listed(names: frozenset[str] | None) -> tuple[str, ...] | None:
 
 
 def _is_key(name: str) -> bool:
-    return len(name) == API_KEY_LENGTH and looks_secret(name.encode())
+    return len(name) == API_KEY_LENGTH and looks_secret(name)
 
 
 def _snapshot(served: Served | None) -> SnapshotRead | None:

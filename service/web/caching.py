@@ -64,7 +64,7 @@ def bounded(name: str, lines: list[str]) -> list[str]:
         InvalidParameterError: together they are longer than the header's limit.
     """
     limit = LIMITS[name]
-    if sum(map(len, lines)) + len(lines) - 1 > limit:
+    if len(",".join(lines)) > limit:
         raise InvalidParameterError(f"header {name}: at most {limit} characters")
     return lines
 

@@ -285,8 +285,8 @@ def _with_head(allowed: bytes) -> bytes:
 
 def _request_id(given: bytes) -> str:
     """The caller's, where it is harmless in logs and no log would mask it; else a new one, 32 hex digits."""
-    if given and _REQUEST_ID.fullmatch(given) and not looks_secret(given):
-        return given.decode()
+    if given and _REQUEST_ID.fullmatch(given) and not looks_secret(name := given.decode()):
+        return name
     return next(_IDS)
 
 
