@@ -64,19 +64,31 @@ class Edge:
         if scope["type"] != ScopeType.HTTP:
             return self._app(scope, receive, send)
         started = time.perf_counter()
+        if self._turns.is_over(started) and scope["path"] not in _PROBES:
+            return self._later(scope, receive, send)
         hit = self.lane.hit(scope)
         return self._whole(scope, receive, send) if hit is None else self._answer(hit, send, started)
 
-    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the framework answer."""
+    async def _later(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer in a turn of the event loop that has time for it; refuse if too many wait for one."""
+        started, room = time.perf_counter(), True
+        try:
+            await self.gateway.queue.wait(self.lane.client(scope), None, self._turns.next)
+        except NoRoomError:
+            room = False
+        hit = self.lane.hit(scope) if room else None
+        await (self._whole(scope, receive, send, room=room) if hit is None else self._answer(hit, send, started))
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send, *, room: bool = True) -> None:
+        """Have the framework answer, or refuse where there is no room."""
         malformed = _malformed(cast("HTTPScope", scope))
         _shorten(cast("dict[str, Any]", scope), malformed)
         answering = _Answering(self, cast("dict[str, Any]", scope), send)
         answering.record.malformed = malformed
         nobody = CLIENT.set("")
         try:
-            if not self._turns.take() and scope["path"] not in _PROBES:
-                await self.gateway.queue.wait(self.lane.client(scope), None, self._turns.next)
+            if not room:
+                raise NoRoomError
             await self._app(scope, receive, answering.send)
         except CallerLeftError:
             answering.logged = self._worth_a_line()  # nobody is there to be answered

@@ -1,6 +1,7 @@
 """Who has a place, who must go, and that nothing of a wait outlives its caller."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from service.access.waiting import (
     EACH_TURN,
+    TURN,
     CallerLeftError,
     NoRoomError,
     Receive,
@@ -177,16 +179,23 @@ async def test_a_connection_that_fails_is_one_that_has_gone(room: WaitingRoom) -
     assert await outcome(asking(room, asyncio.get_running_loop().create_future(), "a", receive)) == "CallerLeftError"
 
 
-async def test_so_many_begin_in_one_turn_and_the_others_in_order() -> None:
-    turns, begun = Turns(), list[int]()
+async def test_requests_begin_for_so_long_in_a_turn_and_the_others_in_the_next_ones_in_order() -> None:
+    turns, begun, now = Turns(), list[int](), itertools.count()
 
     async def begin(number: int) -> None:
-        if not turns.take():
+        if turns.is_over(next(now) * TURN / 2):
             await turns.next()
         begun.append(number)
 
-    tasks = [asyncio.create_task(begin(number)) for number in range(2 * EACH_TURN + 1)]
+    tasks = [asyncio.create_task(begin(number)) for number in range(EACH_TURN + 10)]
     await asyncio.sleep(0)
-    assert begun == list(range(EACH_TURN))
+    assert begun == [0, 1, 2]  # at 0, a half, and the whole of it
     await asyncio.gather(*tasks)
-    assert begun == list(range(2 * EACH_TURN + 1))
+    assert begun == list(range(EACH_TURN + 10))
+
+
+async def test_a_request_that_comes_in_a_turn_of_its_own_never_waits() -> None:
+    turns = Turns()
+    for second in range(3):
+        assert not turns.is_over(second)
+        await asyncio.sleep(0)
