@@ -32,6 +32,9 @@ class SingleFlight(Generic[T]):
 
     def __init__(self) -> None:
         self._flight: asyncio.Task[T] | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
+        """One for each that waits for it: of thousands that waited for the task itself, each that left would be looked
+        for among the callbacks of all."""
 
     @property
     def active(self) -> bool:
@@ -48,7 +51,12 @@ class SingleFlight(Generic[T]):
             TimeoutError: it is still under way after `patience` seconds, and goes on.
         """
         flight = self._take_off(load)
-        await asyncio.wait({flight}, timeout=patience)  # leaves it alone, also when this caller hangs up
+        landed = asyncio.get_running_loop().create_future()
+        self._waiting.add(landed)
+        try:
+            await asyncio.wait({landed}, timeout=patience)  # the flight goes on, also when this caller hangs up
+        finally:
+            self._waiting.discard(landed)
         if not flight.done():
             raise TimeoutError
         return flight.result()
@@ -71,5 +79,8 @@ class SingleFlight(Generic[T]):
 
     def _land(self, flight: asyncio.Task[T]) -> None:
         self._flight = None
+        waiting, self._waiting = self._waiting, set()
+        for landed in waiting:
+            landed.set_result(None)
         if not flight.cancelled():
             flight.exception()  # marks it retrieved, in case every caller left before it failed

@@ -56,9 +56,9 @@ class Memory:
         return Barrier("backoff", failures.error.again(self._clock.now() + pause)) if pause > 0 else None
 
     def adopt(self, snapshot: Snapshot, asked: int, margin_assets: Mapping[str, str]) -> None:
-        """Take a snapshot unless what is there was asked for later, by this machine's steady clock."""
+        """Take the snapshot of who is in office unless what is there was asked for later, by the steady clock."""
         if self.held is None or asked >= self.held.asked:
-            self.held = Held(snapshot, Views(snapshot), asked, margin_assets)
+            self.held = Held(snapshot, Views(snapshot), asked, margin_assets, self.tenure.source.identity)
             self.failures = None
 
     def adopt_shared(self, look: Look, entry: Entry) -> None:
@@ -82,7 +82,11 @@ class Memory:
         self.adopt(snapshot, clock.monotonic() - age, entry.margin_assets)
 
     def begin(self, tenure: Tenure) -> None:
-        """Put another credential in office; what failed with the one before says nothing of it."""
+        """Put another credential in office; what failed with the one before says nothing of it.
+
+        Its snapshot goes on being served as it ages, for the exchange has accepted the new one in its place; but it is
+        not shared as the new one's.
+        """
         tenure.replaced = self.tenure.source.identity
         self.tenure = tenure
         self.failures = None

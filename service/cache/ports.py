@@ -117,6 +117,8 @@ class Held(msgspec.Struct, frozen=True):
     asked: int
     """When the exchange was asked, monotonic ms of this process."""
     margin_assets: Mapping[str, str]
+    identity: str
+    """Of the credential that asked for it, or that found it shared."""
 
 
 class Served(msgspec.Struct, frozen=True):

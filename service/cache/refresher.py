@@ -2,6 +2,13 @@
 
 Nobody asks without the lease, but for the time that Redis is away: then each replica goes by itself, within its part
 of the weight.
+
+What a waiter takes for another's answer is what it knows beyond that of its first look, the one that found the lease
+taken: what that look itself adopts was stored before, however old. What is learnt between that look and the wait may be
+the answer already; then the next look decides by its age, at worst for one more call.
+
+A credential may be replaced during any await. What was looked up or asked for with the one before is not taken into
+memory then, and what memory has of it is not shared as the next one's.
 """
 
 import asyncio
@@ -47,7 +54,7 @@ class _Attempt:
         self.acceptable = acceptable
         self.bounded = bounded
         self.known = memory.known
-        """When the exchange was asked for what was at hand as this refresh began."""
+        """When the exchange was asked for what was at hand as this refresh began to wait."""
         self.spared = acceptable
         """The age below which a shared snapshot spares the call, by the life it has left."""
         self.tenure = tenure
@@ -127,6 +134,10 @@ class Refresher:
         bound = attempt.spared and attempt.spared + waited
         look = await tenure.shared.take(self.memory.known, Try(attempt.token, bound))
         await self._learn(tenure, look)
+        if tenure is not self.memory.tenure:  # rotated out meanwhile: the one in office looks for itself
+            if look is not None and look.lease == "taken":
+                await tenure.shared.release(attempt.token)
+            return await self._try_once(attempt)
         if look is None:
             return await self._ask_without_redis(attempt)
         outcome = self._without_asking(attempt)
@@ -145,7 +156,8 @@ class Refresher:
     async def _hand_back(self, attempt: _Attempt, outcome: Outcome) -> None:
         """Give a lease back that there was no need for; what spared it is shared, for others may lack it."""
         held = self.memory.held
-        if outcome == "barred" or held is None or self._joined(attempt):
+        foreign = held is None or held.identity != attempt.tenure.source.identity
+        if outcome == "barred" or held is None or foreign or self._joined(attempt):
             await attempt.tenure.shared.release(attempt.token)
         else:
             await self._share(Fetched(held.snapshot, held.asked, held.margin_assets), attempt)
@@ -166,6 +178,8 @@ class Refresher:
             return
         self._note_lineage(tenure, look.lineage)
         await tenure.source.reconcile(look.holds)
+        if tenure is not self.memory.tenure:
+            return
         if look.entry is not None:
             self.memory.adopt_shared(look, look.entry)
         if look.failed is not None:
@@ -201,7 +215,8 @@ class Refresher:
         """Wait for another replica's news, or a while."""
         if self._monotonic() - attempt.began > (self._timeout + GRACE) * 1000:
             raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
-        attempt.waited = True
+        if not attempt.waited:
+            attempt.known, attempt.waited = self.memory.known, True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
                 await self._news.wait()

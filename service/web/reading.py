@@ -18,7 +18,7 @@ from service.account.naming import unknown_parameter
 from service.account.selection import Selection, Shape
 from service.account.snapshot import Snapshot
 from service.cache.policy import FreshnessUnmetError
-from service.cache.ports import Held, Result
+from service.cache.ports import Held, Result, Served
 from service.exchange.errors import ExchangeError
 from service.telemetry.metrics import Metrics
 from service.web import caching
@@ -39,6 +39,9 @@ READS = "reads"
 """The key of a handler's `opt` under which stands the shape that it reads, for the audit and the OpenAPI document."""
 LISTS = "lists"
 """The key of one that reads which accounts there are, for the audit."""
+
+MAX_KEEPERS = 2
+"""Accounts of one name that a read waits for: the settings may give it to another one meanwhile, but hardly twice."""
 
 _WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
 _OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})
@@ -61,20 +64,32 @@ async def read_as(
     selection = record.selection = select(request.scope["query_string"])
     demand = caching.demand(caching.fields(request.headers, "Cache-Control"), caching.fields(request.headers, "Pragma"))
     tags = caching.fields(request.headers, "If-None-Match")
-    keeper = gateway.keepers[account]
-    require_grant(grant, selection, keeper.margin_assets)
-    served = keeper.at_once(demand)
-    if served is None:  # what was taken from the token or the client while it waits is not given any more
+    for _ in range(MAX_KEEPERS):
+        keeper = gateway.keepers[account]
+        require_grant(grant, selection, keeper.margin_assets)
+        served = keeper.at_once(demand)
+        if served is not None:
+            break
+        # What was taken from the token, the client or the account while it waits is not given any more.
         try:
-            served = await gateway.waiting.wait(client.name, request.receive, partial(keeper.get, demand))
+            outcome: Served | ExchangeError | FreshnessUnmetError = await gateway.waiting.wait(
+                client.name, request.receive, partial(keeper.get, demand)
+            )
         except NoRoomError:
             raise overloaded() from None
-        except (ExchangeError, FreshnessUnmetError):
-            granted(gateway.clients, await recognise(request, token), account)
-            raise
+        except (ExchangeError, FreshnessUnmetError) as exc:
+            outcome = exc
         client = await recognise(request, token)
         grant = granted(gateway.clients, client, account)
+        if gateway.keepers[account] is not keeper:
+            continue  # the name is another account's now: so is what it would be answered with, be it an error
+        if isinstance(outcome, Exception):
+            raise outcome
+        served = outcome
         require_grant(grant, selection, served.held.margin_assets)  # more may be known now: a miss answers like a hit
+        break
+    else:
+        raise overloaded()
     record.result, record.refresh, record.age_ms = served.result, served.refresh, served.age
     ReadCounters(gateway.metrics, account, client.name).count(served.result)
     answer = cut(served.held, selection, grant, gateway.settings.environment)

@@ -10,12 +10,14 @@ import pytest
 from service.access import tokens
 from service.reload import Reloader, changes, read
 from service.settings_file import SettingsError
-from simulator.signature import DEMO_API_KEY
+from simulator.faults import Fault
+from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, BTC, Json, Stage, told
 from tests.support import TOKENS, bearer, write_settings
 
 OTHER = "/v1/accounts/other/assets"
+SECOND_KEY = "secondApiKey".ljust(64, "2")
 
 
 def logged(log_text: io.StringIO, event: str) -> list[Json]:
@@ -56,6 +58,32 @@ async def test_a_grant_that_changes_while_a_read_waits_binds_its_answer(
     assert (answer.status_code == 200) is (due is not None), answer.text
     if due is not None:
         assert {row["asset"] for row in answer.json()} == due
+
+
+@pytest.mark.parametrize("path", [BTC, "/binance/main/dapi/v1/account"])
+@pytest.mark.parametrize("fault", [None, "500"])
+async def test_an_account_whose_name_is_given_to_another_while_a_read_waits_is_not_what_answers_it(
+    stage: Stage, path: str, fault: str | None
+) -> None:
+    gateway, reloader = await stage.start_watched()
+    stage.exchange.add_book("second")
+    stage.exchange.set_balance("BTC", "77.7", "second")
+    stage.exchange.add_secret_key(SECOND_KEY, DEMO_SECRET_KEY, account="second")
+    if fault:
+        stage.fail(Fault(fault, count=3))
+    stage.exchange.hold()
+    token = bearer() if path == BTC else {"x-mbx-apikey": TOKENS["risk"]}
+    waiting = asyncio.create_task(gateway.caller.get(path, headers=token))
+    await stage.exchange.wait_held()
+    stage.file.write_text(stage.file.read_text().replace("accounts.main", "accounts.spare"))
+    await reloader.look()
+    stage.file.write_text(stage.file.read_text().replace("accounts.spare", "accounts.main"))
+    stage.change_key(SECOND_KEY, known=False)
+    await reloader.look()
+    stage.exchange.release()
+    answer = await waiting
+    assert (answer.status_code, '"77.70000000"' in answer.text) == (200, True)
+    assert stage.account_keys[-1] == SECOND_KEY
 
 
 async def test_a_client_and_a_token_come_and_go(stage: Stage) -> None:

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.snapshot import MAX_BODY, MalformedAccountError, is_zero, margin_asset, parse
+from service.account.snapshot import (
+    MAX_BODY,
+    MAX_MEMBERS,
+    MAX_VALUES,
+    POSITION_SIDES,
+    MalformedAccountError,
+    is_zero,
+    margin_asset,
+    parse,
+)
 from tests.unit.account.bodies import AMOUNTS, ZEROS, Body, bodies
 
 ASSET = b'{"asset":"BTC"}'
@@ -134,6 +143,32 @@ def test_four_mebibytes_are_accepted_and_one_byte_more_is_not() -> None:
     assert len(parse(body.ljust(MAX_BODY), 0, {}).body) == 4 * 1024 * 1024
     with pytest.raises(MalformedAccountError, match="larger than 4 MiB"):
         parse(body.ljust(MAX_BODY + 1), 0, {})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        account(extra="".join(f',"{number:x}":1' for number in range(MAX_MEMBERS - 1)).encode()),
+        account(extra="".join(f',"{number:x}":1' for number in range(MAX_VALUES)).encode()),
+        account(assets=b",".join(b'{"asset":"%x"}' % number for number in range(MAX_VALUES // 2))),
+        account(assets=ASSET[:-1] + "".join(f',"{number:x}":1' for number in range(MAX_VALUES)).encode() + b"}"),
+        account(extra=b',"x":[' + b",".join([b"[" * 300 + b"]" * 300] * 300) + b"]"),
+        account(extra=b',"x":[' + b",".join([b'{"a":' * 300 + b"1" + b"}" * 300] * 300) + b"]"),
+        account(extra=b',"x":[%s1]' % (b"1," * MAX_VALUES)),
+    ],
+    ids=["members", "many members", "rows", "members of a row", "arrays", "objects", "elements"],
+)
+def test_more_than_any_account_has_is_refused_whole(body: bytes) -> None:
+    with pytest.raises(MalformedAccountError, match="the answer has more than"):
+        parse(body, 0, {})
+
+
+def test_a_thousand_symbols_on_three_sides_are_accepted_and_so_are_all_the_members_there_may_be() -> None:
+    row = {f"member{number}": "0.00000000" for number in range(15)}
+    rows = [row | {"symbol": f"S{number}", "positionSide": side} for number in range(1_000) for side in POSITION_SIDES]
+    extra = {f"x{number}": 1 for number in range(MAX_MEMBERS - 2)}
+    body = json.dumps({"assets": [], "positions": rows} | extra).encode()
+    assert len(parse(body, 0, {}).positions) == 3_000
 
 
 def test_the_same_symbol_on_three_sides_is_no_twin() -> None:

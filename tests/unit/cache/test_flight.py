@@ -1,4 +1,7 @@
 import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
 
 import pytest
 
@@ -59,6 +62,35 @@ async def test_every_waiter_gets_the_one_exception() -> None:
     results = await asyncio.gather(*waiters, return_exceptions=True)
     assert results == [load.error] * 3
     assert load.calls == 1
+
+
+class Watched(asyncio.Task[Any]):
+    """A task that counts what is called when it ends: each of those is looked for among all as it is taken back."""
+
+    callbacks = 0
+
+    def add_done_callback(self, fn: Callable[..., object], /, *, context: Context | None = None) -> None:
+        self.callbacks += 1
+        super().add_done_callback(fn, context=context)
+
+
+async def test_who_leaves_is_not_looked_for_among_all_who_wait() -> None:
+    flight, load = SingleFlight[int](), Load()
+    loads: list[Watched] = []
+
+    async def watched() -> int:
+        task = asyncio.current_task()
+        assert isinstance(task, Watched)
+        loads.append(task)
+        return await load()
+
+    asyncio.get_running_loop().set_task_factory(lambda loop, work, **_: Watched(work, loop=loop))
+    leavers = [asyncio.create_task(flight.join(watched, patience=0)) for _ in range(100)]
+    stayers = [asyncio.create_task(flight.join(watched)) for _ in range(100)]
+    assert {type(left) for left in await asyncio.gather(*leavers, return_exceptions=True)} == {TimeoutError}
+    load.release.set()
+    assert await asyncio.gather(*stayers) == [1] * 100
+    assert [task.callbacks for task in loads] == [1]
 
 
 async def test_nothing_is_kept_after_a_flight() -> None:

@@ -8,15 +8,16 @@ import pytest
 
 from service.account.snapshot import parse
 from service.cache.keeper import MAX_WAITS, SnapshotKeeper
+from service.cache.memory import Memory
 from service.cache.policy import ANY, Demand, FreshnessUnmetError, Windows
 from service.cache.ports import KeeperSettings, Tenure
-from service.cache.refresher import GRACE
+from service.cache.refresher import GRACE, Refresher
 from service.exchange.budget import NO_HOLD, Barrier, Hold
 from service.exchange.client import Fetched
-from service.exchange.clock import ExchangeClock
+from service.exchange.clock import ExchangeClock, Offset
 from service.exchange.errors import ExchangeTimeoutError
 from service.exchange.ports import Holds
-from service.store.entries import Cleared, Entry, Failed, Look, Try, Verdict
+from service.store.entries import Cleared, Entry, Failed, Lineage, Look, Try, Verdict
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -88,6 +89,47 @@ class NoRedis:
         return Cleared(0, lease=False, credentials=0)
 
     def wish(self, acceptable: int) -> None: ...
+
+
+class LeaseForAll(NoRedis):
+    """A shared store that gives everybody the lease, once the test lets it answer."""
+
+    def __init__(self, entry: Entry | None = None) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self.kept, self.released = 0, 0
+        self._entry = entry
+
+    async def take(self, known: int, wanted: Try) -> Look | None:
+        self.asked.set()
+        await self.answer.wait()
+        return Look(self._entry, WINDOWS.hard_cap, Holds(), None, Lineage(), "taken")
+
+    async def keep(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> Verdict | None:
+        self.kept += 1
+        return "kept"
+
+    async def release(self, token: str) -> None:
+        self.released += 1
+
+
+class LeaseTaken(NoRedis):
+    """A shared store whose lease somebody else has."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.age = 0
+        self.looks = 0
+
+    async def take(self, known: int, wanted: Try) -> Look | None:
+        self.looks += 1
+        entry = self.entry if self.entry.asked_at > known else None
+        return Look(entry, self.entry.life - self.age, Holds(), None, Lineage(), "busy")
+
+
+class Successor(Exchange):
+    """The account by the credential that replaces the first one."""
+
+    identity = "next"
 
 
 @pytest.fixture
@@ -179,3 +221,55 @@ async def test_what_is_at_hand_is_judged_anew_by_age_demand_snapshot_and_windows
     renewed = keeper.at_hand(ANY)
     assert renewed is not None
     assert (renewed.held is first.held, renewed.age) == (False, 0)
+
+
+async def test_a_look_with_a_credential_that_is_replaced_meanwhile_is_not_taken_over(
+    exchange: Exchange, clock: FakeClock
+) -> None:
+    shared = LeaseForAll(Entry(BODY, clock.epoch(), WINDOWS.hard_cap, {}))
+    keeper = SnapshotKeeper(KeeperSettings("main", WINDOWS, timeout=2), Tenure(exchange, shared), Metrics())
+    reading = asyncio.create_task(keeper.get(ANY))
+    await shared.asked.wait()
+    successor = Successor(clock)
+    keeper.memory.begin(Tenure(successor, NoRedis()))
+    shared.answer.set()
+    served = await reading
+    await keeper.close()
+
+    assert served.held.identity == "next"
+    assert (exchange.asked, successor.asked, shared.released) == (0, 1, 1)
+
+
+async def test_what_one_credential_asked_for_is_not_shared_as_the_next_ones(
+    keeper: SnapshotKeeper, exchange: Exchange, clock: FakeClock
+) -> None:
+    served = await keeper.get(ANY)
+    successor, shared = Successor(clock), LeaseForAll()
+    successor.clock.offset = Offset(0, 0, None)
+    shared.answer.set()
+    keeper.memory.begin(Tenure(successor, shared))
+    refresher = Refresher(KeeperSettings("main", WINDOWS, timeout=2), keeper.memory, Metrics())
+
+    assert await refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False) == "adopted"
+    assert keeper.held is served.held
+    assert (successor.asked, shared.kept, shared.released) == (0, 0, 1)
+
+
+async def test_what_a_waiter_found_shared_at_first_is_not_taken_for_what_it_waits_for(
+    exchange: Exchange, clock: FakeClock
+) -> None:
+    shared = LeaseTaken(Entry(BODY, clock.epoch() - 20_000, WINDOWS.hard_cap, {}))
+    shared.age = 20_000
+    memory = Memory("main", Tenure(exchange, shared))
+    refresher = Refresher(KeeperSettings("main", WINDOWS, timeout=2), memory, Metrics())
+    refreshing = asyncio.create_task(refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False))
+    for _ in range(20):  # turns of the loop, of which a look takes a few
+        await asyncio.sleep(0)
+        refresher.hear()
+    assert shared.looks > 2
+    assert (refreshing.done(), memory.age) == (False, 20_000)
+    shared.entry, shared.age = Entry(BODY, clock.epoch() - 3_500, WINDOWS.hard_cap, {}), 3_500
+    refresher.hear()
+
+    assert await refreshing == "joined"
+    assert (memory.age, exchange.asked) == (3_500, 0)

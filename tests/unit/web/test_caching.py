@@ -11,7 +11,7 @@ from service.web.caching import UNBOUNDED, cache_status, demand, fields, lasting
 from service.web.problems import InvalidParameterError
 
 SNAPSHOT = parse(b'{"assets":[],"positions":[]}', 1_790_000_040_123, {})
-HELD = Held(SNAPSHOT, Views(SNAPSHOT), 0, {})
+HELD = Held(SNAPSHOT, Views(SNAPSHOT), 0, {}, "only")
 
 
 def served(
