@@ -249,6 +249,9 @@ def _explain(error: ExchangeError) -> str:
 
 async def _forget(gateway: Gateway, account: str) -> list[str]:
     tenure = gateway.keepers[account].memory.tenure
+    look = await tenure.shared.look(0)
+    if look is not None and look.holds.now is not None:
+        gateway.exchange.clock.hear(look.holds.now)  # a resume says when it was, by the exchange's clock
     forgotten = await gateway.ledger.resume(tenure.source.identity)
     texts = [
         f"{account}: {scope} not-before {timestamp(hold.until)} ({hold.problem}) cleared"

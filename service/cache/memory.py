@@ -11,7 +11,7 @@ from service.cache.ports import Held, LastRefresh, Tenure
 from service.exchange import budget
 from service.exchange.budget import Barrier, Failures
 from service.exchange.errors import ExchangeError, ExchangeRejectedCredentialsError
-from service.store.entries import Entry, Failed, Look
+from service.store.entries import Bond, Entry, Failed, Look
 
 log = structlog.get_logger("coinm.cache")
 
@@ -81,6 +81,12 @@ class Memory:
             return
         self.adopt(snapshot, clock.monotonic() - age, entry.margin_assets)
 
+    def bond_to(self, tenure: Tenure) -> Bond:
+        """The link from the credential in use to one that replaces it; nobody is led away from what strangers use."""
+        if self.tenure.strangers:
+            return "none"
+        return "passing" if tenure.strangers else "lasting"
+
     def begin(self, tenure: Tenure) -> None:
         """Put another credential in office; what failed with the one before says nothing of it.
 
@@ -88,6 +94,7 @@ class Memory:
         not shared as the new one's.
         """
         tenure.replaced = self.tenure.source.identity
+        tenure.bond = self.bond_to(tenure)
         self.tenure = tenure
         self.failures = None
 

@@ -13,7 +13,7 @@ from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeError
 from service.exchange.ports import Holds
-from service.store.entries import Cleared, Entry, Failed, Lineage, Look, Try, Verdict
+from service.store.entries import Bond, Cleared, Entry, Failed, Lineage, Look, Try, Verdict
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
@@ -66,7 +66,7 @@ class SharedStore(Protocol):
 
     async def claim(self, milliseconds: int) -> bool | None: ...
 
-    async def link(self, replaced: str) -> None: ...
+    async def link(self, replaced: str, bond: Bond = "lasting") -> None: ...
 
     async def clear(self) -> Cleared: ...
 
@@ -93,6 +93,10 @@ class Tenure:
         """How the credential stood among the others when this replica looked last."""
         self.replaced = ""
         """The identity of the one that was in office before it in this process; empty: it was the first."""
+        self.strangers = False
+        """Whether others used it before this process did, who may have nothing to do with the one before it."""
+        self.bond: Bond = "none"
+        """The link that leads from the one before it to it."""
 
     @property
     def superseded(self) -> bool:

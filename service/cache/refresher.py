@@ -306,7 +306,8 @@ class Refresher:
             await tenure.shared.release(token)
             return
         entry = Entry(snapshot.body, snapshot.asked_at, life, fetched.margin_assets)
-        verdict = await tenure.shared.keep(entry, remaining, token, tenure.replaced)
+        replaced = tenure.replaced if tenure.bond == "lasting" else ""
+        verdict = await tenure.shared.keep(entry, remaining, token, replaced)
         if verdict is not None and verdict != "kept":
             log.warning("snapshot_not_shared", account=self.memory.account, reason=verdict)
             await self.look()  # what stands in its place is later

@@ -22,6 +22,7 @@ from service.exchange.errors import (
     ExchangeTimeoutError,
     RefreshFaultError,
 )
+from service.store.entries import Look
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -97,6 +98,7 @@ class Rotation:
         self._news.clear()
         look = await candidate.shared.look(self._memory.known)
         candidate.source.degrade(degraded=look is None)
+        candidate.strangers = self._is_among_strangers(candidate, look)
         if look is not None:
             candidate.lineage = look.lineage
             await candidate.source.reconcile(look.holds)
@@ -111,8 +113,17 @@ class Rotation:
         if await candidate.shared.claim(int(self._timeout * 1000)) is False:
             raise ExchangeTimeoutError("another replica is trying the credential out")
         fetched = await self._ask(candidate)
-        await candidate.shared.link(self._memory.tenure.source.identity)
+        await candidate.shared.link(self._memory.tenure.source.identity, self._memory.bond_to(candidate))
         await self._begin(candidate, "accepted", fetched)
+
+    def _is_among_strangers(self, candidate: Tenure, look: Look | None) -> bool:
+        """Whether others use a candidate who may have nothing to do with us; without a look it may be."""
+        tenure = self._memory.tenure
+        if tenure.replaced == candidate.source.identity:
+            return False  # this process had it before
+        if look is None or look.lineage.passing:
+            return True
+        return look.lineage.in_use and tenure.source.identity not in look.lineage.replaced
 
     async def _ask(self, candidate: Tenure) -> Fetched:
         """The one signed call that tells."""

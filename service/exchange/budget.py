@@ -57,19 +57,19 @@ class Barrier(msgspec.Struct, frozen=True):
     error: ExchangeError
 
 
-class Hold(msgspec.Struct, frozen=True, order=True):
-    """A not-before.
+class Hold(msgspec.Struct, frozen=True):
+    """A not-before, and until when an operator has voided any; `joined` says which one overrides."""
 
-    Ordered as it overrides: a later epoch (an operator's resume began it), then a later time, then that a probe was
-    answered, which voids this one and no later one.
-    """
-
-    epoch: int = 0
+    resumed: int = 0
+    """When an operator's resume voided what had been imposed; 0: never."""
     until: int = 0
+    """0: there is none."""
     opened: bool = False
     """Whether a probe after it was answered."""
     problem: str = ""
     """The problem type of the refusal that it comes from."""
+    imposed: int = 0
+    """When the exchange told it."""
 
     def binds(self, now: int) -> bool:
         return self.until > now and not self.opened
@@ -80,6 +80,21 @@ class Hold(msgspec.Struct, frozen=True, order=True):
 
 
 NO_HOLD = Hold()
+
+
+def joined(one: Hold, other: Hold) -> Hold:
+    """What two of one scope come to, in whatever order they are learned; `one`, where they say the same.
+
+    The later resume counts for both, and voids what was imposed before it; a refusal after it is a new one, whether or
+    not whoever met it had heard of the resume. Of those that stand the latest `until` wins, and then that a probe was
+    answered, which voids just the one that it was sent after.
+    """
+    resumed = max(one.resumed, other.resumed)
+    standing = [hold for hold in (one, other) if hold.until and hold.imposed >= resumed]
+    if not standing:
+        return Hold(resumed)
+    latest = max(standing, key=lambda hold: (hold.until, hold.opened))
+    return replace(latest, resumed=resumed, imposed=max(hold.imposed for hold in standing))
 
 
 class Failures(msgspec.Struct, frozen=True):

@@ -89,6 +89,10 @@ class ExchangeClock:
         """
         return self.now() - (self.offset.error if self.offset else 0)
 
+    def latest(self) -> int:
+        """Epoch ms that it is at the most, where an offset is known."""
+        return self.now() + (self.offset.error if self.offset else 0)
+
     def timestamp(self) -> int:
         """Epoch ms for signing.
 

@@ -100,13 +100,13 @@ class Egress:
         return self._holds.get(scope, NO_HOLD)
 
     def learn(self, scope: str, hold: Hold) -> None:
-        """Take over a not-before if it overrides what is known: it only grows, but for a resume."""
+        """Take over a not-before and a resume as far as they override what is known."""
         longest = self.clock.now() + budget.MAX_HOLD
-        self._holds[scope] = max(self.hold(scope), replace(hold, until=min(hold.until, longest)))
+        self._holds[scope] = budget.joined(self.hold(scope), replace(hold, until=min(hold.until, longest)))
 
     def impose(self, scope: str, hold: Hold) -> None:
-        """Remember a refusal of just now."""
-        self.learn(scope, replace(hold, epoch=self.hold(scope).epoch))
+        """Remember a refusal of just now: by a clock that is behind, too, it is later than a resume that is known."""
+        self.learn(scope, replace(hold, imposed=max(self.clock.latest(), self.hold(scope).resumed)))
 
     def leave_to_another(self) -> None:
         """Somebody else sends the probe: nothing is sent on this account's behalf for a while."""

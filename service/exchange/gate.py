@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from service.account.snapshot import MalformedAccountError
 from service.exchange import answers, budget, transport
 from service.exchange.answers import Answer, MalformedAnswerError
-from service.exchange.budget import Claim
+from service.exchange.budget import Claim, Hold
 from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
@@ -124,11 +124,11 @@ class Gate:
         if holds.now is not None:
             egress.clock.hear(holds.now)
         egress.learn(ADDRESS, holds.address)
-        if egress.hold(ADDRESS) > holds.address:
+        if _adds(egress.hold(ADDRESS), holds.address):
             await self._ledger.hold_address(egress.hold(ADDRESS))
         if claim.credential:
             egress.learn(claim.credential, holds.credential)
-            if egress.hold(claim.credential) > holds.credential:
+            if _adds(egress.hold(claim.credential), holds.credential):
                 await self._ledger.hold_credential(claim, egress.hold(claim.credential))
 
     async def close(self) -> None:
@@ -214,6 +214,11 @@ class Gate:
             await self._ledger.hold_address(self._egress.hold(ADDRESS))
         else:
             await self._ledger.hold_credential(claim, self._egress.hold(scope))
+
+
+def _adds(known: Hold, shared: Hold) -> bool:
+    """Whether what this replica knows is news to the others."""
+    return budget.joined(shared, known) != shared
 
 
 def _read(answer: Answer, read: Callable[[Answer], T]) -> T:

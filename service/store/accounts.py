@@ -10,7 +10,7 @@ from service.exchange.budget import MAX_BACKOFF
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ERRORS, ExchangeError, ExchangeUnavailableError
 from service.store.connection import AwayError, Link, Patience
-from service.store.entries import Cleared, Entry, Failed, Look, News, Try, Verdict, Wish
+from service.store.entries import Bond, Cleared, Entry, Failed, Look, News, Try, Verdict, Wish
 from service.store.holds import holds_of
 from service.store.lineage import MEMORY, lineage_of, uses_of
 from service.store.scripts import AccountKeys, Args, EgressKeys, Found, Scripts, claim
@@ -124,11 +124,13 @@ class AccountStore:
         """Whether this replica may try the credential out; nobody else does for so long. `None`: away."""
         return await claim(self._link, self._scripts, self.keys.proof(self.identity), milliseconds, Patience())
 
-    async def link(self, replaced: str) -> None:
+    async def link(self, replaced: str, bond: Bond = "lasting") -> None:
         """Share that the exchange accepts the credential in the hands of who used another until now."""
         args: Args = [self.identity, replaced, self._clock.now(), MEMORY, self.keys.channel]
         args += [News(self.keys.account, each).encode() for each in (self.identity, replaced)]
-        keys = [self.keys.credentials, self.keys.failures(self.identity)]
+        args.append(bond)
+        own, identity = self.keys, self.identity
+        keys = [own.credentials, own.failures(identity), own.proof(identity)]
         with contextlib.suppress(AwayError):
             await self._link.run(lambda: self._scripts.link(keys=keys, args=args), Patience())
 
@@ -145,7 +147,7 @@ class AccountStore:
         """
         own, identity = self.keys, self.identity
         keys = [own.failures(identity), own.lease(identity), own.proof(identity), own.credentials]
-        args: Args = [LEASE, identity]
+        args: Args = [LEASE, identity, self._clock.now(), MEMORY]
         failures, lease, others = await self._link.run(lambda: self._scripts.clear(keys=keys, args=args))
         return Cleared(failures, bool(lease), others)
 

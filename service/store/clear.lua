@@ -1,6 +1,6 @@
 -- An operator knows better: forget what stands in an account's way, but for its snapshot.
 -- KEYS: failures, lease, the claim to try the credential out, the account's credentials
--- ARGV: ms of a lease; the caller's identity
+-- ARGV: ms of a lease; the caller's identity; now (ms), ms that a credential is remembered
 -- Gives how many failures were remembered, whether the lease was one that would not have ended, and how many other
 -- credentials were known.
 local failures = whole(fields(KEYS[1], 15, 'count')[1], 1e6) or 0
@@ -9,7 +9,7 @@ if left == -1 or left > tonumber(ARGV[1]) or read('STRLEN', KEYS[2]) == false th
     stuck = 1
     redis.call('DEL', KEYS[2])
 end
-for identity in pairs(credentials_at(KEYS[4])) do
+for identity in pairs(credentials_at(KEYS[4], tonumber(ARGV[3]), tonumber(ARGV[4]))) do
     others = others + (identity == ARGV[2] and 0 or 1)
 end
 redis.call('DEL', KEYS[1], KEYS[3], KEYS[4])

@@ -21,6 +21,10 @@ LONGEST_MESSAGE = 160
 
 _MESSAGE = re.compile(rf"([a-z0-9~-]{{1,64}}) ([0-9a-f]{{16}})(?: ([0-9a-f]{{16}}) ([0-9]{{1,{LONGEST_NUMBER}}}))?")
 
+Bond: TypeAlias = Literal["lasting", "passing", "none"]
+"""A link from the replaced credential to the accepted one: `passing` where strangers use that, `none` where they use
+the replaced one; `store.lineage` has the theory."""
+
 Verdict: TypeAlias = Literal["kept", "older", "superseded", "lost"]
 """What became of a snapshot: refused where an older one than what is there, by a replaced credential, or without the
 lease."""
@@ -98,6 +102,10 @@ class Lineage(msgspec.Struct, frozen=True):
     """The identities that it has replaced, sooner or later."""
     foreign: int = 0
     """How many are in use that have nothing to do with it: another deployment's, or another exchange account's."""
+    in_use: bool = False
+    """Whether the exchange has accepted it lately, in whoever's hands."""
+    passing: bool = False
+    """Whether a link leads to it that was written while strangers used it."""
 
 
 class Look(msgspec.Struct, frozen=True):

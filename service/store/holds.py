@@ -2,7 +2,7 @@
 
 import re
 
-from service.exchange.budget import MAX_HOLD, NO_HOLD, Hold
+from service.exchange.budget import MAX_HOLD, NO_HOLD, Hold, joined
 from service.exchange.clock import EARLIEST, LATEST, ExchangeClock
 from service.exchange.errors import ERRORS, ExchangeBannedError
 from service.exchange.ports import Holds
@@ -10,12 +10,15 @@ from service.store.scripts import Found
 from service.store.values import whole
 
 HOLD_MEMORY = 10 * MAX_HOLD
-"""Ms past its end that a hold and its epoch are remembered: far longer than any hold the epoch could void."""
+"""Ms past its end that a hold and a resume are remembered: far longer than any hold the resume could void."""
 
 _PROBLEM = re.compile("[a-z-]{1,64}")
 
 SLACK = 24 * 60 * 60 * 1000
 """Ms by which this machine's clock may be behind before it is measured; a long ban must not count as none for that."""
+
+CLOCK_ERROR = 5_000
+"""Ms by which another replica's clock may be ahead of one that the exchange has told: a `Date` has whole seconds."""
 
 
 def holds_of(found: Found, clock: ExchangeClock) -> Holds:
@@ -24,33 +27,29 @@ def holds_of(found: Found, clock: ExchangeClock) -> Holds:
     return Holds(address, credential, one or other)
 
 
-def hold_of(fields: list[bytes | None], now: int) -> Hold:
+def hold_of(fields: list[bytes | None], now: int, latest: int) -> Hold:
     """A not-before as it stands in Redis; what no replica can have written by `now` counts as none.
 
+    A resume after `latest`, or a probe that was answered before it could be sent, would free the fleet of a ban.
     Problem types that a newer release wrote count as a ban: what stands there reaches callers, and so is ours.
     """
-    epoch, problem, until, opened = (fields + 4 * [None])[:4]
-    number, deadline = whole(epoch, latest_epoch(now)), whole(until, latest_until(now))
-    if number is None and deadline is None:
-        return NO_HOLD
+    resumed, imposed, until, opened, problem = (fields + 5 * [None])[:5]
+    voided, deadline = whole(resumed, latest) or 0, whole(until, latest_until(now)) or 0
     name = (problem or b"").decode("latin-1")
     if not deadline or not _PROBLEM.fullmatch(name):
-        return Hold(number or 0)
-    return Hold(number or 0, deadline, opened == b"1", name if name in ERRORS else ExchangeBannedError.problem)
+        return Hold(voided)
+    told = min(whole(imposed, LATEST) or 0, latest)
+    name = name if name in ERRORS else ExchangeBannedError.problem
+    return joined(NO_HOLD, Hold(voided, deadline, opened == b"1" and deadline <= now + CLOCK_ERROR, name, told))
 
 
-def latest_epoch(now: int) -> int:
-    """Epochs are seconds of when an operator began them; with room for those that were begun in one."""
-    return (now + SLACK) // 1000
+def latest_moment(clock: ExchangeClock) -> int:
+    """Epoch ms, of what has happened at another replica by now."""
+    return clock.now() + (SLACK if clock.offset is None else CLOCK_ERROR)
 
 
 def latest_until(now: int) -> int:
     return now + MAX_HOLD + SLACK
-
-
-def life_of(hold: Hold, now: int) -> int:
-    """Ms to remember a hold, from `now` on the exchange's clock; so that what is left of them tells that time."""
-    return max(1, hold.until - now + HOLD_MEMORY)
 
 
 def _told(fields: list[bytes | None], left: int, clock: ExchangeClock) -> tuple[Hold, int | None]:
@@ -59,6 +58,6 @@ def _told(fields: list[bytes | None], left: int, clock: ExchangeClock) -> tuple[
     now = until - (left - HOLD_MEMORY) if until and 0 < left <= HOLD_MEMORY + MAX_HOLD else None
     if now is not None and not EARLIEST <= now <= LATEST:
         now = None
-    ours = clock.now()
-    by_whom = ours if clock.offset is not None or now is None else now
-    return hold_of(fields, by_whom), now
+    if clock.offset is not None or now is None:
+        return hold_of(fields, clock.now(), latest_moment(clock)), now
+    return hold_of(fields, now, now + CLOCK_ERROR), now

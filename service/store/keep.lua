@@ -11,7 +11,7 @@ local now, memory = tonumber(ARGV[12]), tonumber(ARGV[13])
 if read('GET', KEYS[2]) ~= ARGV[7] then
     return 'lost'
 end
-local known, verdict = credentials_at(KEYS[4]), 'kept'
+local known, verdict = credentials_at(KEYS[4], now, memory), 'kept'
 local stored_at = whole(fields(KEYS[1], 64, 'asked_at')[1], 1e14) or 0
 if newest_of(known, own, now, memory) ~= own then
     verdict = 'superseded'

@@ -7,7 +7,7 @@ from service.exchange.clock import ExchangeClock
 from service.exchange.ports import Reservation, Standing
 from service.settings import NAME_PATTERN
 from service.store.connection import AwayError, Link
-from service.store.holds import HOLD_MEMORY, hold_of, holds_of, latest_epoch, latest_until, life_of
+from service.store.holds import HOLD_MEMORY, hold_of, holds_of, latest_moment, latest_until
 from service.store.scripts import Args, EgressKeys, Found, Scripts, claim
 from service.store.values import whole
 
@@ -79,15 +79,14 @@ class EgressLedger:
     async def _hold(self, key: str, hold: Hold) -> None:
         """The replica keeps its own copy, and shares it again if this is lost."""
         now = self._clock.now()
-        args: Args = [hold.epoch, hold.problem, hold.until, int(hold.opened), life_of(hold, now)]
-        args += [latest_epoch(now), latest_until(now)]
+        args: Args = [hold.resumed, hold.imposed, hold.until, int(hold.opened), hold.problem, now]
+        args += [latest_moment(self._clock), latest_until(now), HOLD_MEMORY]
         await self._link.attempt(lambda: self._scripts.hold(keys=[key], args=args))
 
     async def _forget(self, key: str) -> Hold:
-        now = self._clock.now()
-        args: Args = [HOLD_MEMORY, now // 1000]
+        args: Args = [HOLD_MEMORY, self._clock.now(), latest_moment(self._clock)]
         fields, _ = await self._link.run(lambda: self._scripts.resume(keys=[key], args=args))
-        return hold_of(fields, now)
+        return hold_of(fields, self._clock.now(), latest_moment(self._clock))
 
 
 def window_of(minute: int, ledger: dict[bytes, bytes], before: dict[bytes, bytes]) -> Window:

@@ -1,11 +1,12 @@
 -- Stands before the scripts that need to know which credential has replaced which; `lineage.py` has the theory.
 -- The hash has a field for each credential's identity: when the exchange last accepted it in a replica's hands (ms since
--- the epoch, on the exchange's clock), and behind a colon the identity that replaced it.
+-- the epoch, on the exchange's clock), behind a colon the identity that replaced it, and behind an @ when a link ends that
+-- is followed for a while only.
 
 local MOST_CREDENTIALS = 16
 
--- Who has used the account: by identity, when, and by what it was replaced.
-local function credentials_at(key)
+-- Who has used the account: by identity, when, and by what it was replaced, by the links that are followed now.
+local function credentials_at(key, now, memory)
     local found, size = {}, read('HLEN', key)
     if not size or size > 4 * MOST_CREDENTIALS then
         redis.call('DEL', key)
@@ -14,10 +15,14 @@ local function credentials_at(key)
     local flat = redis.call('HGETALL', key)
     for place = 1, #flat, 2 do
         local identity, value = flat[place], flat[place + 1]
-        if #identity == 16 and #value <= 32 and string.find(identity, '^[0-9a-f]+$') then
-            local used, successor = string.match(value, '^(%d+):?([0-9a-f]*)$')
+        if #identity == 16 and #value <= 48 and string.find(identity, '^[0-9a-f]+$') then
+            local used, successor, ends = string.match(value, '^(%d+):?([0-9a-f]*)@?(%d*)$')
             if whole(used, 1e14) then
-                found[identity] = { used = tonumber(used), successor = #successor == 16 and successor or nil }
+                found[identity] = { used = tonumber(used) }
+                local until_when = whole(ends, now + memory)
+                if #successor == 16 and (ends == '' or (until_when and until_when > now)) then
+                    found[identity].successor, found[identity].ends = successor, until_when
+                end
             end
         end
     end
@@ -69,7 +74,8 @@ local function remember(key, known, now, memory)
     for place = 1, math.min(#kept, MOST_CREDENTIALS) do
         local credential = known[kept[place]]
         local successor = credential.successor and ':' .. credential.successor or ''
-        redis.call('HSET', key, kept[place], string.format('%.0f', credential.used) .. successor)
+        local ends = credential.successor and credential.ends and string.format('@%.0f', credential.ends) or ''
+        redis.call('HSET', key, kept[place], string.format('%.0f', credential.used) .. successor .. ends)
     end
     redis.call('PEXPIRE', key, 2 * memory)
 end

@@ -23,11 +23,20 @@ The interleavings:
   stays: the slow one is superseded by the latest at once, and does as that says.
 - *Redis has lost everything.* A replica that has used both pairs writes the link again with its next snapshot, unless
   the old pair has a link. Until then the others work apart: that costs calls, and never shows wrong numbers.
+- *The new pair is in use already, by who has nothing to do with ours*, as another deployment's account of the same name
+  that a wrong file names, or as a new pod's that was started with it. To the strangers we are none of their business: a
+  link away from the pair would lead them to whatever we use next. So a process that came to a pair in use by
+  **strangers** writes no link away from it, only removes the one that led there when it goes back; and the link to it
+  is **passing**: followed for `MEMORY`, so that replicas which see the new files a little later share what is under it,
+  and not for as long as the strangers keep the pair in use. Who adopts over a passing link came to strangers too, and
+  so did, for all it knows, who proved a pair while Redis was away. A process that was started with a pair, or proved
+  one that nobody used, or goes back to the one it had before, may link away from it: so a rotation or a restart ends
+  the matter. Until then each replica proves the next pair with a call of its own.
 - *The new pair is taken back, its pods are gone.* After `MEMORY` the link leads to nobody in use, and the old pair
   goes on.
 - *The files are given another exchange account's key under a running replica.* The exchange accepts it, so it is a
   rotation like any other: no gateway can tell. Replicas with the old pair are then shown the new account, as they
-  will be themselves when they see the files.
+  will be themselves when they see the files; who used that account's key before is led nowhere.
 
 The hash is bounded: 16 credentials, the latest; a longer chain loses its oldest links.
 """
@@ -53,11 +62,15 @@ class Use(msgspec.Struct, frozen=True):
     """When the exchange accepted it last, epoch ms on its clock."""
     successor: str = ""
     """The identity that replaced it."""
+    passing: bool = False
+    """Whether that was in use by strangers when it did."""
 
 
-def uses_of(found: Sequence[tuple[bytes, int, bytes]]) -> dict[str, Use]:
+def uses_of(found: Sequence[tuple[bytes, int, bytes, int]]) -> dict[str, Use]:
     """Who has used the account, as the script gives it."""
-    return {identity.decode(): Use(used, successor.decode()) for identity, used, successor in found}
+    return {
+        identity.decode(): Use(used, successor.decode(), bool(passing)) for identity, used, successor, passing in found
+    }
 
 
 def lineage_of(uses: Mapping[str, Use], identity: str, newest: str, now: int) -> Lineage:
@@ -70,7 +83,9 @@ def lineage_of(uses: Mapping[str, Use], identity: str, newest: str, now: int) ->
         for each, use in uses.items()
         if each != identity and abs(now - use.used) <= MEMORY and last not in (each, *_successors(uses, each))
     ]
-    return Lineage(newest != identity, replaced, len(foreign))
+    passing = any(use.passing and use.successor == identity for use in uses.values())
+    in_use = identity in uses and abs(now - uses[identity].used) <= MEMORY
+    return Lineage(newest != identity, replaced, len(foreign), in_use, passing)
 
 
 def _successors(uses: Mapping[str, Use], identity: str) -> list[str]:

@@ -5,11 +5,12 @@
 --       credential is remembered, most bytes of a body, most ms that a failure is remembered
 -- Gives the body only where it is newer than the caller's: a snapshot is tens of kilobytes.
 local token, lease_ms, own, followed, now = ARGV[3], tonumber(ARGV[4]), ARGV[6], ARGV[7], tonumber(ARGV[8])
-local known = credentials_at(KEYS[4])
-local newest = newest_of(known, own, now, tonumber(ARGV[9]))
+local memory = tonumber(ARGV[9])
+local known = credentials_at(KEYS[4], now, memory)
+local newest = newest_of(known, own, now, memory)
 local uses = {}
 for identity, credential in pairs(known) do
-    uses[#uses + 1] = { identity, credential.used, credential.successor or '' }
+    uses[#uses + 1] = { identity, credential.used, credential.successor or '', credential.ends and 1 or 0 }
 end
 
 local entry, left, body = fields(KEYS[1], 64, 'format', 'identity', 'asked_at', 'life'), redis.call('PTTL', KEYS[1]), false

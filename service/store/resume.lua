@@ -1,10 +1,15 @@
--- Forget a not-before, and begin a new epoch so that replicas that remember it forget it too.
+-- Forget a not-before, and say when, so that replicas that remember it forget it too.
 -- KEYS: hold
--- ARGV: ms to remember the epoch, and the least it may be: the time, so that it is later than any that Redis lost
+-- ARGV: ms to remember the resume, now (ms since the epoch, on the exchange's clock), the latest that a replica can have
+--       written by now
 -- Gives what was forgotten.
-local stored = hold_at(KEYS[1])
-local epoch = math.max((whole(stored[1][1], 1e14) or 0) + 1, tonumber(ARGV[2]))
+local latest = tonumber(ARGV[3])
+local stored = fields(KEYS[1], 64, 'resumed', 'imposed')
+local imposed = math.min(whole(stored[2], 1e14) or 0, latest)
+-- Later than what is forgotten, by whosever clock.
+local resumed = math.max(tonumber(ARGV[2]), whole(stored[1], latest) or 0, imposed > 0 and imposed + 1 or 0)
+local forgotten = hold_at(KEYS[1])
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch))
+redis.call('HSET', KEYS[1], 'resumed', string.format('%.0f', resumed))
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return stored
+return forgotten

@@ -34,7 +34,7 @@ end
 
 -- A not-before, and the ms it is still remembered.
 local function hold_at(key)
-    return { fields(key, 64, 'epoch', 'problem', 'until', 'opened'), redis.call('PTTL', key) }
+    return { fields(key, 64, 'resumed', 'imposed', 'until', 'opened', 'problem'), redis.call('PTTL', key) }
 end
 
 -- Count on in a hash's field, which never falls below nothing.

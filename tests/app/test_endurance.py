@@ -44,7 +44,7 @@ async def test_a_bug_while_refreshing_pauses_like_a_failure_of_the_exchange(stag
 @pytest.mark.parametrize("until", [9_999_999_999_999_999, START + MAX_HOLD + 2 * 86_400_000])
 async def test_a_not_before_that_somebody_mistyped_is_none(stage: Stage, until: int) -> None:
     async with stage.redis() as redis:
-        await redis.hset(ADDRESS_HOLD, mapping={"epoch": 0, "until": until, "problem": "exchange-banned"})
+        await redis.hset(ADDRESS_HOLD, mapping={"until": until, "problem": "exchange-banned"})
     gateway = await stage.start()
 
     assert (await gateway.get()).status_code == 200

@@ -525,6 +525,24 @@ async def test_without_redis_every_replica_goes_by_itself_within_its_part(make_s
     assert {(await each.status())["redis"] for each in replicas} == {"degraded"}
 
 
+async def test_a_ban_after_a_resume_binds_the_fleet_though_who_met_it_knew_of_no_resume(stage: Stage) -> None:
+    knows = await stage.warm()
+    await knows.gateway.ledger.resume(IDENTITY)
+    await stage.advance(5_000)
+    await knows.get()
+    stage.redis_server.connected = False
+    met = await stage.start()
+    stage.fail(Fault("418", seconds=60, count=1))
+    assert (await met.get()).status_code == 503
+    calls = stage.exchange.calls.count()
+    stage.redis_server.connected = True
+    await stage.advance(5_000)
+    for each in (met, knows, met):
+        await each.get(cache_control="no-cache")
+        assert problem(await each.get(cache_control="no-cache")) == "exchange-banned"
+    assert stage.exchange.calls.count() == calls
+
+
 async def test_a_ban_seen_without_redis_is_written_back_and_binds_the_others(stage: Stage) -> None:
     one, other = await fleet(stage, 2)
     stage.redis_server.connected = False

@@ -190,9 +190,9 @@ async def test_garbage_in_the_snapshots_hash_is_ignored_and_replaced(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"epoch": "x"},
-        {"epoch": 0, "until": "tomorrow", "problem": "exchange-banned"},
-        {"epoch": 0, "until": START + 60_000, "problem": b"\xff\xfe"},
+        {"resumed": "x"},
+        {"until": "tomorrow", "problem": "exchange-banned"},
+        {"until": START + 60_000, "problem": b"\xff\xfe"},
         {"until": ""},
     ],
 )
@@ -220,7 +220,7 @@ async def test_a_snapshot_from_the_future_is_nobodys_and_replaced(stage: Stage) 
 
 async def test_a_not_before_of_a_newer_release_binds_too(stage: Stage) -> None:
     async with stage.redis() as redis:
-        await redis.hset(ADDRESS_HOLD, mapping={"epoch": 0, "until": START + 60_000, "problem": "invented-later"})
+        await redis.hset(ADDRESS_HOLD, mapping={"until": START + 60_000, "problem": "invented-later"})
     gateway = await stage.start()
     assert told(await gateway.get()) == (503, "exchange-banned", "60")
     assert stage.exchange.calls.count() == 0

@@ -369,6 +369,87 @@ async def test_a_generation_goes_on_where_redis_has_forgotten_it(stage: Stage) -
     assert set(stage.account_keys[asked:]) == {third}
 
 
+# Pairs that others use already.
+
+THEIR_KEY, THEIR_SECRET = "theirApiKey".ljust(64, "4"), "theirSecret".ljust(64, "4")
+
+
+async def beside_strangers(stage: Stage) -> Replica:
+    """Another deployment, whose account of the same name is another one; the files hold its pair from now on."""
+    stage.exchange.add_book("theirs")
+    stage.exchange.set_balance("BTC", "77.7", "theirs")
+    stage.exchange.add_secret_key(THEIR_KEY, THEIR_SECRET, "theirs")
+    put(stage, THEIR_KEY, THEIR_SECRET)
+    theirs = await stage.start()
+    await theirs.get()
+    return theirs
+
+
+def put(stage: Stage, key: str, secret: str) -> None:
+    for name, text in (("api_key", key), ("secret_key", secret)):
+        (stage.folder / "secrets" / name).write_text(text)
+
+
+async def balance(replica: Replica) -> str:
+    return str((await replica.get(BTC)).json()["walletBalance"])
+
+
+@pytest.mark.parametrize("key", [DEMO_API_KEY, NEW_KEY])
+async def test_who_used_a_strangers_pair_for_a_while_leads_the_strangers_nowhere(stage: Stage, key: str) -> None:
+    ours = [await stage.start_watched() for _ in range(2)]
+    own = await balance(ours[0][0])
+    theirs = await beside_strangers(stage)
+    stage.exchange.add_secret_key(key, DEMO_SECRET_KEY)
+    for pair in ((THEIR_KEY, THEIR_SECRET), (key, DEMO_SECRET_KEY)):
+        put(stage, *pair)
+        for _, files in ours:
+            await files.look()
+            await decided()
+    for _ in range(3):
+        await stage.advance(5_000)
+        assert [await balance(each) for each, _ in ours] == [own, own]
+        assert await balance(theirs) == "77.70000000"
+    assert set(stage.account_keys[-3:]) == {key, THEIR_KEY}
+
+
+async def test_who_is_started_with_the_old_pair_is_not_led_to_strangers_for_as_long_as_they_use_theirs(
+    stage: Stage,
+) -> None:
+    mistaken, files = await stage.start_watched()
+    own = await balance(mistaken)
+    theirs = await beside_strangers(stage)
+    await files.look()
+    await decided()
+    assert await balance(mistaken) == "77.70000000"
+    await stage.end(mistaken)
+    put(stage, DEMO_API_KEY, DEMO_SECRET_KEY)
+    for _ in range(3):
+        await stage.advance(50_000)
+        await theirs.get()
+        await settle()
+    assert await balance(await stage.start()) == own
+
+
+async def test_replicas_share_what_a_new_one_was_started_with_before_they_all_see_the_files(stage: Stage) -> None:
+    (early, sees_early), (late, sees_late) = await stage.start_watched(), await stage.start_watched()
+    await early.get()
+    stage.change_key(NEW_KEY)
+    new = await stage.start()
+    await new.get()
+    await sees_early.look()
+    await decided()
+    calls = stage.account_calls
+    for each in (late, early, new):
+        assert fresh([await each.get()])
+    assert stage.account_calls == calls
+    await stage.advance(5_000)
+    assert fresh([await late.get()])
+    await sees_late.look()
+    await decided()
+    assert await in_use(late) == NEW
+    assert (stage.account_calls, stage.account_keys[-1]) == (calls + 1, NEW_KEY)
+
+
 async def test_a_superseded_replica_gets_what_the_proof_brought(stage: Stage) -> None:
     (early, sees_early), (late, _) = await stage.start_watched(), await stage.start_watched()
     await late.get()

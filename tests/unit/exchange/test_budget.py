@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.exchange import budget
 from service.exchange.budget import (
@@ -16,6 +17,7 @@ from service.exchange.budget import (
     hold_after,
     hold_barrier,
     is_credential,
+    joined,
     probe_barrier,
     weight_barrier,
     window_at,
@@ -318,15 +320,29 @@ def test_a_rejected_credential_alone_is_not_about_the_address() -> None:
     assert problems == ["exchange-rejected-credentials"]
 
 
-def test_a_later_epoch_overrides_a_later_time() -> None:
-    assert (
-        NO_HOLD < Hold(0, 5, problem="x") < Hold(0, 6, problem="a") < Hold(1, 0, problem="") < Hold(1, 2, problem="x")
-    )
+@pytest.mark.parametrize(
+    ("holds", "both"),
+    [
+        ((NO_HOLD, Hold(0, 5, problem="x")), Hold(0, 5, problem="x")),
+        ((Hold(0, 5, problem="x"), Hold(0, 6, problem="a")), Hold(0, 6, problem="a")),
+        ((Hold(7), Hold(0, 9, problem="x", imposed=6)), Hold(7)),  # imposed before the resume
+        ((Hold(7), Hold(0, 9, problem="x", imposed=7)), Hold(7, 9, problem="x", imposed=7)),  # and after it
+        ((Hold(7, 8, problem="x", imposed=7), Hold(0, 9, imposed=6)), Hold(7, 8, problem="x", imposed=7)),
+        ((Hold(7, 8, problem="x", imposed=7), Hold(8)), Hold(8)),
+        ((Hold(0, 9, problem="x", imposed=1), Hold(0, 8, imposed=2)), Hold(0, 9, problem="x", imposed=2)),
+    ],
+)
+def test_of_the_not_befores_that_no_resume_has_voided_the_latest_time_wins(
+    holds: tuple[Hold, Hold], both: Hold
+) -> None:
+    one, other = holds
+    assert (joined(one, other), joined(other, one), joined(both, one)) == (both, both, both)
 
 
 def test_a_probe_voids_its_hold_and_a_later_one_overrides_that() -> None:
-    opened = Hold(0, 5, problem="x", opened=True)
-    assert Hold(0, 5, problem="x") < opened < Hold(0, 6, problem="x")
+    ban, later = Hold(0, 5, problem="x"), Hold(0, 6, problem="x")
+    opened = replace(ban, opened=True)
+    assert (joined(ban, opened), joined(opened, ban), joined(opened, later)) == (opened, opened, later)
     assert not opened.binds(0)
     assert not opened.opens(9)
 

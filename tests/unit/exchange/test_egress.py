@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from service.exchange.budget import MINUTE, Claim, Hold, Window
 from service.exchange.clock import ExchangeClock, Offset
@@ -35,7 +36,7 @@ def test_a_latched_credential_binds_no_other(egress: Egress) -> None:
     assert egress.barrier(Claim(1, "a", "two")) is None
 
 
-def test_a_hold_only_grows_until_a_resume_begins_a_new_epoch(egress: Egress) -> None:
+def test_a_hold_only_grows_until_a_resume_voids_it(egress: Egress) -> None:
     egress.learn(ADDRESS, BAN)
     egress.learn(ADDRESS, Hold(0, START + 1, problem="exchange-banned"))
     assert egress.hold(ADDRESS) == BAN
@@ -45,10 +46,20 @@ def test_a_hold_only_grows_until_a_resume_begins_a_new_epoch(egress: Egress) -> 
     assert egress.barrier(Claim(1, "a", "one")) is None
 
 
-def test_a_refusal_after_a_resume_stands_in_its_epoch(egress: Egress) -> None:
-    egress.learn(ADDRESS, Hold(3))
+def test_a_refusal_after_a_resume_stands_whether_or_not_the_resume_was_known(egress: Egress) -> None:
+    resume = Hold(START - 1)
     egress.impose(ADDRESS, BAN)
-    assert egress.hold(ADDRESS) == Hold(3, BAN.until, problem=BAN.problem)
+    egress.learn(ADDRESS, resume)
+    assert egress.hold(ADDRESS) == replace(BAN, resumed=START - 1, imposed=START)
+    egress.learn("one", resume)
+    egress.impose("one", LATCH)
+    assert egress.hold("one") == replace(LATCH, resumed=START - 1, imposed=START)
+
+
+def test_a_refusal_by_a_clock_that_is_behind_is_later_than_a_resume_that_is_known(egress: Egress) -> None:
+    egress.learn(ADDRESS, Hold(START + 1_000))
+    egress.impose(ADDRESS, BAN)
+    assert egress.barrier(Claim(1)) is not None
 
 
 def test_the_exchanges_own_limit_lowers_the_ceiling_and_never_raises_it(egress: Egress) -> None:
@@ -141,7 +152,7 @@ def test_a_refusal_whose_time_has_passed_bars_while_another_replica_probes(egres
     barrier = egress.barrier(Claim(5))
     assert barrier is not None
     assert barrier.error.retry_at == START + 6_000
-    egress.learn(ADDRESS, Hold(1))  # its probe was answered
+    egress.learn(ADDRESS, Hold(0, BAN.until, opened=True))  # its probe was answered
     assert egress.barrier(Claim(5)) is None
 
 

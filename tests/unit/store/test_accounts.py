@@ -352,7 +352,7 @@ async def test_a_credential_that_replaced_another_is_followed_by_who_has_that(
     assert (await lease(store), await shared(store), await lease(new)) == ("superseded", ENTRY, "taken")
     assert [await lineage(store), await lineage(new)] == [
         Lineage(superseded=True),
-        Lineage(replaced=frozenset({FIRST})),
+        Lineage(replaced=frozenset({FIRST}), in_use=True),
     ]
     assert await store.keep(ENTRY, 60_000, "mine") == "lost"
 
@@ -422,7 +422,25 @@ async def test_a_credential_that_is_only_stored_with_links_nothing(
 ) -> None:
     await share(store, ENTRY)
     await share(replica(redis, clock, SECOND), ENTRY)
-    assert await lineage(store) == Lineage(foreign=1)
+    assert await lineage(store) == Lineage(foreign=1, in_use=True)
+
+
+async def test_a_passing_link_is_followed_for_a_while_whoever_uses_what_it_leads_to(
+    store: AccountStore, redis: Any, clock: FakeClock
+) -> None:
+    shared = replica(redis, clock, SECOND)
+    await shared.link(FIRST, "passing")
+    assert (await lease(store), (await lineage(shared)).passing) == ("superseded", True)
+    clock.advance(MEMORY)
+    await share(shared, ENTRY)
+    assert (await lease(store), (await lineage(shared)).passing) == ("taken", False)
+
+
+async def test_who_goes_back_leads_nobody_along(store: AccountStore, redis: Any, clock: FakeClock) -> None:
+    shared = replica(redis, clock, SECOND)
+    await shared.link(FIRST, "passing")
+    await store.link(SECOND, "none")
+    assert [await lease(store), await lease(shared)] == ["taken", "taken"]
 
 
 async def test_any_number_of_credentials_leaves_a_bounded_number_behind(redis: Any, clock: FakeClock) -> None:

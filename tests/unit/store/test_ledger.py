@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.exchange.budget import MAX_HOLD, MINUTE, NO_HOLD, Claim, Hold, Window
-from service.exchange.clock import ExchangeClock
+from service.exchange.clock import ExchangeClock, Offset
 from service.exchange.ports import Holds, Reservation
 from service.store.connection import AwayError, Link
 from service.store.ledger import LEDGER_MEMORY, EgressLedger, window_of
@@ -37,9 +37,9 @@ async def redis(server: FakeServer) -> AsyncIterator[Any]:
 class Told(EgressLedger):
     """A ledger whose entries are waited for; the gateway doesn't, as nobody decides by them."""
 
-    def __init__(self, redis: Any, clock: FakeClock) -> None:
+    def __init__(self, redis: Any, clock: FakeClock, exchange: ExchangeClock | None = None) -> None:
         self.link = Link(redis, clock, Metrics())
-        super().__init__(self.link, Scripts(redis), KEYS, ExchangeClock(clock))
+        super().__init__(self.link, Scripts(redis), KEYS, exchange or ExchangeClock(clock))
 
     async def settle(self, reservation: Reservation, reported: int | None) -> None:
         await super().settle(reservation, reported)
@@ -200,25 +200,50 @@ async def test_the_life_a_hold_has_left_tells_what_time_it_is_at_the_exchange(le
 async def test_a_resume_says_what_it_forgot_and_voids_older_holds(ledger: EgressLedger) -> None:
     await ledger.hold_address(BAN)
     assert await ledger.resume("key") == {"address": BAN, "credential": NO_HOLD}
-    epoch = START // 1_000  # later than any that Redis may have lost
-    assert (await holds(ledger)).address == Hold(epoch)
+    assert (await holds(ledger)).address == Hold(START)
     await ledger.hold_address(replace(BAN, until=10**13))  # a replica that hasn't heard of it
-    assert (await holds(ledger)).address == Hold(epoch)
-    await ledger.hold_address(replace(BAN, epoch=epoch))
-    assert (await holds(ledger)).address == replace(BAN, epoch=epoch)
+    assert (await holds(ledger)).address == Hold(START)
+    await ledger.hold_address(replace(BAN, imposed=START))  # neither has this one, but it was refused afterwards
+    assert (await holds(ledger)).address == replace(BAN, resumed=START, imposed=START)
     await ledger.resume("key")
-    assert (await holds(ledger)).address == Hold(epoch + 1)
+    assert (await holds(ledger)).address == Hold(START + 1)
 
 
-async def test_an_epoch_that_redis_lost_is_taught_anew(ledger: EgressLedger) -> None:
-    await ledger.hold_address(replace(BAN, epoch=4))
-    await ledger.hold_address(Hold(3, START + 9_000, problem="exchange-banned"))
-    assert (await holds(ledger)).address == replace(BAN, epoch=4)
+async def test_a_resume_that_redis_lost_is_taught_anew_and_stays(ledger: EgressLedger, redis: Any) -> None:
+    await ledger.hold_address(Hold(4))
+    assert await redis.pttl("e:hold") > 9 * MAX_HOLD
+    await ledger.hold_address(Hold(0, START + 9_000, problem="exchange-banned", imposed=3))
+    assert await holds(ledger) == Holds(Hold(4))  # and it tells no time
+    await ledger.hold_address(Hold(3, START + 9_000, problem="exchange-banned", imposed=5))
+    assert (await holds(ledger)).address == Hold(4, START + 9_000, problem="exchange-banned", imposed=5)
+
+
+@pytest.mark.parametrize("fields", [{"opened": 1}, {"resumed": START + 60_000}, {"imposed": 10**14}])
+async def test_nobodys_hand_opens_a_ban_by_what_has_not_happened_yet(
+    redis: Any, clock: FakeClock, fields: dict[str, Any]
+) -> None:
+    exchange = ExchangeClock(clock)
+    exchange.offset = Offset(START - clock.monotonic(), 20, clock.monotonic())
+    measured = Told(redis, clock, exchange)
+    ban = replace(BAN, until=START + 600_000, imposed=START)
+    await measured.hold_address(ban)
+    await redis.hset("e:hold", mapping=fields)
+    assert (await holds(measured)).address.binds(START)
+    await measured.hold_address(ban)  # another replica's copy
+    assert (await holds(measured)).address.binds(START)
+    await measured.resume("key")
+    assert not (await holds(measured)).address.binds(START)
 
 
 @pytest.mark.parametrize(
     "foreign",
-    [{"epoch": "x"}, {"until": "canary"}, {"problem": b"\xff", "until": "1.5"}, {"until": 10**15}, {"epoch": "9" * 15}],
+    [
+        {"resumed": "x"},
+        {"until": "canary"},
+        {"problem": b"\xff", "until": "1.5"},
+        {"until": 10**15},
+        {"resumed": "9" * 15},
+    ],
 )
 async def test_what_somebody_else_wrote_is_no_hold_and_does_not_stop_one(
     ledger: EgressLedger, redis: Any, foreign: dict[str, Any]
