@@ -17,7 +17,7 @@ from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock, Offset
 from service.exchange.errors import ExchangeTimeoutError
 from service.exchange.ports import Holds
-from service.store.entries import Cleared, Entry, Failed, Lineage, Look, Try, Verdict
+from service.store.entries import Bond, Cleared, Entry, Failed, Lineage, Look, Try, Verdict
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -83,7 +83,7 @@ class NoRedis:
     async def claim(self, milliseconds: int) -> bool | None:
         return None
 
-    async def link(self, replaced: str) -> None: ...
+    async def link(self, replaced: str, bond: Bond = "lasting") -> None: ...
 
     async def clear(self) -> Cleared:
         return Cleared(0, lease=False, credentials=0)

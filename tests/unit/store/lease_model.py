@@ -12,7 +12,7 @@ from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeTimeoutError
 from service.store.accounts import AccountStore
 from service.store.connection import Link
-from service.store.entries import Entry, Failed, Look, Try
+from service.store.entries import Bond, Entry, Failed, Look, Try
 from service.store.lineage import MEMORY
 from service.store.scripts import AccountKeys, EgressKeys, Scripts
 from service.telemetry.metrics import Metrics
@@ -165,15 +165,16 @@ class LeaseMachine(RuleBasedStateMachine):
                 self.successors.setdefault(replaced, identity)
             self.use(identity)
 
-    @rule(identity=CREDENTIALS, replaced=CREDENTIALS)
-    def link(self, identity: str, replaced: str) -> None:
+    @rule(identity=CREDENTIALS, replaced=CREDENTIALS, bond=st.sampled_from(["lasting", "none"]))
+    def link(self, identity: str, replaced: str, bond: Bond) -> None:
         if identity == replaced:
             return
-        self.do(self.stores[identity].link(replaced))
+        self.do(self.stores[identity].link(replaced, bond))
         self.failed.pop(identity, None)
         if replaced in self.chain(identity):
             del self.successors[identity]
-        self.successors[replaced] = identity
+        if bond != "none":
+            self.successors[replaced] = identity
         self.use(identity)
 
     @rule(replica=REPLICAS, identity=CREDENTIALS, count=st.integers(1, 9))
