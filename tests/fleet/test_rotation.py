@@ -140,7 +140,7 @@ async def test_wrong_keys_and_half_written_files_are_survived_under_load_until_t
     assert (rejected["credential"], rejected["in_use"]) == (WRONG, OLD)
     for text in logs:
         [refused] = events(text, "settings_refused")
-        assert refused["error"].endswith("api_key: expected a secret, found nothing")
+        assert refused["error"].endswith("api_key_file: expected a secret, found nothing")
 
 
 async def test_plain_files_are_written_piece_by_piece_and_nobody_notices(
