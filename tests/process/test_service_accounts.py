@@ -100,4 +100,5 @@ async def test_a_cluster_that_cannot_be_trusted_keeps_the_gateway_from_starting(
     config = write_settings(folder.path, **folder.tables(redis_port, exchange_url))
     answer = await run_command("serve", "--config", str(config))
 
-    assert answer == (2, "", f"coinm-gateway: {folder.path}/none: cannot be read: No such file or directory\n")
+    fault = "kubernetes.ca_file: cannot be read: No such file or directory"
+    assert answer == (2, "", f"coinm-gateway: {config}: {fault}\n")

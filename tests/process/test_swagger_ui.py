@@ -5,6 +5,7 @@ that nobody else was asked.
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -165,10 +166,10 @@ async def test_a_misspelt_filter_is_not_sent_and_the_field_says_why(
     tmp_path: Path, gateway: GatewayProcess, chromium: str
 ) -> None:
     async with browsing(gateway, chromium, tmp_path, "risk") as seen:
-        field = await seen.fill("asset", "btc")
+        field = await seen.fill("asset", "BTC/USD")
         await seen.block.locator("button.execute").click()
 
         await expect(field).to_have_class("invalid")
-        await expect(field).to_have_attribute("title", "Value must follow pattern ^[A-Z0-9]{1,20}$")
+        await expect(field).to_have_attribute("title", re.compile("Value must follow pattern"))
 
     assert not [url for url in seen.requests if "/v1/" in url]
