@@ -95,7 +95,7 @@ class _Timed(Database):
 
 
 def write_settings(folder: Path, **tables: Mapping[str, object]) -> Path:
-    """A complete settings file with its secrets; `tables` override or add keys of single tables."""
+    """A complete settings file with its secrets; `tables` override or add keys of single tables; `None`: without it."""
     secrets = folder / "secrets"
     secrets.mkdir(exist_ok=True)
     (secrets / "api_key").write_text(DEMO_API_KEY + "\n")
@@ -107,7 +107,7 @@ def write_settings(folder: Path, **tables: Mapping[str, object]) -> Path:
         table = {**DEFAULTS.get(name, {}), **tables.get(name, {})}
         lines += [f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
     for name in ("audit", "kubernetes", "log"):
-        lines += _table(name, tables[name]) if name in tables else []
+        lines += _table(name, tables[name]) if tables.get(name) is not None else []
     for account, own in tables.get("accounts", {"main": None}).items():
         lines += [_ACCOUNT.format(account=account), *_table(f"accounts.{account}.freshness", own)]
     lines += [_clients(tables.get("clients", {}))]

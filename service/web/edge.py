@@ -21,11 +21,12 @@ from service.gateway import Gateway
 from service.telemetry.attribution import CLIENT
 from service.telemetry.logs import looks_secret
 from service.telemetry.metrics import Metrics
+from service.web import problems
 from service.web.auditing import UNMATCHED, Access, audit, put
 from service.web.lane import Hit, Lane, Plan
 from service.web.problems import Refusal, overloaded, whole_seconds
 from service.web.record import Record, attach
-from service.web.refusals import refused
+from service.web.refusals import UNSTORED, refused
 
 log = structlog.get_logger("coinm.request")
 
@@ -71,20 +72,45 @@ class Edge:
 
     async def _later(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer in a turn of the event loop that has time for it; refuse if too many wait for one."""
-        started, room = time.perf_counter(), True
+        started = time.perf_counter()
         try:
             await self.gateway.queue.wait(self.lane.client(scope), None, self._turns.next)
         except NoRoomError:
-            room = False
-        hit = self.lane.hit(scope) if room else None
-        await (self._whole(scope, receive, send, room=room) if hit is None else self._answer(hit, send, started))
+            await self._turn_away(scope, receive, send, started)
+            return
+        hit = self.lane.hit(scope)
+        await (self._whole(scope, receive, send) if hit is None else self._answer(hit, send, started))
 
-    async def _whole(self, scope: Scope, receive: Receive, send: Send, *, room: bool = True) -> None:
+    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+        """Refuse for want of room.
+
+        Thousands come in one turn of the event loop, where a flood is faster than the answers. What they cost is what
+        probes and lease renewals wait for, so an ordinary one without a line of its own goes a short way.
+        """
+        logged, asked = self._worth_a_line(), cast("HTTPScope", scope)
+        ordinary = asked["method"] == "GET" and asked["path"].startswith(_FORMS[0]) and not _malformed(asked)
+        if logged or not ordinary or self.gateway.audit is not None or self.gateway.draining:
+            await self._whole(scope, receive, send, room=False, logged=logged)
+            return
+        given = next((value for name, value in asked["headers"] if name == b"x-request-id"), b"")
+        request_id, told, status = _request_id(given), overloaded(), 0
+        refusal = problems.refusal(request_id, told, UNSTORED | told.headers)
+        headers = [*_headers(refusal), (b"x-request-id", request_id.encode()), NO_SNIFFING]
+        try:
+            await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+            status = refusal.status
+            await send({"type": "http.response.body", "body": refusal.body, "more_body": False})
+        finally:
+            self.answered(UNMATCHED, "GET", status).count(time.perf_counter() - started)
+
+    async def _whole(
+        self, scope: Scope, receive: Receive, send: Send, *, room: bool = True, logged: bool = True
+    ) -> None:
         """Have the framework answer, or refuse where there is no room."""
         malformed = _malformed(cast("HTTPScope", scope))
         _shorten(cast("dict[str, Any]", scope), malformed)
         answering = _Answering(self, cast("dict[str, Any]", scope), send)
-        answering.record.malformed = malformed
+        answering.record.malformed, answering.logged = malformed, logged
         nobody = CLIENT.set("")
         try:
             if not room:
@@ -93,7 +119,9 @@ class Edge:
         except CallerLeftError:
             answering.logged = self._worth_a_line()  # nobody is there to be answered
         except NoRoomError:
-            answering.logged, told = self._worth_a_line(), overloaded()
+            if room:
+                answering.logged = self._worth_a_line()
+            told = overloaded()
             await answering.refuse(refused(scope, told, told.headers))
         finally:
             CLIENT.reset(nobody)  # the task may be its caller's, and live on
@@ -174,10 +202,10 @@ class _Answering:
         self._gateway = edge.gateway
         self._send = send
         self._started = time.perf_counter()
+        self.logged = True
         self._head = scope["method"] == "HEAD"
         self._method = str(scope["method"]) if scope["method"] in _METHODS else "other"
         self._status = 0
-        self.logged = True
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         self.record = Record(_request_id(given))
         if self._head:
@@ -203,11 +231,8 @@ class _Answering:
 
     async def refuse(self, refusal: Refusal) -> None:
         """Answer without the framework."""
-        status, media_type, fields, body = refusal
-        named = {"content-type": media_type, "content-length": str(len(body))} | fields
-        headers = [(name.encode(), value.encode()) for name, value in named.items()]
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+        await self.send({"type": "http.response.start", "status": refusal.status, "headers": _headers(refusal)})
+        await self.send({"type": "http.response.body", "body": refusal.body, "more_body": False})
 
     def close(self) -> None:
         """The log line, the audit line and the counters; also for a request whose caller hung up (status 0)."""
@@ -256,6 +281,11 @@ def _access(hit: Hit, request_id: str, status: int) -> Access:
         problem=None,
         served=hit.served,
     )
+
+
+def _headers(refusal: Refusal) -> Headers:
+    named = {"content-type": refusal.media_type, "content-length": str(len(refusal.body))} | refusal.headers
+    return [(name.encode(), value.encode()) for name, value in named.items()]
 
 
 def _limits(quota: Quota) -> Headers:

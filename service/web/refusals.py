@@ -9,6 +9,8 @@ from service.web import binance_errors, problems
 from service.web.problems import AnyRequest, InvalidParameterError, Refusal, Told
 from service.web.record import record_of
 
+UNSTORED = {"cache-control": "no-store"}
+"""What every error says to caches."""
 _BELOW_BINANCE = re.compile(r"/+binance/")
 
 
@@ -23,7 +25,7 @@ def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
 def refused(scope: Any, told: Told, headers: dict[str, str]) -> Refusal:
     """An error as it is sent; noted in the request's record."""
     record = record_of(scope)
-    record.problem, headers = told.problem, {"cache-control": "no-store"} | headers
+    record.problem, headers = told.problem, UNSTORED | headers
     if _BELOW_BINANCE.match(scope["path"]):
         return binance_errors.refusal(told, headers)
     return problems.refusal(record.request_id, told, headers)

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from service.access import tokens
 from service.telemetry.audit import Line
+from service.web.edge import FUTILE_LINES
 from tests.app.conftest import MakeStage
 from tests.app.harness import BTC, Replica, Stage, cache_status, problem, settle, told
 from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask
@@ -39,7 +41,11 @@ class Connection:
             "server": ("127.0.0.1", 80),
             "state": {},
         }
-        self.answering = asyncio.ensure_future(gateway.app(scope, self.receive, self.send))  # type: ignore[arg-type]
+        self.answering = asyncio.create_task(self._answered(gateway, scope))
+
+    async def _answered(self, gateway: Replica, scope: Any) -> None:
+        """As the server does: a request comes to the app in its own task."""
+        await gateway.app(scope, self.receive, self.send)
 
     async def receive(self) -> Any:
         if not self._received:
@@ -157,6 +163,47 @@ async def test_that_there_is_no_room_is_logged_once_and_so_is_its_end(
         "waiting_room_full",
         "waiting_room_has_room",
     ]
+
+
+async def test_all_of_a_burst_that_finds_no_room_are_refused_alike_and_few_have_a_log_line(
+    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = make_stage(server={"waiters": 3}, audit=None)
+    gateway = await _slow(stage)
+    burst = [Connection(gateway) for _ in range(1000)]
+    await stage.exchange.wait_held()
+    await settle()
+    refused = [caller.sent for caller in burst if caller.sent]
+    stage.exchange.release()
+    await asyncio.gather(*(caller.answering for caller in burst))
+    assert [caller.sent[0]["status"] for caller in burst].count(503) == len(refused) >= 990
+    heads = [dict(sent[0]["headers"]) for sent in refused]
+    assert len({head.pop(b"x-request-id") for head in heads}) == len(refused)
+    assert {int(head.pop(b"retry-after")) for head in heads} == {1, 2, 3, 4, 5}
+    lengths = {
+        int(head.pop(b"content-length")) - len(sent[1]["body"]) for head, sent in zip(heads, refused, strict=True)
+    }
+    assert lengths == {0}
+    assert {frozenset(head.items()) for head in heads} == {
+        frozenset(
+            {
+                b"content-type": b"application/problem+json",
+                b"cache-control": b"no-store",
+                b"x-content-type-options": b"nosniff",
+            }.items()
+        )
+    }
+    bodies = [msgspec.json.decode(sent[1]["body"]) for sent in refused]
+    assert len({body.pop("instance") for body in bodies}) == len(refused)
+    assert {body["type"].rpartition(":")[2] for body in bodies} == {"overloaded"}
+    lines = [
+        record.msg for record in caplog.records if isinstance(record.msg, dict) and record.msg["event"] == "request"
+    ]
+    assert sum((line["route"], line["status"]) == ("unmatched", 503) for line in lines) == FUTILE_LINES.per_second
+    unrouted = {"route": "unmatched", "method": "GET", "status": "503"}
+    short = gateway.gateway.metrics.registry.get_sample_value("coinm_requests_total", unrouted) or 0
+    assert short > FUTILE_LINES.per_second
+    assert short + _requests(gateway, 503) == len(refused)
 
 
 async def _while_waiting(stage: Stage, path: str, headers: Mapping[str, str], old: str, new: str) -> Any:

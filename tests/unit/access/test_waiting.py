@@ -194,6 +194,42 @@ async def test_requests_begin_for_so_long_in_a_turn_and_the_others_in_the_next_o
     assert begun == list(range(EACH_TURN + 10))
 
 
+async def test_no_more_begin_in_a_turn_however_many_come_in_each_of_those_before() -> None:
+    """A turn's end is scheduled once, not by every turn in which somebody came."""
+    turns, begun, now = Turns(), list[int](), itertools.count()
+
+    async def begin(number: int) -> None:
+        if turns.is_over(next(now) * TURN / 4):
+            await turns.next()
+        begun.append(number)
+
+    tasks, begun_in_turns = list[asyncio.Task[None]](), list[int]()
+    for _ in range(10):
+        before = len(begun)
+        tasks += [asyncio.create_task(begin(number)) for number in range(5 * EACH_TURN)]
+        await asyncio.sleep(0)
+        begun_in_turns.append(len(begun) - before)
+    assert EACH_TURN // 2 < max(begun_in_turns) <= EACH_TURN
+    await asyncio.gather(*tasks)
+
+
+async def test_many_that_hang_up_at_once_free_their_places_and_end_by_and_by(metrics: Metrics) -> None:
+    room, callers = WaitingRoom("refresh", 10 * EACH_TURN, metrics), [Caller() for _ in range(3 * EACH_TURN)]
+    answer = asyncio.get_running_loop().create_future()
+    tasks = [asyncio.create_task(outcome(asking(room, answer, "a", caller.receive))) for caller in callers]
+    await settle()
+    for caller in callers:
+        caller.gone.set()
+    ended, most = 0, 0
+    while ended < len(tasks):
+        await asyncio.sleep(0)
+        done = sum(task.done() for task in tasks)
+        assert not done or room.waiting == 0
+        ended, most = done, max(most, done - ended)
+    assert most <= EACH_TURN
+    assert [await task for task in tasks] == ["CallerLeftError"] * len(tasks)
+
+
 async def test_a_request_that_comes_in_a_turn_of_its_own_never_waits() -> None:
     turns = Turns()
     for second in range(3):
