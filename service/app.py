@@ -21,7 +21,7 @@ from service.web.dropin import DropIn
 from service.web.edge import Edge
 from service.web.operations import Operations
 from service.web.refusals import answer
-from service.wiring import build, close, in_touch, reviews_of
+from service.wiring import build, close, fleet_notifications, reviews_of
 
 log = structlog.get_logger("coinm.process")
 
@@ -77,7 +77,7 @@ def create_app(
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         app.state.gateway = gateway
         try:
-            async with gateway.audit.running() if gateway.audit else nullcontext(), in_touch(gateway):
+            async with gateway.audit.running() if gateway.audit else nullcontext(), fleet_notifications(gateway):
                 yield
         finally:
             try:

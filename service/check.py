@@ -8,22 +8,22 @@ import msgspec
 
 from service import process
 from service.addresses import password_of
-from service.cache.keeper import SnapshotKeeper
+from service.cache.account_cache import AccountCache
 from service.clock import timestamp
 from service.exchange.budget import MINUTE
 from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
-from service.exchange.posture import posture
+from service.exchange.key_permissions import key_permissions
 from service.files import exposure
 from service.gateway import Gateway
 from service.kubernetes.errors import NotVerifiedError
 from service.kubernetes.reviews import TokenReviews
 from service.settings import Audit, Server, Settings
 from service.settings_file import SettingsError, secret_files
-from service.store.connection import AwayError
 from service.store.entries import Lineage
+from service.store.guard import RedisUnavailableError
 from service.store.lineage import MEMORY
-from service.store.rehearsal import rehearse
+from service.store.selftest import selftest
 from service.telemetry import sinks
 from service.tls import require_pair
 from service.wiring import close
@@ -31,14 +31,14 @@ from service.wiring import close
 EXPIRY_WARNING = 14 * 24 * 3_600_000
 """Ms; certificates that renew themselves do it earlier."""
 
-Verdict = Literal["ok", "warn", "fail", "skip"]
+StoreResult = Literal["ok", "warn", "fail", "skip"]
 
 
 class Finding(msgspec.Struct, frozen=True):
     """One row of the table."""
 
     subject: str
-    verdict: Verdict
+    verdict: StoreResult
     text: str
 
 
@@ -53,7 +53,7 @@ def line(finding: Finding) -> str:
 async def run(gateway: Gateway, config: Path, show: Show) -> None:
     """Try it all, telling each finding as soon as it is known."""
     try:
-        accounts = len(gateway.keepers)
+        accounts = len(gateway.caches)
         show(Finding("settings", "ok", f"{accounts} account(s), {len(gateway.settings.clients)} client(s)"))
         show(_weight(gateway))
         show(audit_finding(gateway.settings.audit))
@@ -68,11 +68,11 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
             show(await _kubernetes(gateway.reviews))
         await _learn(gateway)
         show(await _clock(gateway))
-        for keeper in gateway.keepers.values():
-            for finding in sharing_findings(keeper.account, keeper.memory.tenure.lineage):
+        for cache in gateway.caches.values():
+            for finding in sharing_findings(cache.account, cache.state.active.lineage):
                 show(finding)
-            show(await _account(gateway, keeper))
-            for finding in await _key(gateway, keeper.account):
+            show(await _account(gateway, cache))
+            for finding in await _key(gateway, cache.account):
                 show(finding)
     finally:
         await close(gateway)
@@ -82,7 +82,7 @@ async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
     """Forget what stands in the way of the address and of these accounts in Redis; what was forgotten.
 
     Raises:
-        AwayError: Redis can't be reached: nothing more was forgotten.
+        RedisUnavailableError: Redis can't be reached: nothing more was forgotten.
     """
     try:
         await gateway.redis.reach()
@@ -145,16 +145,16 @@ def connections_finding(files: int, *, encrypted: bool) -> Finding:
     connections = process.connections(files, encrypted=encrypted)
     if connections is None:
         return Finding("open files", "fail", process.too_few(files, encrypted=encrypted))
-    verdict: Verdict = "warn" if connections < process.FEW_CONNECTIONS else "ok"
+    verdict: StoreResult = "warn" if connections < process.FEW_CONNECTIONS else "ok"
     return Finding("open files", verdict, f"{connections} connections of callers at a time")
 
 
 async def _redis(gateway: Gateway) -> Sequence[Finding]:
     try:
         await gateway.redis.reach()
-        await rehearse(gateway.redis, gateway.settings, gateway.exchange.clock)
+        await selftest(gateway.redis, gateway.settings, gateway.exchange.clock)
         info = await gateway.redis.run(gateway.redis.info)
-    except AwayError as exc:
+    except RedisUnavailableError as exc:
         return [Finding("redis", "fail", str(exc))]
     return redis_findings(info)
 
@@ -187,7 +187,7 @@ def sharing_findings(account: str, lineage: Lineage) -> list[Finding]:
 async def _kubernetes(reviews: TokenReviews) -> Finding:
     """Whether we may create TokenReviews, by one of our own token."""
     try:
-        await reviews.rehearse()
+        await reviews.selftest()
     except NotVerifiedError as exc:
         return Finding("kubernetes", "fail", f"API server: {exc}")
     return Finding("kubernetes", "ok", f"tokens for the audience {reviews.audience} can be reviewed")
@@ -206,16 +206,16 @@ async def _clock(gateway: Gateway) -> Finding:
     return Finding("exchange", "ok", f"{gateway.settings.exchange.host}, clock {skew:+d} ms (give or take {error} ms)")
 
 
-async def _account(gateway: Gateway, keeper: SnapshotKeeper) -> Finding:
+async def _account(gateway: Gateway, cache: AccountCache) -> Finding:
     """One signed call."""
-    subject = f"account {keeper.account}"
+    subject = f"account {cache.account}"
     try:
-        snapshot = (await keeper.source.fetch(forced=False)).snapshot
+        snapshot = (await cache.source.fetch(forced=False)).snapshot
     except ExchangeError as exc:
         return Finding(subject, "fail", _explain(exc))
     rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
     used = gateway.exchange.egress.used
-    return Finding(subject, "ok", f"credential {keeper.source.fingerprint}, {rows}, used weight {used}")
+    return Finding(subject, "ok", f"credential {cache.source.fingerprint}, {rows}, used weight {used}")
 
 
 async def _key(gateway: Gateway, account: str) -> Sequence[Finding]:
@@ -230,16 +230,16 @@ async def _key(gateway: Gateway, account: str) -> Sequence[Finding]:
         restrictions = await gateway.wallet.restrictions(account)
     except ExchangeError as exc:
         return [Finding(subject, "warn", f"the wallet API didn't tell what the key may do: {_explain(exc)}")]
-    return [Finding(subject, verdict, text) for verdict, text in posture(restrictions)]
+    return [Finding(subject, verdict, text) for verdict, text in key_permissions(restrictions)]
 
 
 async def _learn(gateway: Gateway) -> None:
     """What the replicas know of a ban binds this command too."""
-    for keeper in gateway.keepers.values():
-        look = await keeper.memory.tenure.shared.look(0)
+    for cache in gateway.caches.values():
+        look = await cache.state.active.shared.read_state(0)
         if look is not None:
-            keeper.memory.tenure.lineage = look.lineage
-            await keeper.source.reconcile(look.holds)
+            cache.state.active.lineage = look.lineage
+            await cache.source.reconcile(look.holds)
 
 
 def _explain(error: ExchangeError) -> str:
@@ -248,17 +248,17 @@ def _explain(error: ExchangeError) -> str:
 
 
 async def _forget(gateway: Gateway, account: str) -> list[str]:
-    tenure = gateway.keepers[account].memory.tenure
-    look = await tenure.shared.look(0)
+    active = gateway.caches[account].state.active
+    look = await active.shared.read_state(0)
     if look is not None and look.holds.now is not None:
         gateway.exchange.clock.hear(look.holds.now)  # a resume says when it was, by the exchange's clock
-    forgotten = await gateway.ledger.resume(tenure.source.identity)
+    forgotten = await gateway.ledger.resume(active.source.identity)
     texts = [
         f"{account}: {scope} not-before {timestamp(hold.until)} ({hold.problem}) cleared"
         for scope, hold in forgotten.items()
         if hold.until > gateway.exchange.clock.now()
     ]
-    cleared = await tenure.shared.clear()
+    cleared = await active.shared.clear()
     if cleared.failures:
         texts.append(f"{account}: {cleared.failures} failed refresh(es) in a row cleared")
     if cleared.lease:

@@ -31,7 +31,7 @@ from service.server import ListenError, Stop, longest_end
 from service.server import serve as serve_app
 from service.settings import NAME_PATTERN, Settings
 from service.settings_file import SettingsError, load
-from service.store.connection import AwayError
+from service.store.guard import RedisUnavailableError
 from service.telemetry import logs, sinks
 from service.web import docs
 
@@ -184,7 +184,7 @@ def resume(config: Path, account: str | None) -> None:
     try:
         with _silence():
             cleared = _run(checks.resume(app.gateway, [account] if account else list(settings.accounts)))
-    except AwayError as exc:
+    except RedisUnavailableError as exc:
         _fail(f"Redis: {exc}; nothing was cleared", 1)
     for text in cleared or ["nothing was remembered"]:
         click.echo(text)
@@ -229,7 +229,7 @@ def _serve(app: App, reloader: Reloader) -> int:
             Ending(
                 longest_end(gateway.settings),
                 on_signal=lambda: loop.call_soon_threadsafe(stop.tell),
-                on_hangup=lambda: loop.call_soon_threadsafe(reloader.hurry),
+                on_hangup=lambda: loop.call_soon_threadsafe(reloader.trigger),
                 on_forced=lambda seconds: log.error("end_forced", seconds=seconds),
             )
         )

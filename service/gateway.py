@@ -7,15 +7,15 @@ import msgspec
 from service.access.clients import Clients
 from service.access.limits import RequestLimits
 from service.access.waiting import WaitingRoom
-from service.cache.keeper import SnapshotKeeper
-from service.cache.ports import Tenure
+from service.cache.account_cache import AccountCache
+from service.cache.ports import ActiveCredential
 from service.clock import Clock
 from service.exchange.client import ExchangeClient
 from service.exchange.signing import Credential
-from service.exchange.wallet import Wallet
+from service.exchange.wallet_api import WalletApi
 from service.kubernetes.reviews import TokenReviews
 from service.settings import Settings
-from service.store.connection import Link
+from service.store.guard import RedisGuard
 from service.store.ledger import EgressLedger
 from service.telemetry.audit import AuditLog
 from service.telemetry.logs import Redactor
@@ -35,12 +35,12 @@ class Gateway(msgspec.Struct):
     queue: WaitingRoom
     """Requests that wait to be begun."""
     exchange: ExchangeClient
-    wallet: Wallet
-    redis: Link
+    wallet: WalletApi
+    redis: RedisGuard
     ledger: EgressLedger
-    tenure: Callable[[str, Credential], Tenure]
+    open_credential: Callable[[str, Credential], ActiveCredential]
     """An account under a credential."""
-    keepers: Mapping[str, SnapshotKeeper]
+    caches: Mapping[str, AccountCache]
     """By account. Replaced as a whole when settings change, like `settings` and `clients`."""
     redactor: Redactor
     """Masks in the log and the audit log what it knows to be secret."""

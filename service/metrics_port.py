@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 
 from service.gateway import Gateway
 from service.web import operations
-from service.web.reading import JSON
+from service.web.reads import JSON
 
 CONNECTIONS = 64
 LIFE = 30.0

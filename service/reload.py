@@ -19,14 +19,14 @@ import structlog
 from msgspec.structs import replace
 from watchfiles import awatch
 
+from service.cache.account_cache import AccountCache
 from service.cache.flight import end
-from service.cache.keeper import SnapshotKeeper
 from service.exchange.signing import Credential, read_credential
 from service.files import MAX_FILE, FileError, read_bounded
 from service.gateway import Gateway
 from service.settings import Secret, Settings
 from service.settings_file import SettingsError, load, secrets_of
-from service.wiring import clients_of, keeper_of, rates_of, windows_of
+from service.wiring import cache_of, clients_of, rates_of, windows_of
 
 log = structlog.get_logger("coinm.settings")
 
@@ -104,8 +104,8 @@ class Reloader:
             "settings_refused", "Whether the files say something that was refused.", lambda: bool(self._refused)
         )
 
-    def hurry(self) -> None:
-        """Look now."""
+    def trigger(self) -> None:
+        """Check now."""
         self._hurry.set()
 
     async def look(self) -> None:
@@ -178,13 +178,13 @@ class Reloader:
 
     async def _apply(self, reading: Reading, changed: list[str]) -> None:
         gone = self._replace(reading)
-        for keeper in gone:
-            task = asyncio.create_task(keeper.retire())
+        for cache in gone:
+            task = asyncio.create_task(cache.retire())
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
         for name, credential in reading.credentials.items():
-            keeper = self._gateway.keepers[name]
-            await keeper.rotation.propose(self._gateway.tenure(name, credential))
+            cache = self._gateway.caches[name]
+            await cache.rotation.propose(self._gateway.open_credential(name, credential))
         self._reading = reading  # not before: what failed half-way is tried again
         self._gateway.metrics.reloads.labels("applied").inc()
         log.info(
@@ -195,18 +195,18 @@ class Reloader:
             credentials={name: credential.fingerprint for name, credential in reading.credentials.items()},
         )
 
-    def _replace(self, reading: Reading) -> list[SnapshotKeeper]:
-        """Put the settings in force, all in one step of the event loop; the keepers that nobody needs any more."""
+    def _replace(self, reading: Reading) -> list[AccountCache]:
+        """Put the settings in force, all in one step of the event loop; the caches that nobody needs any more."""
         gateway, new = self._gateway, reading.settings
         settings = replace(gateway.settings, accounts=new.accounts, clients=new.clients, freshness=new.freshness)
-        keepers = {
-            name: gateway.keepers.get(name) or keeper_of(gateway, settings, name, credential)
+        caches = {
+            name: gateway.caches.get(name) or cache_of(gateway, settings, name, credential)
             for name, credential in reading.credentials.items()
         }
-        gone = [keeper for name, keeper in gateway.keepers.items() if name not in keepers]
-        for name, keeper in keepers.items():
-            keeper.change(windows_of(settings, name))
-        gateway.settings, gateway.clients, gateway.keepers = settings, clients_of(settings), keepers
+        gone = [cache for name, cache in gateway.caches.items() if name not in caches]
+        for name, cache in caches.items():
+            cache.change(windows_of(settings, name))
+        gateway.settings, gateway.clients, gateway.caches = settings, clients_of(settings), caches
         gateway.limits.change(rates_of(settings), settings.exchange.expected_replicas)
         return gone
 

@@ -40,7 +40,7 @@ from service.cache.refresher import GRACE
 from service.gateway import Gateway
 from service.settings import Server as ServerSettings
 from service.settings import Settings, effective
-from service.store.connection import AwayError
+from service.store.guard import RedisUnavailableError
 from service.tls import require_pair
 
 log = structlog.get_logger("coinm.server")
@@ -77,7 +77,7 @@ Duty: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Stop:
-    """What the process has been told: to end, and then to hurry."""
+    """What the process has been told: to end, and then to trigger."""
 
     def __init__(self) -> None:
         self.told = asyncio.Event()
@@ -156,7 +156,7 @@ async def _announce(gateway: Gateway) -> None:
     log.debug("settings", settings=effective(settings))
     try:
         await gateway.redis.reach()
-    except AwayError as exc:
+    except RedisUnavailableError as exc:
         redis = str(exc)
     version, environment = service.__version__, settings.environment
     log.info("starting", version=version, environment=environment, **listening(settings.server), redis=redis)

@@ -13,19 +13,19 @@ from service.access.clients import Client, Clients
 from service.access.grants import Grant
 from service.access.limits import RequestLimits
 from service.access.waiting import WaitingRoom
+from service.cache.account_cache import AccountCache
 from service.cache.flight import end
-from service.cache.keeper import SnapshotKeeper
 from service.cache.policy import Windows
-from service.cache.ports import KeeperSettings, Tenure
+from service.cache.ports import ActiveCredential, CacheSettings
 from service.cache.savings import weight_saved
 from service.clock import Clock
+from service.exchange.address_budget import ADDRESS
 from service.exchange.client import ExchangeClient, Way
 from service.exchange.clock import ExchangeClock
-from service.exchange.egress import ADDRESS
 from service.exchange.signing import Credential, read_credential
 from service.exchange.source import AccountSource
 from service.exchange.transport import open_client
-from service.exchange.wallet import Wallet
+from service.exchange.wallet_api import WalletApi
 from service.gateway import Gateway
 from service.kubernetes import api_server
 from service.kubernetes.api_server import ApiServer
@@ -34,11 +34,11 @@ from service.settings import Client as ClientSettings
 from service.settings import ClientGrant, Settings
 from service.settings_file import secrets_of
 from service.store.accounts import AccountStore
-from service.store.announcements import Announcements
-from service.store.connection import Link, connect
-from service.store.entries import News
+from service.store.entries import Notification
+from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
+from service.store.guard import RedisGuard, connect
 from service.store.ledger import EgressLedger
-from service.store.listings import ListingStore, listing_key
+from service.store.notifications import Notifications
 from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
 from service.telemetry.audit import AuditLog
 from service.telemetry.logs import Redactor
@@ -56,19 +56,19 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
     """
     metrics, exchange_clock, redactor = Metrics(), ExchangeClock(clock), Redactor(secrets_of(settings))
     credentials = {name: read_credential(name, account) for name, account in settings.accounts.items()}
-    link = Link(redis if redis is not None else connect(settings.redis), clock, metrics)
+    link = RedisGuard(redis if redis is not None else connect(settings.redis), clock, metrics)
     scripts = Scripts(link.redis)
     egress = egress_keys(settings)
     ledger = EgressLedger(link, scripts, egress, exchange_clock)
-    listings = ListingStore(link, scripts, listing_key(settings))
+    listings = RedisExchangeInfo(link, scripts, exchange_info_key(settings))
     open_http = partial(open_client, settings.exchange, transport)
     way = Way(open_http(), ledger, listings)
     exchange = ExchangeClient(settings.exchange, exchange_clock, way, metrics)
 
-    def tenure(account: str, credential: Credential) -> Tenure:
+    def open_credential(account: str, credential: Credential) -> ActiveCredential:
         keys = account_keys(settings, account)
         store = AccountStore(link, scripts, keys, egress, exchange_clock, credential.identity)
-        return Tenure(AccountSource(exchange, account, credential, open_http), store)
+        return ActiveCredential(AccountSource(exchange, account, credential, open_http), store)
 
     gateway = Gateway(
         settings=settings,
@@ -79,23 +79,23 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
         waiting=WaitingRoom("refresh", settings.server.waiters, metrics),
         queue=WaitingRoom("turn", settings.server.waiters, metrics),
         exchange=exchange,
-        wallet=Wallet(settings.exchange, exchange.egress, credentials, transport),
+        wallet=WalletApi(settings.exchange, exchange.egress, credentials, transport),
         redis=link,
         ledger=ledger,
-        tenure=tenure,
-        keepers={},
+        open_credential=open_credential,
+        caches={},
         redactor=redactor,
         audit=_audit(settings, redactor, metrics),
     )
-    gateway.keepers = {name: keeper_of(gateway, settings, name, each) for name, each in credentials.items()}
+    gateway.caches = {name: cache_of(gateway, settings, name, each) for name, each in credentials.items()}
     _observe(gateway)
     return gateway
 
 
-def keeper_of(gateway: Gateway, settings: Settings, account: str, credential: Credential) -> SnapshotKeeper:
+def cache_of(gateway: Gateway, settings: Settings, account: str, credential: Credential) -> AccountCache:
     """What keeps an account, which has no credential in use yet."""
-    keeping = KeeperSettings(account, windows_of(settings, account), settings.exchange.timeout.seconds)
-    return SnapshotKeeper(keeping, gateway.tenure(account, credential), gateway.metrics)
+    keeping = CacheSettings(account, windows_of(settings, account), settings.exchange.timeout.seconds)
+    return AccountCache(keeping, gateway.open_credential(account, credential), gateway.metrics)
 
 
 def windows_of(settings: Settings, account: str) -> Windows:
@@ -118,11 +118,11 @@ def rates_of(settings: Settings) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def in_touch(gateway: Gateway) -> AsyncGenerator[None, None]:
+async def fleet_notifications(gateway: Gateway) -> AsyncGenerator[None, None]:
     """While it lasts, what other replicas announce is heard, and whether Redis answers is noticed."""
     channel = account_keys(gateway.settings, "").channel
     gateway.redis.on_back = partial(_hear, gateway, None)  # so that what it has lost is written back
-    announcements = Announcements(gateway.redis.redis, channel, partial(_hear, gateway))
+    announcements = Notifications(gateway.redis.redis, channel, partial(_hear, gateway))
     tasks = [
         asyncio.create_task(announcements.listen()),
         asyncio.create_task(gateway.redis.beat(heartbeat_key(gateway.settings))),
@@ -142,18 +142,18 @@ def _nobody() -> None:
 def _hear(gateway: Gateway, message: bytes | None) -> None:
     """An account's state has changed, or a refresh is wished for; without a message, any may have changed."""
     if message is None:
-        for keeper in gateway.keepers.values():
-            keeper.hear()
+        for cache in gateway.caches.values():
+            cache.on_notification()
         return
-    news = News.decode(message)
-    if news is not None and news.account in gateway.keepers:
-        gateway.keepers[news.account].on_news(news)
+    news = Notification.decode(message)
+    if news is not None and news.account in gateway.caches:
+        gateway.caches[news.account].on_news(news)
 
 
 async def close(gateway: Gateway) -> None:
     """End what is under way and hang up."""
-    for keeper in gateway.keepers.values():
-        await keeper.close()
+    for cache in gateway.caches.values():
+        await cache.close()
     if gateway.reviews is not None:
         await gateway.reviews.close()
     await gateway.exchange.close()
@@ -239,28 +239,28 @@ def _observe(gateway: Gateway) -> None:
     metrics.account_gauge(
         "snapshot_age_seconds",
         "Age of the snapshot in memory.",
-        lambda: {name: _age(keeper) for name, keeper in gateway.keepers.items()},
+        lambda: {name: _age(cache) for name, cache in gateway.caches.items()},
     )
     metrics.account_gauge(
         "snapshot_objective_seconds",
         "Age that no answer has unless it is marked: fresh_for and stale_while_revalidate.",
-        lambda: {name: windows_of(gateway.settings, name).revalidate_until / 1000 for name in gateway.keepers},
+        lambda: {name: windows_of(gateway.settings, name).revalidate_until / 1000 for name in gateway.caches},
     )
     metrics.account_gauge(
         "credential_refused",
         "Whether the exchange has rejected the credential in use, which is not tried again for a while.",
         lambda: {
-            name: float(keeper.source.credential_hold.until > exchange.clock.now())
-            for name, keeper in gateway.keepers.items()
+            name: float(cache.source.credential_cooldown.until > exchange.clock.now())
+            for name, cache in gateway.caches.items()
         },
     )
     metrics.account_gauge(
         "credential_pending",
         "Whether a new credential waits for the exchange to accept it.",
-        lambda: {name: float(keeper.rotation.pending) for name, keeper in gateway.keepers.items()},
+        lambda: {name: float(cache.rotation.pending) for name, cache in gateway.caches.items()},
     )
 
 
-def _age(keeper: SnapshotKeeper) -> float:
-    age = keeper.memory.age
+def _age(cache: AccountCache) -> float:
+    age = cache.state.age
     return NOT_A_NUMBER if age is None else age / 1000

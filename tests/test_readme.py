@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from service.cli import main
-from service.kubernetes import errors, reviews, verdicts
+from service.kubernetes import errors, reviews, token_review
 from service.settings import (
     Account,
     Audit,
@@ -116,9 +116,9 @@ def test_the_kubernetes_examples_fit_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "number"),
     [
-        (r"an accepted token for (\d+) s", verdicts.ACCEPTED_FOR // 1000),
-        (r"stops within (\d+) s", verdicts.ACCEPTED_FOR // 1000),
-        (r"a refused one for (\d+) s", verdicts.REFUSED_FOR // 1000),
+        (r"an accepted token for (\d+) s", token_review.ACCEPTED_FOR // 1000),
+        (r"stops within (\d+) s", token_review.ACCEPTED_FOR // 1000),
+        (r"a refused one for (\d+) s", token_review.REFUSED_FOR // 1000),
         (r"Of the rest (\d+) are reviewed", reviews.AT_ONCE),
         (r"API server away\*\*, slow \((\d+) s\)", int(reviews.PATIENCE)),
     ],

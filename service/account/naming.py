@@ -28,7 +28,7 @@ def unknown_parameter(
     symbols = (selection.symbols or frozenset()) - snapshot.by_symbol.keys() - margin_assets.keys()
     if symbols:
         pairs = {symbol.rpartition("_")[0] for symbol in margin_assets}
-        if not all(was_delivered(symbol, pairs, snapshot.asked_at) for symbol in symbols):
+        if not all(was_delivered(symbol, pairs, snapshot.request_time) for symbol in symbols):
             return "symbol"
     return None
 
@@ -36,7 +36,7 @@ def unknown_parameter(
 def was_delivered(symbol: str, pairs: set[str], now: int) -> bool:
     """Whether it is a contract of one of these pairs whose day has passed; `now` is epoch ms by the exchange's clock.
 
-    Listings forget such contracts, those who ask for them don't: there is nothing of them, and that is right.
+    ExchangeInfoStore forget such contracts, those who ask for them don't: there is nothing of them, and that is right.
     """
     match = _DELIVERY.fullmatch(symbol)
     if match is None or match[1] not in pairs:

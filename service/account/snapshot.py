@@ -77,13 +77,13 @@ class Snapshot:
     The rows pin the body's buffer, so nothing cut from a snapshot may outlive it but copies.
     """
 
-    __slots__ = ("asked_at", "assets", "body", "by_asset", "by_symbol", "mode", "positions", "spans")
+    __slots__ = ("assets", "body", "by_asset", "by_symbol", "mode", "positions", "request_time", "spans")
 
     def __init__(
-        self, body: bytes, asked_at: int, assets: tuple[AssetRow, ...], positions: tuple[PositionRow, ...]
+        self, body: bytes, request_time: int, assets: tuple[AssetRow, ...], positions: tuple[PositionRow, ...]
     ) -> None:
         self.body = body
-        self.asked_at = asked_at
+        self.request_time = request_time
         """When the exchange was asked: milliseconds since the epoch on the exchange's clock."""
         self.assets = assets
         self.positions = positions
@@ -94,7 +94,7 @@ class Snapshot:
         """`None` while there is no position row to tell by."""
 
     def __repr__(self) -> str:
-        return f"<Snapshot asked_at={self.asked_at} assets={len(self.assets)} positions={len(self.positions)}>"
+        return f"<Snapshot request_time={self.request_time} assets={len(self.assets)} positions={len(self.positions)}>"
 
 
 class _Number(str):
@@ -108,7 +108,7 @@ class _Arrays(msgspec.Struct):
     positions: list[msgspec.Raw]
 
 
-def parse(body: bytes, asked_at: int, margin_assets: Mapping[str, str]) -> Snapshot:
+def parse(body: bytes, request_time: int, margin_assets: Mapping[str, str]) -> Snapshot:
     """Check and index an answer; `margin_assets` maps symbols to their margin asset, from exchangeInfo.
 
     Raises:
@@ -132,7 +132,7 @@ def parse(body: bytes, asked_at: int, margin_assets: Mapping[str, str]) -> Snaps
     )
     _refuse_twins("asset", [row.asset for row in assets])
     _refuse_twins("position", [(row.symbol, row.side) for row in positions])
-    return Snapshot(body, asked_at, assets, positions)
+    return Snapshot(body, request_time, assets, positions)
 
 
 def margin_asset(symbol: str, margin_assets: Mapping[str, str]) -> str | None:

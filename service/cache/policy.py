@@ -56,7 +56,7 @@ class Windows(msgspec.Struct, frozen=True):
         return max(self.revalidate_until, self.error_until)
 
 
-class Demand(msgspec.Struct, frozen=True):
+class RequestDirectives(msgspec.Struct, frozen=True):
     """What a caller asks of freshness (its `Cache-Control`), in ms; `None`: nothing."""
 
     max_age: int | None = None
@@ -66,7 +66,7 @@ class Demand(msgspec.Struct, frozen=True):
     only_if_cached: bool = False
 
 
-ANY = Demand()
+NO_DIRECTIVES = RequestDirectives()
 """The windows alone decide."""
 
 
@@ -74,7 +74,7 @@ class Situation(msgspec.Struct, frozen=True):
     """Everything a decision depends on."""
 
     windows: Windows
-    demand: Demand
+    demand: RequestDirectives
     age: int | None
     """Of the snapshot at hand; `None` without one."""
     waited: int = 0
@@ -110,7 +110,7 @@ class ServeAndRefresh(msgspec.Struct, frozen=True):
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """Wait for a snapshot, to be asked for unless there is one younger than `acceptable` when the refresh starts.
+    """Wait for a snapshot, to be asked for unless there is one younger than `max_age_ms` when the refresh starts.
 
     `forced`: the windows alone would not have asked for it; such refreshes have a smaller share of the weight.
     `bounded`: by the caller itself; what another replica's refresh under way brings may be too old for it.
@@ -118,7 +118,7 @@ class Refresh(msgspec.Struct, frozen=True):
     """
 
     reason: RefreshReason
-    acceptable: int
+    max_age_ms: int
     forced: bool
     bounded: bool = False
     patience: int | None = None

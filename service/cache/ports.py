@@ -8,12 +8,12 @@ import msgspec
 from service.account.selection import Views
 from service.account.snapshot import Snapshot
 from service.cache.policy import RefreshReason, ServeReason, Windows
-from service.exchange.budget import Barrier, Hold
+from service.exchange.budget import Barrier, Cooldown
 from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeError
-from service.exchange.ports import Holds
-from service.store.entries import Bond, Cleared, Entry, Failed, Lineage, Look, Try, Verdict
+from service.exchange.ports import Cooldowns
+from service.store.entries import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
@@ -36,7 +36,7 @@ class Source(Protocol):
 
     def barrier(self, *, forced: bool) -> Barrier | None: ...
 
-    async def reconcile(self, holds: Holds) -> None: ...
+    async def reconcile(self, holds: Cooldowns) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -46,23 +46,25 @@ class Source(Protocol):
     def margin_assets(self) -> Mapping[str, str] | None: ...
 
     @property
-    def credential_hold(self) -> Hold: ...
+    def credential_cooldown(self) -> Cooldown: ...
 
 
 class SharedStore(Protocol):
     """What the replicas share about the account; nothing raises while it is away, `None` says so."""
 
-    async def look(self, known: int) -> Look | None: ...
+    async def read_state(self, known: int) -> SharedState | None: ...
 
-    async def take(self, known: int, wanted: Try) -> Look | None: ...
+    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None: ...
 
     async def renew(self, token: str, *, in_time: bool) -> bool | None: ...
 
     async def release(self, token: str) -> None: ...
 
-    async def keep(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> Verdict | None: ...
+    async def store_fenced(
+        self, entry: Entry, remaining: int, token: str, replaced: str = ""
+    ) -> StoreResult | None: ...
 
-    async def fail(self, failed: Failed, token: str) -> None: ...
+    async def record_failure(self, failed: Failed, token: str) -> None: ...
 
     async def claim(self, milliseconds: int) -> bool | None: ...
 
@@ -70,7 +72,7 @@ class SharedStore(Protocol):
 
     async def clear(self) -> Cleared: ...
 
-    def wish(self, acceptable: int) -> None: ...
+    def request_refresh(self, max_age_ms: int) -> None: ...
 
     @property
     def followed(self) -> str:
@@ -78,7 +80,7 @@ class SharedStore(Protocol):
         ...
 
 
-class Tenure:
+class ActiveCredential:
     """The time in office of one credential of the account; a rotation ends it and begins another.
 
     Args:
@@ -104,8 +106,8 @@ class Tenure:
         return self.lineage.superseded
 
 
-class KeeperSettings(msgspec.Struct, frozen=True):
-    """What tells one keeper from another."""
+class CacheSettings(msgspec.Struct, frozen=True):
+    """What tells one cache from another."""
 
     account: str
     windows: Windows
@@ -140,11 +142,11 @@ class Served(msgspec.Struct, frozen=True):
     """The exchange's status, where a failed refresh is behind a stale answer."""
 
 
-class Waited(msgspec.Struct, frozen=True):
+class RefreshWait(msgspec.Struct, frozen=True):
     """What came of waiting for a refresh."""
 
     reason: RefreshReason
-    led: bool
+    initiated: bool
     """Whether the refresh was begun for this caller."""
     outcome: Outcome | None = None
     failure: ExchangeError | None = None

@@ -20,8 +20,8 @@ from typing import Any
 
 import structlog
 
-from service.cache.memory import Memory
-from service.cache.ports import KeeperSettings, Outcome, Tenure
+from service.cache.account_state import AccountState
+from service.cache.ports import ActiveCredential, CacheSettings, Outcome
 from service.exchange.client import Fetched
 from service.exchange.errors import (
     ExchangeError,
@@ -31,8 +31,8 @@ from service.exchange.errors import (
     WeightBudgetSpentError,
 )
 from service.store.accounts import LEASE
-from service.store.connection import patience, while_patient
-from service.store.entries import Entry, Failed, Lineage, Look, Try
+from service.store.entries import Entry, Failed, LeaseRequest, Lineage, SharedState
+from service.store.guard import patience, while_patient
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -48,17 +48,17 @@ POLL = (0.2, 0.4)
 class _Attempt:
     """One refresh under way."""
 
-    def __init__(self, acceptable: int, memory: Memory, *, forced: bool, bounded: bool) -> None:
-        tenure = memory.tenure
+    def __init__(self, max_age_ms: int, state: AccountState, *, forced: bool, bounded: bool) -> None:
+        active = state.active
         self.token = secrets.token_hex(16)
-        self.acceptable = acceptable
+        self.max_age_ms = max_age_ms
         self.bounded = bounded
-        self.known = memory.known
+        self.known = state.known
         """When the exchange was asked for what was at hand as this refresh began to wait."""
-        self.spared = acceptable
+        self.spared = max_age_ms
         """The age below which a shared snapshot spares the call, by the life it has left."""
-        self.tenure = tenure
-        self.began = self.tried = tenure.source.clock.monotonic()
+        self.active = active
+        self.began = self.tried = active.source.clock.monotonic()
         self.forced = forced
         self.waited = False
         self.alone = False
@@ -67,27 +67,27 @@ class _Attempt:
 class Refresher:
     """One account's refreshes in this process; one at a time, its caller sees to that."""
 
-    def __init__(self, settings: KeeperSettings, memory: Memory, metrics: Metrics) -> None:
-        self.memory = memory
+    def __init__(self, settings: CacheSettings, state: AccountState, metrics: Metrics) -> None:
+        self.state = state
         self._metrics = metrics
-        self._foreign_entries = metrics.foreign_entries.labels(memory.account)  # at 0 from the start, for alerts
+        self._foreign_entries = metrics.foreign_entries.labels(state.account)  # at 0 from the start, for alerts
         self.windows = settings.windows
         self._timeout = settings.timeout
-        self._monotonic = memory.tenure.source.clock.monotonic
+        self._monotonic = state.active.source.clock.monotonic
         self._news = asyncio.Event()
         self._telling: set[asyncio.Task[None]] = set()
 
-    def hear(self) -> None:
+    def on_notification(self) -> None:
         """Another replica has announced something: end a wait."""
         self._news.set()
 
     async def look(self) -> None:
         """Learn what other replicas know: a newer snapshot, a not-before, a failure."""
-        tenure = self.memory.tenure
-        await self._learn(tenure, await tenure.shared.look(self.memory.known))
+        active = self.state.active
+        await self._learn(active, await active.shared.read_state(self.state.known))
 
-    async def refresh(self, acceptable: int, *, forced: bool, bounded: bool) -> Outcome:
-        """See to it that the snapshot at hand is younger than `acceptable` ms, or was asked for after now.
+    async def refresh(self, max_age_ms: int, *, forced: bool, bounded: bool) -> Outcome:
+        """See to it that the snapshot at hand is younger than `max_age_ms` ms, or was asked for after now.
 
         Unless it is `bounded` by a caller, it also ends with what another replica was asking for as it began: that
         took the exchange as long as the next answer would.
@@ -95,21 +95,21 @@ class Refresher:
         Raises:
             ExchangeError: the exchange was asked in vain.
         """
-        attempt, ended = _Attempt(acceptable, self.memory, forced=forced, bounded=bounded), "failed"
+        attempt, ended = _Attempt(max_age_ms, self.state, forced=forced, bounded=bounded), "failed"
         try:
             outcome = await self._refresh(attempt)
             ended = "alone" if attempt.alone and outcome == "fetched" else outcome
         except WeightBudgetSpentError as exc:
-            self.memory.note(exc)  # the ledger knew more than this replica: who waits decides again
+            self.state.note(exc)  # the ledger knew more than this replica: who waits decides again
             outcome = ended = "barred"
         except ExchangeError:
             raise
         except Exception as exc:
             fault = _fault(exc)
-            _ = self._count(self.memory.tenure, fault)
+            _ = self._count(self.state.active, fault)
             raise fault from exc
         finally:
-            self._metrics.refreshes.labels(self.memory.account, ended).inc()
+            self._metrics.refreshes.labels(self.state.account, ended).inc()
         return outcome
 
     async def close(self) -> None:
@@ -129,14 +129,14 @@ class Refresher:
     async def _try_once(self, attempt: _Attempt) -> Outcome | None:
         """A look, a try for the lease, and with it the refresh; `None`: another replica has it."""
         attempt.tried = self._monotonic()
-        tenure = attempt.tenure = self.memory.tenure
+        active = attempt.active = self.state.active
         waited = attempt.tried - attempt.began
         bound = attempt.spared and attempt.spared + waited
-        look = await tenure.shared.take(self.memory.known, Try(attempt.token, bound))
-        await self._learn(tenure, look)
-        if tenure is not self.memory.tenure:  # rotated out meanwhile: the one in office looks for itself
+        look = await active.shared.try_acquire(self.state.known, LeaseRequest(attempt.token, bound))
+        await self._learn(active, look)
+        if active is not self.state.active:  # rotated out meanwhile: the one in office looks for itself
             if look is not None and look.lease == "taken":
-                await tenure.shared.release(attempt.token)
+                await active.shared.release(attempt.token)
             return await self._try_once(attempt)
         if look is None:
             return await self._ask_without_redis(attempt)
@@ -155,10 +155,10 @@ class Refresher:
 
     async def _hand_back(self, attempt: _Attempt, outcome: Outcome) -> None:
         """Give a lease back that there was no need for; what spared it is shared, for others may lack it."""
-        held = self.memory.held
-        foreign = held is None or held.identity != attempt.tenure.source.identity
+        held = self.state.held
+        foreign = held is None or held.identity != attempt.active.source.identity
         if outcome == "barred" or held is None or foreign or self._joined(attempt):
-            await attempt.tenure.shared.release(attempt.token)
+            await attempt.active.shared.release(attempt.token)
         else:
             await self._share(Fetched(held.snapshot, held.asked, held.margin_assets), attempt)
 
@@ -167,56 +167,54 @@ class Refresher:
         waited = self._monotonic() - attempt.began
         if waited > self._timeout * 1000:
             error = ExchangeRejectedCredentialsError("a newer credential is in use; this replica has an older one")
-            _ = self._count(attempt.tenure, error)
+            _ = self._count(attempt.active, error)
             raise error
-        attempt.tenure.shared.wish(attempt.acceptable + waited)
+        attempt.active.shared.request_refresh(attempt.max_age_ms + waited)
 
-    async def _learn(self, tenure: Tenure, look: Look | None) -> None:
+    async def _learn(self, active: ActiveCredential, look: SharedState | None) -> None:
         """Take over what a look has found; `None`: Redis is away."""
-        tenure.source.degrade(degraded=look is None)
+        active.source.degrade(degraded=look is None)
         if look is None:
             return
-        self._note_lineage(tenure, look.lineage)
-        await tenure.source.reconcile(look.holds)
-        if tenure is not self.memory.tenure:
+        self._note_lineage(active, look.lineage)
+        await active.source.reconcile(look.holds)
+        if active is not self.state.active:
             return
         if look.entry is not None:
-            self.memory.adopt_shared(look, look.entry)
+            self.state.adopt_shared(look, look.entry)
         if look.failed is not None:
-            self.memory.learn(look.failed)
+            self.state.learn(look.failed)
 
-    def _note_lineage(self, tenure: Tenure, lineage: Lineage) -> None:
+    def _note_lineage(self, active: ActiveCredential, lineage: Lineage) -> None:
         """Who else uses the account; others that have nothing to do with this one are told of once a change."""
         foreign = lineage.foreign
         if foreign:
             self._foreign_entries.inc()
-        if foreign > tenure.lineage.foreign:
-            log.error(
-                "foreign_entry", account=self.memory.account, credential=tenure.source.fingerprint, others=foreign
-            )
-        tenure.lineage = lineage
+        if foreign > active.lineage.foreign:
+            log.error("foreign_entry", account=self.state.account, credential=active.source.fingerprint, others=foreign)
+        active.lineage = lineage
 
     def _without_asking(self, attempt: _Attempt) -> Outcome | None:
         """How the refresh ends if there is no need to ask, or no use in it."""
-        age, waited = self.memory.age, self._monotonic() - attempt.began
-        if self._joined(attempt) or (age is not None and age < attempt.acceptable + waited):
+        age, waited = self.state.age, self._monotonic() - attempt.began
+        if self._joined(attempt) or (age is not None and age < attempt.max_age_ms + waited):
             return "joined" if attempt.waited else "adopted"
-        barrier = self.memory.barrier(forced=attempt.forced)
+        barrier = self.state.barrier(forced=attempt.forced)
         if barrier is None:
             return None
-        self.memory.note(barrier.error)
+        self.state.note(barrier.error)
         return "barred"
 
     def _joined(self, attempt: _Attempt) -> bool:
         """Whether another replica's refresh, which this one waited for, has brought something that will do."""
-        return attempt.waited and not attempt.bounded and self.memory.known > attempt.known
+        return attempt.waited and not attempt.bounded and self.state.known > attempt.known
 
     async def _wait(self, attempt: _Attempt) -> None:
         """Wait for another replica's news, or a while."""
         if self._monotonic() - attempt.began > (self._timeout + GRACE) * 1000:
             raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
         if not attempt.waited:
-            attempt.known, attempt.waited = self.memory.known, True
+            attempt.known, attempt.waited = self.state.known, True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
                 await self._news.wait()
@@ -238,7 +236,7 @@ class Refresher:
             try:
                 fetched = await self._ask(attempt)
             except ExchangeError as exc:
-                told, failed = True, self._count(attempt.tenure, exc)
+                told, failed = True, self._count(attempt.active, exc)
                 await self._afterwards(self._tell(failed, attempt), over, renewing)
                 raise
             told = True
@@ -246,7 +244,7 @@ class Refresher:
         finally:
             if not told:  # the process ends: nobody should wait for the lease to expire
                 renewing.cancel()
-                await attempt.tenure.shared.release(attempt.token)
+                await attempt.active.shared.release(attempt.token)
         return "fetched"
 
     async def _afterwards(
@@ -265,7 +263,7 @@ class Refresher:
             with patience():
                 await telling
         except Exception:
-            log.exception("refresh_untold", account=self.memory.account)  # the answer is good all the same
+            log.exception("refresh_untold", account=self.state.account)  # the answer is good all the same
 
     async def _renew(self, attempt: _Attempt, over: asyncio.Event) -> None:
         renewed = attempt.tried
@@ -276,63 +274,68 @@ class Refresher:
             if over.is_set():
                 return
             began = self._monotonic()
-            held = await attempt.tenure.shared.renew(attempt.token, in_time=began - renewed < LEASE)
+            held = await attempt.active.shared.renew(attempt.token, in_time=began - renewed < LEASE)
             if held is False and not attempt.alone:
-                log.warning("lease_lost", account=self.memory.account)
+                log.warning("lease_lost", account=self.state.account)
                 return
             renewed = began if held else renewed
 
     async def _ask(self, attempt: _Attempt) -> Fetched:
-        source = attempt.tenure.source
-        with self._metrics.refresh_duration.labels(self.memory.account).time():
+        source = attempt.active.source
+        with self._metrics.refresh_duration.labels(self.state.account).time():
             try:
                 fetched = await source.fetch(forced=attempt.forced)
             except ExchangeError:
                 raise
             except Exception as exc:
                 raise _fault(exc) from exc
-        if attempt.tenure is self.memory.tenure:  # else it was rotated out meanwhile: whoever waits asks anew
-            self.memory.failures = None
-            self.memory.note()
-            self.memory.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
+        if attempt.active is self.state.active:  # else it was rotated out meanwhile: whoever waits asks anew
+            self.state.failures = None
+            self.state.note()
+            self.state.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
         return fetched
 
     async def _share(self, fetched: Fetched, attempt: _Attempt) -> None:
         """Hand a snapshot to the replicas; the lease goes back with it."""
-        snapshot, life, tenure, token = fetched.snapshot, self.windows.hard_cap, attempt.tenure, attempt.token
+        snapshot, life, active, token = (
+            fetched.snapshot,
+            self.windows.hard_cap,
+            attempt.active,
+            attempt.token,
+        )
         remaining = life - (self._monotonic() - fetched.asked)
         # Without an offset others would take this machine's clock for the exchange's.
-        if remaining <= 0 or tenure.source.clock.offset is None:
-            await tenure.shared.release(token)
+        if remaining <= 0 or active.source.clock.offset is None:
+            await active.shared.release(token)
             return
-        entry = Entry(snapshot.body, snapshot.asked_at, life, fetched.margin_assets)
-        replaced = tenure.replaced if tenure.bond == "lasting" else ""
-        verdict = await tenure.shared.keep(entry, remaining, token, replaced)
+        entry = Entry(snapshot.body, snapshot.request_time, life, fetched.margin_assets)
+        replaced = active.replaced if active.bond == "lasting" else ""
+        verdict = await active.shared.store_fenced(entry, remaining, token, replaced)
         if verdict is not None and verdict != "kept":
-            log.warning("snapshot_not_shared", account=self.memory.account, reason=verdict)
+            log.warning("snapshot_not_shared", account=self.state.account, reason=verdict)
             await self.look()  # what stands in its place is later
 
     async def _tell(self, failed: Failed | None, attempt: _Attempt) -> None:
         """Tell the replicas of a failure, and give the lease back."""
         if failed is None:
-            await attempt.tenure.shared.release(attempt.token)
+            await attempt.active.shared.release(attempt.token)
         else:
-            await attempt.tenure.shared.fail(failed, attempt.token)
+            await attempt.active.shared.record_failure(failed, attempt.token)
 
-    def _count(self, tenure: Tenure, error: ExchangeError) -> Failed | None:
+    def _count(self, active: ActiveCredential, error: ExchangeError) -> Failed | None:
         """What a failed refresh leaves behind: a pause, unless a not-before stands already or just weight lacks."""
-        self.memory.note(error)
+        self.state.note(error)
         log.warning(
             "refresh_failed",
-            account=self.memory.account,
+            account=self.state.account,
             problem=error.problem,
             answered=error.answered,
             code=error.code,
         )
-        rotated = tenure is not self.memory.tenure
-        if isinstance(error, WeightBudgetSpentError) or rotated or self.memory.barrier(forced=False) is not None:
+        rotated = active is not self.state.active
+        if isinstance(error, WeightBudgetSpentError) or rotated or self.state.barrier(forced=False) is not None:
             return None
-        return self.memory.count(error)
+        return self.state.count(error)
 
 
 def _fault(exc: Exception) -> RefreshFaultError:

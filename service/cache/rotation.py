@@ -12,9 +12,9 @@ import contextlib
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from service.cache.account_state import AccountState
 from service.cache.flight import end
-from service.cache.memory import Memory
-from service.cache.ports import KeeperSettings, Tenure
+from service.cache.ports import ActiveCredential, CacheSettings
 from service.exchange.client import Fetched
 from service.exchange.errors import (
     ExchangeError,
@@ -22,7 +22,7 @@ from service.exchange.errors import (
     ExchangeTimeoutError,
     RefreshFaultError,
 )
-from service.store.entries import Look
+from service.store.entries import SharedState
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -34,13 +34,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 class Rotation:
     """One account's change of credentials in this process; at most one is under way, to the latest proposed."""
 
-    def __init__(self, settings: KeeperSettings, memory: Memory, metrics: Metrics) -> None:
-        self._memory = memory
+    def __init__(self, settings: CacheSettings, state: AccountState, metrics: Metrics) -> None:
+        self._state = state
         self._timeout = settings.timeout
         self._metrics = metrics
-        self._clock = memory.tenure.source.clock
+        self._clock = state.active.source.clock
         self._news = asyncio.Event()
-        self._candidate: Tenure | None = None
+        self._candidate: ActiveCredential | None = None
         self._proving: asyncio.Task[None] | None = None
         self._failures, self._due = 0, 0
         """How often the exchange was asked in vain in a row, and before when it is not asked again (ms, monotonic)."""
@@ -50,17 +50,17 @@ class Rotation:
         """Whether a credential waits for the exchange to accept it."""
         return self._candidate is not None
 
-    async def propose(self, candidate: Tenure) -> None:
+    async def propose(self, candidate: ActiveCredential) -> None:
         """Put a credential in office as soon as the exchange accepts it; the one in use already ends the matter."""
-        standing = self._candidate or self._memory.tenure
+        standing = self._candidate or self._state.active
         if standing.source.identity == candidate.source.identity:
             return
         await self.close()
-        if self._memory.tenure.source.identity != candidate.source.identity:
+        if self._state.active.source.identity != candidate.source.identity:
             self._candidate, self._failures, self._due = candidate, 0, 0
             self._proving = asyncio.create_task(self._prove(candidate))
 
-    def hear(self) -> None:
+    def on_notification(self) -> None:
         """Another replica has announced something: it may be that the credential is accepted."""
         self._news.set()
 
@@ -72,37 +72,37 @@ class Rotation:
             await self._candidate.source.close()
         self._candidate = None
 
-    async def _prove(self, candidate: Tenure) -> None:
+    async def _prove(self, candidate: ActiveCredential) -> None:
         trying = AsyncRetrying(
             retry=retry_if_exception_type(ExchangeError), wait=self._pause, sleep=self._rest, reraise=True
         )
         await trying(self._try_in_any_case, candidate)
 
-    async def _try_in_any_case(self, candidate: Tenure) -> None:
+    async def _try_in_any_case(self, candidate: ActiveCredential) -> None:
         """A bug pauses like a failure, and ends nothing."""
         try:
             await self._try(candidate)
         except ExchangeError:
             raise
         except Exception as exc:
-            log.exception("credential_proof_fault", account=self._memory.account)
+            log.exception("credential_proof_fault", account=self._state.account)
             self._back_off()
             raise RefreshFaultError("the gateway failed; its log has the trace") from exc
 
-    async def _try(self, candidate: Tenure) -> None:
+    async def _try(self, candidate: ActiveCredential) -> None:
         """Put the candidate in office, if the exchange accepts it or has accepted it.
 
         Raises:
             ExchangeError: not now; the error says when to try again, if that is known.
         """
         self._news.clear()
-        look = await candidate.shared.look(self._memory.known)
+        look = await candidate.shared.read_state(self._state.known)
         candidate.source.degrade(degraded=look is None)
         candidate.strangers = self._is_among_strangers(candidate, look)
         if look is not None:
             candidate.lineage = look.lineage
             await candidate.source.reconcile(look.holds)
-            if self._memory.tenure.source.identity in look.lineage.replaced and not look.lineage.superseded:
+            if self._state.active.source.identity in look.lineage.replaced and not look.lineage.superseded:
                 await self._begin(candidate, "adopted")
                 return
         if self._clock.monotonic() < self._due:
@@ -113,19 +113,19 @@ class Rotation:
         if await candidate.shared.claim(int(self._timeout * 1000)) is False:
             raise ExchangeTimeoutError("another replica is trying the credential out")
         fetched = await self._ask(candidate)
-        await candidate.shared.link(self._memory.tenure.source.identity, self._memory.bond_to(candidate))
+        await candidate.shared.link(self._state.active.source.identity, self._state.bond_to(candidate))
         await self._begin(candidate, "accepted", fetched)
 
-    def _is_among_strangers(self, candidate: Tenure, look: Look | None) -> bool:
+    def _is_among_strangers(self, candidate: ActiveCredential, look: SharedState | None) -> bool:
         """Whether others use a candidate who may have nothing to do with us; without a look it may be."""
-        tenure = self._memory.tenure
-        if tenure.replaced == candidate.source.identity:
+        active = self._state.active
+        if active.replaced == candidate.source.identity:
             return False  # this process had it before
         if look is None or look.lineage.passing:
             return True
-        return look.lineage.in_use and tenure.source.identity not in look.lineage.replaced
+        return look.lineage.in_use and active.source.identity not in look.lineage.replaced
 
-    async def _ask(self, candidate: Tenure) -> Fetched:
+    async def _ask(self, candidate: ActiveCredential) -> Fetched:
         """The one signed call that tells."""
         try:
             return await candidate.source.fetch(forced=False)
@@ -136,32 +136,32 @@ class Rotation:
                 self._back_off()
             log.error(  # noqa: TRY400 - what the exchange answers has no traceback of interest
                 "credential_not_accepted",
-                account=self._memory.account,
+                account=self._state.account,
                 credential=candidate.source.fingerprint,
-                in_use=self._memory.tenure.source.fingerprint,
+                in_use=self._state.active.source.fingerprint,
                 problem=exc.problem,
                 code=exc.code,
             )
             raise
 
-    async def _begin(self, candidate: Tenure, outcome: str, fetched: Fetched | None = None) -> None:
-        replaced = self._memory.tenure
+    async def _begin(self, candidate: ActiveCredential, outcome: str, fetched: Fetched | None = None) -> None:
+        replaced = self._state.active
         log.info(
             "credential_replaced",
-            account=self._memory.account,
+            account=self._state.account,
             credential=candidate.source.fingerprint,
             replaced=replaced.source.fingerprint,
             outcome=outcome,
         )
         self._count(outcome)
-        self._memory.begin(candidate)
+        self._state.begin(candidate)
         self._candidate = None
         if fetched is not None:
-            self._memory.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
+            self._state.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
         await replaced.source.close()
 
     def _count(self, outcome: str) -> None:
-        self._metrics.credential_proofs.labels(self._memory.account, outcome).inc()
+        self._metrics.credential_proofs.labels(self._state.account, outcome).inc()
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds until it makes sense to try again."""

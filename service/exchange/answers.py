@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from service.exchange.budget import MAX_HOLD
+from service.exchange.budget import MAX_COOLDOWN
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
     ExchangeBannedError,
@@ -95,7 +95,7 @@ def binds(status: int, headers: Mapping[str, str]) -> bool:
 def error_in(answer: Answer, now: int) -> ExchangeError | None:
     """The error an answer stands for, or `None` for a success; `now` is epoch ms on the exchange's clock.
 
-    `retry_at` is set where the answer names a time to come, at most `MAX_HOLD` from now.
+    `retry_at` is set where the answer names a time to come, at most `MAX_COOLDOWN` from now.
     """
     members = _members(answer)
     named = _retry_after(answer, now)
@@ -106,7 +106,7 @@ def error_in(answer: Answer, now: int) -> ExchangeError | None:
         return None
     times = [time for time in (error.retry_at, named) if time is not None]
     if times:
-        error.retry_at = min(max(times), now + MAX_HOLD)
+        error.retry_at = min(max(times), now + MAX_COOLDOWN)
     if named is not None:
         error.transient = False
     return error
@@ -208,7 +208,7 @@ def _retry_after(answer: Answer, now: int) -> int | None:
     words = [word.strip() for word in _HTTP_DATE.sub(",", text).split(",")]
     seconds = [word for word in words if word.isascii() and word.isdigit()]
     # Ten digits are 31 years and more: they mean the longest there is.
-    times = [now + (int(word) * 1000 if len(word) < 10 else MAX_HOLD) for word in seconds]
+    times = [now + (int(word) * 1000 if len(word) < 10 else MAX_COOLDOWN) for word in seconds]
     return max((time for time in (*dates, *times) if time > now), default=None)
 
 

@@ -24,7 +24,7 @@ from service.exchange.errors import (
 MINUTE = 60_000
 ACCOUNT_WEIGHT = 5
 """Of `GET /dapi/v1/account`, by the exchange's page on it."""
-MAX_HOLD = 3 * 24 * 60 * MINUTE
+MAX_COOLDOWN = 3 * 24 * 60 * MINUTE
 """Ms. The exchange's longest ban; also keeps a misread time from being an outage for ever."""
 UNDATED_BAN = 10 * MINUTE
 """Ms. For a 418 that doesn't say until when: the ban lengths start at 2 minutes, asking early lengthens them."""
@@ -57,7 +57,7 @@ class Barrier(msgspec.Struct, frozen=True):
     error: ExchangeError
 
 
-class Hold(msgspec.Struct, frozen=True):
+class Cooldown(msgspec.Struct, frozen=True):
     """A not-before, and until when an operator has voided any; `joined` says which one overrides."""
 
     resumed: int = 0
@@ -79,10 +79,10 @@ class Hold(msgspec.Struct, frozen=True):
         return 0 < self.until <= now and not self.opened
 
 
-NO_HOLD = Hold()
+NO_COOLDOWN = Cooldown()
 
 
-def joined(one: Hold, other: Hold) -> Hold:
+def joined(one: Cooldown, other: Cooldown) -> Cooldown:
     """What two of one scope come to, in whatever order they are learned; `one`, where they say the same.
 
     The later resume counts for both, and voids what was imposed before it; a refusal after it is a new one, whether or
@@ -92,7 +92,7 @@ def joined(one: Hold, other: Hold) -> Hold:
     resumed = max(one.resumed, other.resumed)
     standing = [hold for hold in (one, other) if hold.until and hold.imposed >= resumed]
     if not standing:
-        return Hold(resumed)
+        return Cooldown(resumed)
     latest = max(standing, key=lambda hold: (hold.until, hold.opened))
     return replace(latest, resumed=resumed, imposed=max(hold.imposed for hold in standing))
 
@@ -105,7 +105,7 @@ class Failures(msgspec.Struct, frozen=True):
     until: int
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Charge(msgspec.Struct, frozen=True):
     """What a call wants of the address's weight, and for whom."""
 
     weight: int
@@ -168,7 +168,7 @@ def window_at(window: Window, now: int) -> Window:
     return window if minute == window.minute else replace(window, minute=minute)
 
 
-def reserve(window: Window, claim: Claim) -> Window:
+def reserve(window: Window, claim: Charge) -> Window:
     accounts = dict(window.accounts)
     if claim.account:
         accounts[claim.account] = accounts.get(claim.account, 0) + claim.weight
@@ -200,7 +200,7 @@ class Ceiling(msgspec.Struct, frozen=True):
     """The same for the fleet's window; an equal part of it for a replica's while Redis is away."""
 
 
-def weight_barrier(window: Window, claim: Claim, ceiling: Ceiling, now: int) -> Barrier | None:
+def weight_barrier(window: Window, claim: Charge, ceiling: Ceiling, now: int) -> Barrier | None:
     """Why one more call would pass our share of the address's weight, or `None`."""
     turn = (window.minute + 1) * MINUTE
     if window.used + claim.weight > ceiling.address:
@@ -218,7 +218,7 @@ def weight_barrier(window: Window, claim: Claim, ceiling: Ceiling, now: int) -> 
     return None
 
 
-def _may_force(window: Window, claim: Claim, share: float, now: int) -> bool:
+def _may_force(window: Window, claim: Charge, share: float, now: int) -> bool:
     """Whether a refresh on demand leaves room for other clients' and for other accounts'.
 
     Who has had none this minute goes first: a part of the share is kept for them. Of the rest half may be spent at any
@@ -240,7 +240,7 @@ def _may_force(window: Window, claim: Claim, share: float, now: int) -> bool:
     return total <= common and had <= filled / len(clients) / len(accounts)
 
 
-def _wait_for_the_others(window: Window, claim: Claim, ceiling: Ceiling, now: int) -> int:
+def _wait_for_the_others(window: Window, claim: Charge, ceiling: Ceiling, now: int) -> int:
     """Ms that an account has to wait: the minute's weight is going fast, and it has had an equal slice by now.
 
     Going fast: more than `EASE` of it is spent, and more than evenly over the minute. So nobody waits for an
@@ -261,26 +261,26 @@ def _spent(detail: str, until: int) -> Barrier:
     return Barrier("weight-budget", WeightBudgetSpentError(detail, retry_at=until))
 
 
-def hold_barrier(hold: Hold) -> Barrier:
+def cooldown_barrier(hold: Cooldown) -> Barrier:
     """A remembered refusal as a barrier; problem types that a newer release wrote count as a ban."""
     error = ERRORS.get(hold.problem, ExchangeBannedError)
     detail = f"{error.title.lower()}; it is not asked until then"
     return Barrier("not-before", error(detail, retry_at=hold.until))
 
 
-def probe_barrier(hold: Hold, now: int) -> Barrier:
+def probe_barrier(hold: Cooldown, now: int) -> Barrier:
     """A refusal whose time has passed, while no probe has told how the exchange sees it."""
-    return hold_barrier(replace(hold, until=now + PROBE_PAUSE))
+    return cooldown_barrier(replace(hold, until=now + PROBE_PAUSE))
 
 
 def next_minute(now: int) -> int:
     return (now // MINUTE + 1) * MINUTE + MINUTE_MARGIN
 
 
-def hold_after(error: ExchangeError, now: int) -> Hold | None:
+def hold_after(error: ExchangeError, now: int) -> Cooldown | None:
     """The not-before that an answer imposes: on the address, or on the credential (`is_credential`).
 
-    A time that the answer names only ever lengthens it; `MAX_HOLD` is the longest.
+    A time that the answer names only ever lengthens it; `MAX_COOLDOWN` is the longest.
     """
     named = error.retry_at or 0
     match error:
@@ -296,10 +296,10 @@ def hold_after(error: ExchangeError, now: int) -> Hold | None:
             until = named
         case _:
             return None
-    return Hold(0, min(until, now + MAX_HOLD), problem=error.problem)
+    return Cooldown(0, min(until, now + MAX_COOLDOWN), problem=error.problem)
 
 
-def is_credential(hold: Hold) -> bool:
+def is_credential(hold: Cooldown) -> bool:
     """Whether a hold is about one credential, not about the whole address."""
     return hold.problem == ExchangeRejectedCredentialsError.problem
 

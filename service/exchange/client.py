@@ -10,18 +10,18 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from service.account import snapshot
 from service.account.snapshot import Snapshot
 from service.exchange import budget
-from service.exchange.budget import Claim
+from service.exchange.address_budget import ADDRESS, AddressBudget
+from service.exchange.budget import Charge
 from service.exchange.clock import ExchangeClock
-from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeClockSkewError,
     ExchangeError,
     ExchangeTimeoutError,
     WeightBudgetSpentError,
 )
+from service.exchange.exchange_info import ExchangeInfo
 from service.exchange.gate import ACCOUNT, Call, Gate
-from service.exchange.listing import Listing
-from service.exchange.ports import Holds, Ledger, Listings
+from service.exchange.ports import Cooldowns, ExchangeInfoStore, Ledger
 from service.exchange.public import PublicData
 from service.exchange.signing import Credential
 from service.settings import Exchange
@@ -48,7 +48,7 @@ class Way(msgspec.Struct, frozen=True):
     http: httpx.AsyncClient
     """For unsigned calls; each credential has a client of its own."""
     ledger: Ledger
-    listings: Listings
+    listings: ExchangeInfoStore
 
 
 class _Refresh:
@@ -70,12 +70,12 @@ class ExchangeClient:
         self._settings = settings
         self._monotonic = clock.monotonic
         self.clock = clock
-        self.egress = Egress(settings, clock)
+        self.egress = AddressBudget(settings, clock)
         self._gate = Gate(way.http, self.egress, way.ledger, metrics)
         self.public = PublicData(settings, self._gate, self.egress, way.listings)
 
     @property
-    def listing(self) -> Listing | None:
+    def listing(self) -> ExchangeInfo | None:
         """The exchange's contracts; `None` while they have not been read."""
         return self.public.listing
 
@@ -103,7 +103,7 @@ class ExchangeClient:
         if self.egress.half_open:
             await self._gate.probe(self._settings.timeout)
 
-    async def reconcile(self, claim: Claim, holds: Holds) -> None:
+    async def reconcile(self, claim: Charge, holds: Cooldowns) -> None:
         """Take over the not-befores that replicas share, and share those that they don't know of."""
         await self._gate.reconcile(claim, holds)
 
@@ -118,7 +118,7 @@ class ExchangeClient:
         if not (self.public.due or self.egress.half_open):
             return  # whoever is at it is so for somebody else's sake
         if self.public.turn.locked() and self.egress.half_open:
-            self.egress.leave_to_another()
+            self.egress.defer_probe()
             raise budget.probe_barrier(self.egress.hold(ADDRESS), self.clock.now()).error
         async with self.public.turn:
             await self.reopen()
@@ -151,11 +151,11 @@ class ExchangeClient:
             return await self._signed(refresh)
 
     async def _signed(self, refresh: _Refresh) -> Fetched:
-        asked, asked_at = self._monotonic(), self.clock.now()
+        asked, request_time = self._monotonic(), self.clock.now()
         query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
         margin_assets = self.listing.margin_assets if self.listing else {}
         call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced, refresh.http)
-        found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, asked_at, margin_assets))
+        found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, request_time, margin_assets))
         return Fetched(found, asked, margin_assets)
 
 

@@ -59,7 +59,7 @@ def estimate(samples: Sequence[Sample]) -> Offset:
     return Offset(best.server - midpoint, error, best.received)
 
 
-def glimpse(date: str, received: int) -> Offset | None:
+def from_date(date: str, received: int) -> Offset | None:
     """A coarse offset from an answer's `Date`, received at this monotonic ms; `None` if it is no date."""
     try:
         server = int(parsedate_to_datetime(date).timestamp() * 1000)
@@ -106,7 +106,7 @@ class ExchangeClock:
         Also a refusal has one: a ban that the first call of all meets is understood by the exchange's clock.
         """
         if self.offset is None:
-            found = glimpse(date, self.monotonic())
+            found = from_date(date, self.monotonic())
             if found is not None and abs(self.monotonic() + found.value - self._clock.epoch()) <= MAX_DATE_LEAD:
                 self.offset = found
 

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from service.account.snapshot import MalformedAccountError
 from service.exchange import answers, budget, transport
+from service.exchange.address_budget import ADDRESS, AddressBudget
 from service.exchange.answers import Answer, MalformedAnswerError
-from service.exchange.budget import Claim, Hold
-from service.exchange.egress import ADDRESS, Egress
+from service.exchange.budget import Charge, Cooldown
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
@@ -26,7 +26,7 @@ from service.exchange.errors import (
     ExchangeTimeoutError,
     RefreshFaultError,
 )
-from service.exchange.ports import Holds, Ledger, Reservation
+from service.exchange.ports import Cooldowns, Ledger, Reservation
 from service.exchange.signing import Credential
 from service.telemetry.attribution import CLIENT
 from service.telemetry.metrics import Metrics
@@ -60,9 +60,9 @@ class Call(msgspec.Struct, frozen=True):
     """The credential's own client; `None`: the one for unsigned calls."""
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> Charge:
         identity = self.credential.identity if self.credential else ADDRESS
-        return Claim(self.endpoint.weight, self.account, identity, self.forced, CLIENT.get())
+        return Charge(self.endpoint.weight, self.account, identity, self.forced, CLIENT.get())
 
     @property
     def headers(self) -> dict[str, str]:
@@ -72,7 +72,7 @@ class Call(msgspec.Struct, frozen=True):
 class Gate:
     """The way out to the exchange through one public address."""
 
-    def __init__(self, http: httpx.AsyncClient, egress: Egress, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, http: httpx.AsyncClient, egress: AddressBudget, ledger: Ledger, metrics: Metrics) -> None:
         self._http = http
         self._egress = egress
         self._ledger = ledger
@@ -111,25 +111,25 @@ class Gate:
         """
         hold = self._egress.hold(ADDRESS)
         if await self._ledger.probe(patience) is False:
-            self._egress.leave_to_another()
+            self._egress.defer_probe()
             raise budget.probe_barrier(hold, self._egress.clock.now()).error
         await self.send(Call(PING), lambda _: None)
         opened = replace(hold, opened=True)
         self._egress.learn(ADDRESS, opened)
-        await self._ledger.hold_address(opened)
+        await self._ledger.cool_down_address(opened)
 
-    async def reconcile(self, claim: Claim, holds: Holds) -> None:
+    async def reconcile(self, claim: Charge, holds: Cooldowns) -> None:
         """Take over the not-befores that replicas share, and share those that Redis lost or never had."""
         egress = self._egress
         if holds.now is not None:
             egress.clock.hear(holds.now)
         egress.learn(ADDRESS, holds.address)
         if _adds(egress.hold(ADDRESS), holds.address):
-            await self._ledger.hold_address(egress.hold(ADDRESS))
+            await self._ledger.cool_down_address(egress.hold(ADDRESS))
         if claim.credential:
             egress.learn(claim.credential, holds.credential)
             if _adds(egress.hold(claim.credential), holds.credential):
-                await self._ledger.hold_credential(claim, egress.hold(claim.credential))
+                await self._ledger.cool_down_credential(claim, egress.hold(claim.credential))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -208,15 +208,15 @@ class Gate:
         self._egress.impose(scope, hold)
         return error, scope
 
-    async def _share(self, claim: Claim, scope: str) -> None:
+    async def _share(self, claim: Charge, scope: str) -> None:
         """Enter a refusal in the ledger, before anything else is told: it binds who asks next."""
         if scope == ADDRESS:
-            await self._ledger.hold_address(self._egress.hold(ADDRESS))
+            await self._ledger.cool_down_address(self._egress.hold(ADDRESS))
         else:
-            await self._ledger.hold_credential(claim, self._egress.hold(scope))
+            await self._ledger.cool_down_credential(claim, self._egress.hold(scope))
 
 
-def _adds(known: Hold, shared: Hold) -> bool:
+def _adds(known: Cooldown, shared: Cooldown) -> bool:
     """Whether what this replica knows is news to the others."""
     return budget.joined(shared, known) != shared
 

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import msgspec
 
-from service.exchange.budget import Claim, Hold, Window
+from service.exchange.budget import Charge, Cooldown, Window
 
-LISTING_MAX_AGE = 60 * 60 * 1000
+EXCHANGE_INFO_MAX_AGE = 60 * 60 * 1000
 """Ms after which exchangeInfo is fetched anew. Contracts are listed and delivered by the quarter."""
 
 
@@ -19,56 +19,56 @@ class Reservation(msgspec.Struct, frozen=True):
     id: str
     minute: int
     """Minutes since the epoch, on the exchange's clock: the one it is sent in."""
-    claim: Claim
+    claim: Charge
 
 
-class Holds(msgspec.Struct, frozen=True):
+class Cooldowns(msgspec.Struct, frozen=True):
     """The not-befores that bind an account, as the replicas share them."""
 
-    address: Hold = Hold()
-    credential: Hold = Hold()
+    address: Cooldown = Cooldown()
+    credential: Cooldown = Cooldown()
     now: int | None = None
     """Epoch ms on the exchange's clock, by what is left of a hold; `None` without one."""
 
 
-class Standing(msgspec.Struct, frozen=True):
+class LedgerState(msgspec.Struct, frozen=True):
     """The ledger just before a reservation entered it."""
 
     window: Window
     """The fleet's."""
-    holds: Holds
+    holds: Cooldowns
 
 
 class Ledger(Protocol):
     """Shared by every replica on one public address."""
 
-    async def reserve(self, reservation: Reservation) -> Standing | None: ...
+    async def reserve(self, reservation: Reservation) -> LedgerState | None: ...
 
     async def settle(self, reservation: Reservation, reported: int | None) -> None: ...
 
     async def cancel(self, reservation: Reservation) -> None: ...
 
-    async def hold_address(self, hold: Hold) -> None: ...
+    async def cool_down_address(self, hold: Cooldown) -> None: ...
 
-    async def hold_credential(self, claim: Claim, hold: Hold) -> None: ...
+    async def cool_down_credential(self, claim: Charge, hold: Cooldown) -> None: ...
 
     async def probe(self, milliseconds: int) -> bool | None:
         """Whether this replica may send the one probe after a refusal; nobody else may for so long."""
         ...
 
 
-class SharedListing(msgspec.Struct, frozen=True):
+class SharedExchangeInfo(msgspec.Struct, frozen=True):
     """exchangeInfo as one replica fetched it for all."""
 
     body: bytes
     remaining: int
-    """Ms of its `LISTING_MAX_AGE` that are left."""
+    """Ms of its `EXCHANGE_INFO_MAX_AGE` that are left."""
 
 
-class Listings(Protocol):
+class ExchangeInfoStore(Protocol):
     """Shared by every replica of one environment and exchange."""
 
-    async def get(self) -> SharedListing | None: ...
+    async def get(self) -> SharedExchangeInfo | None: ...
 
     async def put(self, body: bytes) -> None:
         """Share what has just been fetched."""

@@ -12,14 +12,14 @@ from typing import Annotated
 import msgspec
 import structlog
 
-from service.exchange import listing
+from service.exchange import exchange_info
+from service.exchange.address_budget import AddressBudget
 from service.exchange.answers import Answer, MalformedAnswerError
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, Sample, estimate
-from service.exchange.egress import Egress
 from service.exchange.errors import ExchangeError
+from service.exchange.exchange_info import ExchangeInfo
 from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, PING, TIME, Call, Gate
-from service.exchange.listing import Listing
-from service.exchange.ports import LISTING_MAX_AGE, Listings
+from service.exchange.ports import EXCHANGE_INFO_MAX_AGE, ExchangeInfoStore
 from service.settings import Exchange
 
 log = structlog.get_logger("coinm.exchange")
@@ -41,7 +41,7 @@ class _Time(msgspec.Struct, rename="camel"):
 class PublicData:
     """The exchange's time and contracts, as this replica knows them."""
 
-    def __init__(self, settings: Exchange, gate: Gate, egress: Egress, listings: Listings) -> None:
+    def __init__(self, settings: Exchange, gate: Gate, egress: AddressBudget, listings: ExchangeInfoStore) -> None:
         self._settings = settings
         self._gate = gate
         self._egress = egress
@@ -50,7 +50,7 @@ class PublicData:
         self._monotonic = egress.clock.monotonic
         self._expires = self._clock_due = self._listing_due = self._upkeep_due = self._monotonic()
         self._failing: dict[str, str | None] = {}
-        self.listing: Listing | None = None
+        self.listing: ExchangeInfo | None = None
         """The last there was: an old one tells of more contracts than none."""
         self.turn = asyncio.Lock()
         """Who sees to both; the others find it done."""
@@ -58,7 +58,7 @@ class PublicData:
     @property
     def listing_age(self) -> int:
         """Ms since the listing was fetched, by whichever replica."""
-        return self._monotonic() - self._expires + LISTING_MAX_AGE
+        return self._monotonic() - self._expires + EXCHANGE_INFO_MAX_AGE
 
     async def synchronise(self) -> None:
         """Measure the exchange's clock.
@@ -74,8 +74,8 @@ class PublicData:
         Raises:
             ExchangeError: no answer, or not the documented shape.
         """
-        found = await self._gate.send(Call(EXCHANGE_INFO), lambda answer: listing.parse(answer.body))
-        self._adopt(found, LISTING_MAX_AGE)
+        found = await self._gate.send(Call(EXCHANGE_INFO), lambda answer: exchange_info.parse(answer.body))
+        self._adopt(found, EXCHANGE_INFO_MAX_AGE)
         await self._listings.put(found.body)
 
     async def prepare(self) -> None:
@@ -145,12 +145,12 @@ class PublicData:
     def _adopted(self, body: bytes, remaining: int) -> bool:
         """Take a shared listing over; what somebody else wrote there counts as none."""
         try:
-            self._adopt(listing.parse(body), remaining)
+            self._adopt(exchange_info.parse(body), remaining)
         except MalformedAnswerError:
             return False
         return True
 
-    def _adopt(self, found: Listing, remaining: int) -> None:
+    def _adopt(self, found: ExchangeInfo, remaining: int) -> None:
         self.listing = found
         self._expires = self._monotonic() + remaining
         self._heed(found.weight_limit)

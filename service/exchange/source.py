@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
-from service.exchange.budget import Barrier, Claim, Hold
+from service.exchange.budget import Barrier, Charge, Cooldown
 from service.exchange.client import ExchangeClient, Fetched
 from service.exchange.gate import ACCOUNT
-from service.exchange.ports import Holds
+from service.exchange.ports import Cooldowns
 from service.exchange.signing import Credential
 from service.telemetry.attribution import CLIENT
 
@@ -75,10 +75,10 @@ class AccountSource:
         return self.client.listing.margin_assets if self.client.listing else None
 
     @property
-    def credential_hold(self) -> Hold:
+    def credential_cooldown(self) -> Cooldown:
         return self.client.egress.hold(self._credential.identity)
 
-    async def reconcile(self, holds: Holds) -> None:
+    async def reconcile(self, holds: Cooldowns) -> None:
         """Take over the not-befores that replicas share, and share those that they don't know of."""
         await self.client.reconcile(self._claim(forced=False), holds)
 
@@ -86,5 +86,5 @@ class AccountSource:
         """Say whether the replicas can tell each other what they spend."""
         self.client.egress.degraded = degraded
 
-    def _claim(self, *, forced: bool) -> Claim:
-        return Claim(ACCOUNT.weight, self._account, self._credential.identity, forced, CLIENT.get())
+    def _claim(self, *, forced: bool) -> Charge:
+        return Charge(ACCOUNT.weight, self._account, self._credential.identity, forced, CLIENT.get())

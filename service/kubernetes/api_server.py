@@ -69,7 +69,7 @@ class ApiServer:
             raise NotVerifiedError("invalid")
         return answer
 
-    async def rehearse(self, audience: str) -> bytes:
+    async def selftest(self, audience: str) -> bytes:
         """The review of our own token, to see whether there can be any.
 
         Raises:

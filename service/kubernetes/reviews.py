@@ -14,8 +14,8 @@ from service.access.limits import Bucket, Rate, take
 from service.cache.flight import SingleFlight
 from service.clock import Clock
 from service.kubernetes.errors import MISCONFIGURED, NotVerifiedError
-from service.kubernetes.memory import Memory
-from service.kubernetes.verdicts import Claims, Refusal, Verdict, decide, examine, remembered_for
+from service.kubernetes.review_cache import ReviewCache
+from service.kubernetes.token_review import Claims, Refusal, ReviewResult, decide, precheck, remembered_for
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.kubernetes")
@@ -24,7 +24,7 @@ AT_ONCE = 8
 """Reviews under way, of tokens that were accepted before and of others apart: who invents tokens by the thousand can
 hold up others that nobody knows yet, not the callers whose memory has run out. More than enough: one takes
 milliseconds."""
-STRANGERS = Rate(50)
+UNKNOWN_TOKEN_RATE = Rate(50)
 """Reviews a second of tokens that were not accepted before, new ones of known pods among them: the API server counts
 them against the gateway, and has limits of its own."""
 TURN = 1.0
@@ -43,7 +43,7 @@ class Reviewer(Protocol):
         """The TokenReview as it came back; raises NotVerifiedError."""
         ...
 
-    async def rehearse(self, audience: str) -> bytes:
+    async def selftest(self, audience: str) -> bytes:
         """The same of the reviewer's own token."""
         ...
 
@@ -66,13 +66,13 @@ class TokenReviews:
         self._reviewer = reviewer
         self._clock = clock
         self._metrics = metrics
-        self._memory = Memory()
-        self._flights: defaultdict[str, SingleFlight[Verdict]] = defaultdict(SingleFlight)
+        self._memory = ReviewCache()
+        self._flights: defaultdict[str, SingleFlight[ReviewResult]] = defaultdict(SingleFlight)
         self._accepted, self._others = _Queue(), _Queue()
         self._pace: Bucket | None = None
         self._trouble: str | None = None
 
-    async def verify(self, token: bytes) -> Verdict:
+    async def verify(self, token: bytes) -> ReviewResult:
         """Whose token it is.
 
         Raises:
@@ -82,26 +82,26 @@ class TokenReviews:
         if known is not None:
             return known
         digest = tokens.digest(token)
-        claims = examine(token, self.audience, self._clock.epoch())
+        claims = precheck(token, self.audience, self._clock.epoch())
         if isinstance(claims, Refusal):
             return claims
         if digest not in self._flights:
             self._admit(digest)
         return await self._flights[digest].join(partial(self._review, digest, token.decode(), claims))
 
-    def at_once(self, token: bytes) -> Verdict | None:
+    def at_once(self, token: bytes) -> ReviewResult | None:
         """The same where that needs no review: found out a moment ago, or seen at a look."""
         remembered = self.recall(token)
         if remembered is not None:
             self.note_recalled()
             return remembered
-        claims = examine(token, self.audience, self._clock.epoch())
+        claims = precheck(token, self.audience, self._clock.epoch())
         if isinstance(claims, Refusal):
             self._count("implausible")
             return claims
         return None
 
-    def recall(self, token: bytes) -> Verdict | None:
+    def recall(self, token: bytes) -> ReviewResult | None:
         """Whose token it is, as far as that was found out a moment ago."""
         return self._memory.recall(tokens.digest(token), self._clock.monotonic())
 
@@ -109,14 +109,14 @@ class TokenReviews:
         """What was recalled has been used."""
         self._count("remembered")
 
-    async def rehearse(self) -> None:
+    async def selftest(self) -> None:
         """Try whether tokens can be reviewed.
 
         Raises:
             NotVerifiedError: they can't.
         """
         async with _in_time(PATIENCE, "timeout"):
-            decide(await self._reviewer.rehearse(self.audience), self.audience)
+            decide(await self._reviewer.selftest(self.audience), self.audience)
 
     async def close(self) -> None:
         """End what is under way and hang up."""
@@ -134,12 +134,12 @@ class TokenReviews:
             self._count("timeout")
             raise NotVerifiedError("timeout")
         if queue is self._others:
-            self._pace, wait = take(STRANGERS, self._pace, now)
+            self._pace, wait = take(UNKNOWN_TOKEN_RATE, self._pace, now)
             if wait:
                 self._count("busy")
                 raise NotVerifiedError("busy")
 
-    async def _review(self, digest: str, token: str, claims: Claims) -> Verdict:
+    async def _review(self, digest: str, token: str, claims: Claims) -> ReviewResult:
         queue = self._queue(digest)
         try:
             async with _in_time(TURN, "busy"):
@@ -161,7 +161,7 @@ class TokenReviews:
             log.info("token_reviews_back")
         return verdict
 
-    async def _ask(self, digest: str, token: str, claims: Claims) -> Verdict:
+    async def _ask(self, digest: str, token: str, claims: Claims) -> ReviewResult:
         """The API server's verdict. It holds from when it was asked for: what changes meanwhile counts."""
         asked, epoch = self._clock.monotonic(), self._clock.epoch()
         with self._metrics.token_review_duration.time():

@@ -9,9 +9,19 @@ from service.account.snapshot import MAX_BODY
 from service.exchange.budget import MAX_BACKOFF
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ERRORS, ExchangeError, ExchangeUnavailableError
-from service.store.connection import AwayError, Link, Patience
-from service.store.entries import Bond, Cleared, Entry, Failed, Look, News, Try, Verdict, Wish
-from service.store.holds import holds_of
+from service.store.cooldowns import cooldowns_of
+from service.store.entries import (
+    Bond,
+    Cleared,
+    Entry,
+    Failed,
+    LeaseRequest,
+    Notification,
+    RefreshRequest,
+    SharedState,
+    StoreResult,
+)
+from service.store.guard import RedisGuard, RedisUnavailableError, WaitBudget
 from service.store.lineage import MEMORY, lineage_of, uses_of
 from service.store.scripts import AccountKeys, Args, EgressKeys, Found, Scripts, claim
 from service.store.values import whole
@@ -29,7 +39,7 @@ LATEST_TIME = 10**14
 MARGIN_ASSETS = 1024 * 1024
 """Bytes at the most, beside the body: some 30 for each of the exchange's contracts."""
 
-JUST_LOOK = Try("", 0)
+JUST_LOOK = LeaseRequest("", 0)
 
 
 class _Failure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,7 +54,13 @@ class AccountStore:
     """One account's shared state, for one credential. Nothing here raises when Redis is away, but `clear`."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what one account's state is made of
-        self, link: Link, scripts: Scripts, keys: AccountKeys, egress: EgressKeys, clock: ExchangeClock, identity: str
+        self,
+        link: RedisGuard,
+        scripts: Scripts,
+        keys: AccountKeys,
+        egress: EgressKeys,
+        clock: ExchangeClock,
+        identity: str,
     ) -> None:
         self.keys = keys
         self.identity = identity
@@ -52,14 +68,14 @@ class AccountStore:
         """Whose snapshot is read: that of the credential in use which replaced this one, or its own."""
         self._link = link
         self._scripts = scripts
-        self._holds = [egress.hold, egress.credential_hold(identity)]
+        self._holds = [egress.hold, egress.credential_cooldown(identity)]
         self._clock = clock
 
-    async def look(self, known: int) -> Look | None:
-        """What is shared now; the snapshot only if it is newer than `known` (its asked_at). `None`: away."""
-        return await self.take(known, JUST_LOOK)
+    async def read_state(self, known: int) -> SharedState | None:
+        """What is shared now; the snapshot only if it is newer than `known` (its request_time). `None`: away."""
+        return await self.try_acquire(known, JUST_LOOK)
 
-    async def take(self, known: int, wanted: Try) -> Look | None:
+    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None:
         """The same, and a try for the lease if no shared snapshot is young enough to do without."""
         found = await self._look(known, wanted)
         if found is not None and found[0][0].decode() != self.followed:
@@ -69,10 +85,10 @@ class AccountStore:
             return None
         (newest, uses, entry, remaining, body, listed, failed, failed_ttl, lease), holds = found
         followed = newest.decode() == self.followed
-        return Look(
+        return SharedState(
             _entry(entry, body, listed) if followed else None,
             remaining,
-            holds_of(holds, self._clock),
+            cooldowns_of(holds, self._clock),
             _failed(failed, failed_ttl) if followed else None,
             lineage_of(uses_of(uses), self.identity, newest.decode(), self._clock.now()),
             lease.decode(),
@@ -87,8 +103,8 @@ class AccountStore:
         """
         args: Args = [token, LEASE, int(in_time)]
         keys = [self.keys.lease(self.identity)]
-        with contextlib.suppress(AwayError):
-            return bool(await self._link.run(lambda: self._scripts.renew(keys=keys, args=args), Patience()))
+        with contextlib.suppress(RedisUnavailableError):
+            return bool(await self._link.run(lambda: self._scripts.renew(keys=keys, args=args), WaitBudget()))
         return None
 
     async def release(self, token: str) -> None:
@@ -96,23 +112,23 @@ class AccountStore:
         args: Args = [token, *self._news()]
         await self._link.attempt(lambda: self._scripts.release(keys=[self.keys.lease(self.identity)], args=args))
 
-    async def keep(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> Verdict | None:
+    async def store_fenced(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> StoreResult | None:
         """Share a snapshot for `remaining` ms, and give the lease back; what became of it. `None`: away.
 
         `replaced`: the identity that this process has used before this one, by an accepted rotation.
         """
         own = self.keys
         listed = msgspec.json.encode(dict(entry.margin_assets))
-        args: Args = [FORMAT, entry.asked_at, entry.life, listed, entry.body, remaining, token, *self._news()]
+        args: Args = [FORMAT, entry.request_time, entry.life, listed, entry.body, remaining, token, *self._news()]
         args += [self.identity, replaced, self._clock.now(), MEMORY]
         keys = [own.snapshot(self.identity), own.lease(self.identity), own.failures(self.identity), own.credentials]
-        with contextlib.suppress(AwayError):
-            verdict: Any = await self._link.run(lambda: self._scripts.keep(keys=keys, args=args), Patience())
-            kept: Verdict = verdict.decode()
+        with contextlib.suppress(RedisUnavailableError):
+            verdict: Any = await self._link.run(lambda: self._scripts.keep(keys=keys, args=args), WaitBudget())
+            kept: StoreResult = verdict.decode()
             return kept
         return None
 
-    async def fail(self, failed: Failed, token: str) -> None:
+    async def record_failure(self, failed: Failed, token: str) -> None:
         """Share a failed refresh, and give the lease back; without the lease it is nobody's business."""
         error, keys = failed.error, [self.keys.failures(self.identity), self.keys.lease(self.identity)]
         told = msgspec.json.encode(_Failure(error.problem, error.answered, error.code))
@@ -122,28 +138,28 @@ class AccountStore:
 
     async def claim(self, milliseconds: int) -> bool | None:
         """Whether this replica may try the credential out; nobody else does for so long. `None`: away."""
-        return await claim(self._link, self._scripts, self.keys.proof(self.identity), milliseconds, Patience())
+        return await claim(self._link, self._scripts, self.keys.proof(self.identity), milliseconds, WaitBudget())
 
     async def link(self, replaced: str, bond: Bond = "lasting") -> None:
         """Share that the exchange accepts the credential in the hands of who used another until now."""
         args: Args = [self.identity, replaced, self._clock.now(), MEMORY, self.keys.channel]
-        args += [News(self.keys.account, each).encode() for each in (self.identity, replaced)]
+        args += [Notification(self.keys.account, each).encode() for each in (self.identity, replaced)]
         args.append(bond)
         own, identity = self.keys, self.identity
         keys = [own.credentials, own.failures(identity), own.proof(identity)]
-        with contextlib.suppress(AwayError):
-            await self._link.run(lambda: self._scripts.link(keys=keys, args=args), Patience())
+        with contextlib.suppress(RedisUnavailableError):
+            await self._link.run(lambda: self._scripts.link(keys=keys, args=args), WaitBudget())
 
-    def wish(self, acceptable: int) -> None:
+    def request_refresh(self, max_age_ms: int) -> None:
         """Ask a replica with the credential that replaced this one for a refresh."""
-        news = News(self.keys.account, self.followed, Wish(self.identity, acceptable))
+        news = Notification(self.keys.account, self.followed, RefreshRequest(self.identity, max_age_ms))
         _ = self._link.tell(lambda: self._publish(news))
 
     async def clear(self) -> Cleared:
         """Forget what stands in the account's way; what it was.
 
         Raises:
-            AwayError: Redis can't be reached: nothing was forgotten.
+            RedisUnavailableError: Redis can't be reached: nothing was forgotten.
         """
         own, identity = self.keys, self.identity
         keys = [own.failures(identity), own.lease(identity), own.proof(identity), own.credentials]
@@ -151,31 +167,31 @@ class AccountStore:
         failures, lease, others = await self._link.run(lambda: self._scripts.clear(keys=keys, args=args))
         return Cleared(failures, bool(lease), others)
 
-    async def _look(self, known: int, wanted: Try) -> tuple[Found, Found] | None:
+    async def _look(self, known: int, wanted: LeaseRequest) -> tuple[Found, Found] | None:
         own, followed = self.keys, self.followed
         keys = [own.snapshot(followed), own.failures(followed), own.lease(self.identity), own.credentials]
-        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.acceptable, self.identity, followed]
+        args: Args = [FORMAT, known, wanted.token, LEASE, wanted.max_age_ms, self.identity, followed]
         args += [self._clock.now(), MEMORY, MAX_BODY + MARGIN_ASSETS, MAX_BACKOFF + FAILURE_MEMORY]
         try:
             return await self._link.run(lambda: self._scripts.look(keys, args, self._holds))
-        except AwayError:
+        except RedisUnavailableError:
             return None
 
-    async def _publish(self, news: News) -> object:
+    async def _publish(self, news: Notification) -> object:
         return await self._link.redis.publish(self.keys.channel, news.encode())
 
     def _news(self) -> tuple[str, str]:
         """Channel and message that tell the replicas to look."""
-        return self.keys.channel, News(self.keys.account, self.identity).encode()
+        return self.keys.channel, Notification(self.keys.account, self.identity).encode()
 
 
 def _entry(fields: list[bytes | None], body: bytes | None, listed: bytes | None) -> Entry | None:
     """An entry as it stands in Redis; what somebody else wrote there counts as none."""
-    _, _, asked_at, life = (whole(each, LATEST_TIME) for each in fields)
-    if body is None or listed is None or not asked_at or not life or len(body) > MAX_BODY:
+    _, _, request_time, life = (whole(each, LATEST_TIME) for each in fields)
+    if body is None or listed is None or not request_time or not life or len(body) > MAX_BODY:
         return None
     try:
-        return Entry(body, asked_at, life, msgspec.json.decode(listed, type=dict[str, str]))
+        return Entry(body, request_time, life, msgspec.json.decode(listed, type=dict[str, str]))
     except (msgspec.MsgspecError, ValueError):
         return None
 

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from service.exchange.errors import ExchangeError
-from service.exchange.ports import Holds
+from service.exchange.ports import Cooldowns
 
 Lease: TypeAlias = Literal["not-tried", "needless", "superseded", "taken", "busy"]
 """What became of a try for it: `needless` where a young snapshot spares the call, `superseded` where a credential that
@@ -25,7 +25,7 @@ Bond: TypeAlias = Literal["lasting", "passing", "none"]
 """A link from the replaced credential to the accepted one: `passing` where strangers use that, `none` where they use
 the replaced one; `store.lineage` has the theory."""
 
-Verdict: TypeAlias = Literal["kept", "older", "superseded", "lost"]
+StoreResult: TypeAlias = Literal["kept", "older", "superseded", "lost"]
 """What became of a snapshot: refused where an older one than what is there, by a replaced credential, or without the
 lease."""
 
@@ -34,10 +34,10 @@ class Entry(msgspec.Struct, frozen=True):
     """A snapshot on its way into or out of Redis."""
 
     body: bytes
-    asked_at: int
+    request_time: int
     """Ms since the epoch, on the exchange's clock."""
     life: int
-    """Ms from `asked_at` to the hard cap; the entry expires with it."""
+    """Ms from `request_time` to the hard cap; the entry expires with it."""
     margin_assets: Mapping[str, str]
     """What exchangeInfo said when it was indexed, so that every replica cuts the same views."""
 
@@ -52,44 +52,44 @@ class Failed(msgspec.Struct, frozen=True):
     """Ms until the next try; negative: since then."""
 
 
-class Wish(msgspec.Struct, frozen=True):
+class RefreshRequest(msgspec.Struct, frozen=True):
     """What a replica whose credential was replaced wants of one that has the newer: a refresh."""
 
     identity: str
     """Of the replaced credential."""
-    acceptable: int
+    max_age_ms: int
     """Age in ms below which a snapshot will do."""
 
 
-class News(msgspec.Struct, frozen=True):
+class Notification(msgspec.Struct, frozen=True):
     """An announcement: the state of an account under a credential has changed, or a refresh is wished for."""
 
     account: str
     identity: str
     """Of the credential."""
-    wish: Wish | None = None
+    wish: RefreshRequest | None = None
 
     def encode(self) -> str:
         told = f"{self.account} {self.identity}"
-        return told if self.wish is None else f"{told} {self.wish.identity} {self.wish.acceptable}"
+        return told if self.wish is None else f"{told} {self.wish.identity} {self.wish.max_age_ms}"
 
     @classmethod
-    def decode(cls, message: bytes) -> "News | None":
+    def decode(cls, message: bytes) -> "Notification | None":
         """A message as it was heard; `None`: no replica sent it. Its length is looked at before anything else."""
         if len(message) > LONGEST_MESSAGE:
             return None
         found = _MESSAGE.fullmatch(message.decode("latin-1"))
         if found is None:
             return None
-        account, identity, replaced, acceptable = found.groups()
-        return cls(account, identity, Wish(replaced, int(acceptable)) if replaced else None)
+        account, identity, replaced, max_age_ms = found.groups()
+        return cls(account, identity, RefreshRequest(replaced, int(max_age_ms)) if replaced else None)
 
 
-class Try(msgspec.Struct, frozen=True):
+class LeaseRequest(msgspec.Struct, frozen=True):
     """A try for an account's lease."""
 
     token: str
-    acceptable: int
+    max_age_ms: int
     """Age in ms below which a snapshot spares the call."""
 
 
@@ -108,14 +108,14 @@ class Lineage(msgspec.Struct, frozen=True):
     """Whether a link leads to it that was written while strangers used it."""
 
 
-class Look(msgspec.Struct, frozen=True):
+class SharedState(msgspec.Struct, frozen=True):
     """What one look found."""
 
     entry: Entry | None
     """Only where it is newer than what the looker has."""
     remaining: int
     """Ms the entry has left to live."""
-    holds: Holds
+    holds: Cooldowns
     failed: Failed | None
     lineage: Lineage
     lease: Lease

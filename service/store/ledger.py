@@ -2,12 +2,12 @@
 
 import re
 
-from service.exchange.budget import MINUTE, Claim, Hold, Window
+from service.exchange.budget import MINUTE, Charge, Cooldown, Window
 from service.exchange.clock import ExchangeClock
-from service.exchange.ports import Reservation, Standing
+from service.exchange.ports import LedgerState, Reservation
 from service.settings import NAME_PATTERN
-from service.store.connection import AwayError, Link
-from service.store.holds import HOLD_MEMORY, hold_of, holds_of, latest_moment, latest_until
+from service.store.cooldowns import COOLDOWN_MEMORY, cooldown_of, cooldowns_of, latest_moment, latest_until
+from service.store.guard import RedisGuard, RedisUnavailableError
 from service.store.scripts import Args, EgressKeys, Found, Scripts, claim
 from service.store.values import whole
 
@@ -23,25 +23,25 @@ _FORCED = re.compile(f"forced:((?:{NAME_PATTERN})?):({NAME_PATTERN})")
 class EgressLedger:
     """`exchange.ports.Ledger`, in Redis. Only `resume` raises when Redis is away."""
 
-    def __init__(self, link: Link, scripts: Scripts, keys: EgressKeys, clock: ExchangeClock) -> None:
+    def __init__(self, link: RedisGuard, scripts: Scripts, keys: EgressKeys, clock: ExchangeClock) -> None:
         self._link = link
         self._scripts = scripts
         self._keys = keys
         self._clock = clock
 
-    async def reserve(self, reservation: Reservation) -> Standing | None:
+    async def reserve(self, reservation: Reservation) -> LedgerState | None:
         """Enter a call; the ledger as it was before."""
         claim, own = reservation.claim, self._keys
-        holds = [own.hold, own.credential_hold(claim.credential) if claim.credential else own.hold]
+        holds = [own.hold, own.credential_cooldown(claim.credential) if claim.credential else own.hold]
         keys = [*own.minute(reservation.minute), own.minute(reservation.minute - 1)[0], *holds]
         args: Args = [reservation.id, claim.weight, claim.account, _forced_by(claim), LEDGER_MEMORY]
         try:
             found: Found = await self._link.run(lambda: self._scripts.reserve(keys=keys, args=args))
-        except AwayError:
+        except RedisUnavailableError:
             return None
         ledger, before, *held = found
         window = window_of(reservation.minute, _pairs(ledger), _pairs(before))
-        return Standing(window, holds_of(held, self._clock))
+        return LedgerState(window, cooldowns_of(held, self._clock))
 
     async def settle(self, reservation: Reservation, reported: int | None) -> None:
         await self._settle(reservation, "answered", reported)
@@ -49,24 +49,24 @@ class EgressLedger:
     async def cancel(self, reservation: Reservation) -> None:
         await self._settle(reservation, "cancelled", None)
 
-    async def hold_address(self, hold: Hold) -> None:
+    async def cool_down_address(self, hold: Cooldown) -> None:
         """Share a not-before of the address, or that a probe after it was answered; what overrides it stands."""
         await self._hold(self._keys.hold, hold)
 
-    async def hold_credential(self, claim: Claim, hold: Hold) -> None:
-        await self._hold(self._keys.credential_hold(claim.credential), hold)
+    async def cool_down_credential(self, claim: Charge, hold: Cooldown) -> None:
+        await self._hold(self._keys.credential_cooldown(claim.credential), hold)
 
     async def probe(self, milliseconds: int) -> bool | None:
         """Whether this replica may send the probe; it is its own for so long, whatever comes of it."""
         return await claim(self._link, self._scripts, self._keys.probe, milliseconds)
 
-    async def resume(self, credential: str) -> dict[str, Hold]:
+    async def resume(self, credential: str) -> dict[str, Cooldown]:
         """Forget the not-befores that bind a credential; what each was, by scope.
 
         Raises:
-            AwayError: Redis can't be reached: nothing was forgotten.
+            RedisUnavailableError: Redis can't be reached: nothing was forgotten.
         """
-        keys = {"address": self._keys.hold, "credential": self._keys.credential_hold(credential)}
+        keys = {"address": self._keys.hold, "credential": self._keys.credential_cooldown(credential)}
         return {scope: await self._forget(key) for scope, key in keys.items()}
 
     async def _settle(self, reservation: Reservation, outcome: str, reported: int | None) -> None:
@@ -76,17 +76,17 @@ class EgressLedger:
         keys = self._keys.minute(reservation.minute)
         _ = self._link.tell(lambda: self._scripts.settle(keys=keys, args=args))  # nobody waits: it counts either way
 
-    async def _hold(self, key: str, hold: Hold) -> None:
+    async def _hold(self, key: str, hold: Cooldown) -> None:
         """The replica keeps its own copy, and shares it again if this is lost."""
         now = self._clock.now()
         args: Args = [hold.resumed, hold.imposed, hold.until, int(hold.opened), hold.problem, now]
-        args += [latest_moment(self._clock), latest_until(now), HOLD_MEMORY]
+        args += [latest_moment(self._clock), latest_until(now), COOLDOWN_MEMORY]
         await self._link.attempt(lambda: self._scripts.hold(keys=[key], args=args))
 
-    async def _forget(self, key: str) -> Hold:
-        args: Args = [HOLD_MEMORY, self._clock.now(), latest_moment(self._clock)]
+    async def _forget(self, key: str) -> Cooldown:
+        args: Args = [COOLDOWN_MEMORY, self._clock.now(), latest_moment(self._clock)]
         fields, _ = await self._link.run(lambda: self._scripts.resume(keys=[key], args=args))
-        return hold_of(fields, self._clock.now(), latest_moment(self._clock))
+        return cooldown_of(fields, self._clock.now(), latest_moment(self._clock))
 
 
 def window_of(minute: int, ledger: dict[bytes, bytes], before: dict[bytes, bytes]) -> Window:
@@ -104,7 +104,7 @@ def window_of(minute: int, ledger: dict[bytes, bytes], before: dict[bytes, bytes
     )
 
 
-def _forced_by(claim: Claim) -> str:
+def _forced_by(claim: Charge) -> str:
     """The client that forces a call; `-`, which no client's name begins with: it is not forced."""
     return claim.client if claim.forced else "-"
 

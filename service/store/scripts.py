@@ -19,7 +19,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError
 
 from service.settings import Settings
-from service.store.connection import AwayError, Link, Patience
+from service.store.guard import RedisGuard, RedisUnavailableError, WaitBudget
 
 Args: TypeAlias = list[bytes | str | int]
 """A script's arguments."""
@@ -67,7 +67,7 @@ class EgressKeys(msgspec.Struct, frozen=True):
     def probe(self) -> str:
         return f"{self.scope}:probe"
 
-    def credential_hold(self, identity: str) -> str:
+    def credential_cooldown(self, identity: str) -> str:
         """Of one credential; a changed one leaves its latch behind."""
         return f"{self.scope}:hold:{identity}"
 
@@ -132,11 +132,11 @@ class Scripts:
 
 
 async def claim(
-    link: Link, scripts: Scripts, key: str, milliseconds: int, limit: Patience | None = None
+    link: RedisGuard, scripts: Scripts, key: str, milliseconds: int, limit: WaitBudget | None = None
 ) -> bool | None:
     """Whether this replica alone may do something; nobody else may for so long, whatever comes of it. `None`: away."""
     args: Args = [secrets.token_hex(8), milliseconds]
-    with contextlib.suppress(AwayError):
+    with contextlib.suppress(RedisUnavailableError):
         return bool(await link.run(lambda: scripts.claim(keys=[key], args=args), limit))
     return None
 

@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from service.account.selection import Selection, Shape
 from service.web import parameters
-from service.web.callers import authenticate, gateway_of
+from service.web.authentication import authenticate, gateway_of
 from service.web.problems import AnyRequest
-from service.web.reading import JSON, LISTS, READS, read
+from service.web.reads import JSON, LISTS, READS, read
 
 
 class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):

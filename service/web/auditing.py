@@ -13,9 +13,9 @@ from service.gateway import Gateway
 from service.settings import NAME_PATTERN
 from service.telemetry.audit import Filters, Line, SnapshotRead
 from service.telemetry.logs import API_KEY_LENGTH, MASK, looks_secret
+from service.web.context import context_of
 from service.web.problems import AnyRequest, AuditUnavailableError, retry_after
-from service.web.reading import LISTS, READS
-from service.web.record import record_of
+from service.web.reads import LISTS, READS
 
 UNMATCHED = "unmatched"
 """The route of requests that match none: paths are unbounded, labels must not be."""
@@ -38,7 +38,7 @@ async def admit(request: AnyRequest) -> None:
         return
     if not audit.reserve():
         raise AuditUnavailableError("no read is answered without its line in the audit log", retry_after(_AGAIN))
-    record_of(request.scope).reserved = True
+    context_of(request.scope).reserved = True
 
 
 def audit(gateway: Gateway, scope: Mapping[str, Any], method: str, status: int) -> None:
@@ -49,7 +49,7 @@ def audit(gateway: Gateway, scope: Mapping[str, Any], method: str, status: int) 
     shape = None if handler is None else _shape(handler.opt)
     if shape is None and (handler is not None or not _DATA_PATHS.match(scope["path"])):
         return
-    record, account = record_of(scope), str(scope.get("path_params", {}).get("account"))
+    record, account = context_of(scope), str(scope.get("path_params", {}).get("account"))
     put(
         gateway,
         Access(
@@ -132,4 +132,4 @@ def _is_key(name: str) -> bool:
 
 
 def _snapshot(served: Served | None) -> SnapshotRead | None:
-    return None if served is None else SnapshotRead(timestamp(served.held.snapshot.asked_at), served.age)
+    return None if served is None else SnapshotRead(timestamp(served.held.snapshot.request_time), served.age)

@@ -15,7 +15,7 @@ from service.web.problems import (
     NotFoundError,
     ProblemError,
     Refusal,
-    Told,
+    Reportable,
     TooManyRequestsError,
     UnauthenticatedError,
     UnverifiedError,
@@ -63,7 +63,7 @@ FORMS: dict[type[ProblemError], Form] = {
 """By the most specific kind. All else is our trouble or the exchange's, and so is a 5xx of these kinds."""
 
 
-def refusal(told: Told, headers: dict[str, str]) -> Refusal:
+def refusal(told: Reportable, headers: dict[str, str]) -> Refusal:
     """The answer in Binance's form; of the headers, what still fits it."""
     form = _form(told)
     headers = {name: headers[name] for name in _KEPT if name in headers}
@@ -76,7 +76,7 @@ def refusal(told: Told, headers: dict[str, str]) -> Refusal:
     return Refusal(form.status, "application/json", headers, body)
 
 
-def _form(told: Told) -> Form:
+def _form(told: Reportable) -> Form:
     if told.status >= 500:
         return OURS
     return next((FORMS[kind] for kind in type(told).__mro__ if kind in FORMS), OURS)

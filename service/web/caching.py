@@ -1,4 +1,4 @@
-"""Request `Cache-Control` → Demand; a served snapshot → the headers that say how fresh it is.
+"""Request `Cache-Control` → RequestDirectives; a served snapshot → the headers that say how fresh it is.
 
 RFC 9111 (directives, Age), RFC 9211 (Cache-Status), RFC 9110 §13 (If-None-Match).
 """
@@ -10,7 +10,7 @@ from litestar.datastructures import Headers
 
 from service.account.selection import View
 from service.account.snapshot import Snapshot
-from service.cache.policy import ANY, Demand, RefreshReason
+from service.cache.policy import NO_DIRECTIVES, RefreshReason, RequestDirectives
 from service.cache.ports import Served
 from service.clock import timestamp
 from service.web.problems import InvalidParameterError
@@ -69,7 +69,7 @@ def bounded(name: str, lines: list[str]) -> list[str]:
     return lines
 
 
-def demand(cache_control: list[str], pragma: list[str]) -> Demand:
+def demand(cache_control: list[str], pragma: list[str]) -> RequestDirectives:
     """What a request asks of freshness; unknown directives are ignored.
 
     Raises:
@@ -77,11 +77,11 @@ def demand(cache_control: list[str], pragma: list[str]) -> Demand:
     """
     if not cache_control:
         directives = [directive.strip() for directive in ",".join(pragma).lower().split(",")]
-        return Demand(no_cache=True) if "no-cache" in directives else ANY
+        return RequestDirectives(no_cache=True) if "no-cache" in directives else NO_DIRECTIVES
     found = _directives(",".join(cache_control))
     max_age = _milliseconds(found, "max-age")
     max_stale = UNBOUNDED if found.get("max-stale") == "" else _milliseconds(found, "max-stale")
-    return Demand(
+    return RequestDirectives(
         max_age=None if max_age == 0 else max_age,
         min_fresh=_milliseconds(found, "min-fresh"),
         max_stale=max_stale,
@@ -96,7 +96,7 @@ def lasting(snapshot: Snapshot, view: View, environment: str) -> dict[str, str]:
         "cache-control": RESPONSE_CACHE_CONTROL,
         "etag": view.etag,
         "gateway-environment": environment,
-        "gateway-snapshot-time": timestamp(snapshot.asked_at),
+        "gateway-snapshot-time": timestamp(snapshot.request_time),
         "vary": "Authorization",
     }
 

@@ -14,15 +14,15 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from service.account.selection import Selection, Shape
+from service.exchange.address_budget import ADDRESS
 from service.exchange.client import ExchangeClient
-from service.exchange.egress import ADDRESS
 from service.exchange.errors import ExchangeUnavailableError
 from service.web import parameters
+from service.web.authentication import gateway_of
 from service.web.binance_errors import MalformedKeyError
-from service.web.callers import gateway_of
 from service.web.operations import NO_STORE
 from service.web.problems import AnyRequest, NotFoundError
-from service.web.reading import JSON, READS, read_as
+from service.web.reads import JSON, READS, read_as
 
 IGNORED = frozenset({"recvWindow", "signature", "timestamp"})
 """What clients add to a signed query: taken, whatever it is, and used for nothing."""

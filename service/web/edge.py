@@ -23,9 +23,9 @@ from service.telemetry.logs import looks_secret
 from service.telemetry.metrics import Metrics
 from service.web import problems
 from service.web.auditing import UNMATCHED, Access, audit, put
-from service.web.lane import Hit, Lane, Plan
+from service.web.context import RequestContext, attach
+from service.web.fast_path import FastPath, Hit, ParsedRead
 from service.web.problems import Refusal, overloaded, whole_seconds
-from service.web.record import Record, attach
 from service.web.refusals import UNSTORED, refused
 
 log = structlog.get_logger("coinm.request")
@@ -53,12 +53,12 @@ class Edge:
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
         self.gateway = gateway
-        self.lane = Lane(gateway)
+        self.fast_path = FastPath(gateway)
         self.hits = 0
         """Reads that went past the framework."""
         self._turns = Turns()
         self._lines: Bucket | None = None
-        self._counted: dict[tuple[str, str, int], _Answered] = {}
+        self._counted: dict[tuple[str, str, int], _RouteCounters] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Not `async` itself: a hit goes through one coroutine, and each more would cost as much as to count it."""
@@ -67,18 +67,18 @@ class Edge:
         started = time.perf_counter()
         if self._turns.is_over(started) and scope["path"] not in _PROBES:
             return self._later(scope, receive, send)
-        hit = self.lane.hit(scope)
+        hit = self.fast_path.hit(scope)
         return self._whole(scope, receive, send) if hit is None else self._answer(hit, send, started)
 
     async def _later(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer in a turn of the event loop that has time for it; refuse if too many wait for one."""
         started = time.perf_counter()
         try:
-            await self.gateway.queue.wait(self.lane.client(scope), None, self._turns.next)
+            await self.gateway.queue.wait(self.fast_path.client(scope), None, self._turns.next)
         except NoRoomError:
             await self._turn_away(scope, receive, send, started)
             return
-        hit = self.lane.hit(scope)
+        hit = self.fast_path.hit(scope)
         await (self._whole(scope, receive, send) if hit is None else self._answer(hit, send, started))
 
     async def _turn_away(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
@@ -109,7 +109,7 @@ class Edge:
         """Have the framework answer, or refuse where there is no room."""
         malformed = _malformed(cast("HTTPScope", scope))
         _shorten(cast("dict[str, Any]", scope), malformed)
-        answering = _Answering(self, cast("dict[str, Any]", scope), send)
+        answering = _RequestScope(self, cast("dict[str, Any]", scope), send)
         answering.record.malformed, answering.logged = malformed, logged
         nobody = CLIENT.set("")
         try:
@@ -127,7 +127,7 @@ class Edge:
             CLIENT.reset(nobody)  # the task may be its caller's, and live on
             answering.close()
         if answering.plan is not None:
-            self.lane.learn(scope, answering.plan)
+            self.fast_path.learn(scope, answering.plan)
 
     def _worth_a_line(self) -> bool:
         """Whether one more request that came to nothing has a log line.
@@ -171,16 +171,16 @@ class Edge:
                 **_record(hit, request_id).facts(),
             )
 
-    def answered(self, route: str, method: str, status: int) -> "_Answered":
+    def answered(self, route: str, method: str, status: int) -> "_RouteCounters":
         """The counters of such answers."""
         counted = self._counted.get((route, method, status))
         if counted is None:
-            counted = _Answered(self.gateway.metrics, route, method, str(status))
+            counted = _RouteCounters(self.gateway.metrics, route, method, str(status))
             self._counted[route, method, status] = counted
         return counted
 
 
-class _Answered:
+class _RouteCounters:
     """The counters of one route, method and status: looking them up costs more than to count."""
 
     __slots__ = ("_duration", "_requests")
@@ -194,7 +194,7 @@ class _Answered:
         self._duration.observe(duration)
 
 
-class _Answering:
+class _RequestScope:
     """One request being answered."""
 
     def __init__(self, edge: Edge, scope: dict[str, Any], send: Send) -> None:
@@ -207,19 +207,19 @@ class _Answering:
         self._method = str(scope["method"]) if scope["method"] in _METHODS else "other"
         self._status = 0
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        self.record = Record(_request_id(given))
+        self.record = RequestContext(_request_id(given))
         if self._head:
             scope["method"] = "GET"  # the same answer without its body (RFC 9110 §9.3.2)
         attach(scope, self.record)
         self.scope = scope
 
     @property
-    def plan(self) -> Plan | None:
+    def plan(self) -> ParsedRead | None:
         """How the request was understood, if it was a read under `/v1` that was answered."""
         record, route = self.record, str(self.scope.get("path_template") or UNMATCHED)
         if record.served is None or record.selection is None or record.account is None:
             return None
-        return Plan(route, record.account, record.selection) if route.startswith(_FORMS[0]) else None
+        return ParsedRead(route, record.account, record.selection) if route.startswith(_FORMS[0]) else None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -260,8 +260,8 @@ class _Answering:
         return [(name, _with_head(value) if name == b"allow" else value) for name, value in headers] + added
 
 
-def _record(hit: Hit, request_id: str) -> Record:
-    record = Record(request_id)
+def _record(hit: Hit, request_id: str) -> RequestContext:
+    record = RequestContext(request_id)
     record.client, record.service_account, record.account = hit.client, hit.service_account, hit.plan.account
     record.result, record.age_ms = hit.served.result, hit.served.age
     return record

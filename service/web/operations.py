@@ -10,13 +10,13 @@ import service
 from service.access.clients import Client
 from service.cache.savings import weight_saved
 from service.clock import timestamp
-from service.exchange.budget import MINUTE, Hold
-from service.exchange.egress import ADDRESS
+from service.exchange.address_budget import ADDRESS
+from service.exchange.budget import MINUTE, Cooldown
 from service.gateway import Gateway
 from service.web import parameters
-from service.web.callers import authenticate, gateway_of
+from service.web.authentication import authenticate, gateway_of
 from service.web.problems import AnyRequest
-from service.web.reading import JSON
+from service.web.reads import JSON
 
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-01-02T03:04:05.678Z"])]
 """RFC 3339, milliseconds, UTC."""
@@ -140,19 +140,19 @@ def status_of(gateway: Gateway, client: Client) -> Status:
 
 
 def _account_status(gateway: Gateway, account: str) -> AccountStatus:
-    keeper = gateway.keepers[account]
-    snapshot = keeper.held.snapshot if keeper.held else None
-    last = keeper.memory.last_refresh
+    cache = gateway.caches[account]
+    snapshot = cache.held.snapshot if cache.held else None
+    last = cache.state.last_refresh
     return AccountStatus(
         account=account,
-        snapshot_time=timestamp(snapshot.asked_at) if snapshot else None,
-        age_ms=keeper.memory.age,
+        snapshot_time=timestamp(snapshot.request_time) if snapshot else None,
+        age_ms=cache.state.age,
         position_mode=snapshot.mode if snapshot else None,
         last_refresh=LastRefresh(timestamp(last.at), last.outcome, last.detail) if last else None,
-        credential=keeper.source.fingerprint,
-        not_before=_standing(keeper.source.credential_hold, gateway.exchange.clock.now()),
+        credential=cache.source.fingerprint,
+        not_before=_standing(cache.source.credential_cooldown, gateway.exchange.clock.now()),
     )
 
 
-def _standing(hold: Hold, now: int) -> str | None:
+def _standing(hold: Cooldown, now: int) -> str | None:
     return timestamp(hold.until) if hold.until > now else None

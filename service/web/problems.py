@@ -89,7 +89,7 @@ class InternalError(ProblemError):
     problem, status, title = "internal-error", 500, "A fault of the gateway"
 
 
-Told: TypeAlias = ProblemError | ExchangeError | FreshnessUnmetError
+Reportable: TypeAlias = ProblemError | ExchangeError | FreshnessUnmetError
 """The errors that know what a caller is told of them."""
 
 
@@ -112,7 +112,7 @@ class Refusal(NamedTuple):
     body: bytes
 
 
-def refusal(request_id: str, told: Told, headers: dict[str, str]) -> Refusal:
+def refusal(request_id: str, told: Reportable, headers: dict[str, str]) -> Refusal:
     """An error as a problem."""
     instance = f"urn:request:{request_id}"
     problem = Problem(TYPE_PREFIX + told.problem, told.title, told.status, told.detail, instance)
@@ -135,9 +135,9 @@ def whole_seconds(milliseconds: int) -> int:
     return max(1, math.ceil(milliseconds / 1000))
 
 
-def told(exc: Exception) -> Told:
+def told(exc: Exception) -> Reportable:
     """What a caller is told of an exception: ours as it is, the framework's and bugs as one of ours."""
-    if isinstance(exc, Told):
+    if isinstance(exc, Reportable):
         return exc
     if isinstance(exc, NotFoundException):
         return NotFoundError("there is no such path")
@@ -150,7 +150,7 @@ def told(exc: Exception) -> Told:
     return InternalError("the gateway failed; the request id finds the trace in its log")
 
 
-def headers(request: AnyRequest, told: Told) -> dict[str, str]:
+def headers(request: AnyRequest, told: Reportable) -> dict[str, str]:
     """What an error's headers say: how to do better, or when to come back."""
     if isinstance(told, ProblemError):
         return told.headers

@@ -6,8 +6,8 @@ from typing import Any
 from litestar import Response
 
 from service.web import binance_errors, problems
-from service.web.problems import AnyRequest, InvalidParameterError, Refusal, Told
-from service.web.record import record_of
+from service.web.context import context_of
+from service.web.problems import AnyRequest, InvalidParameterError, Refusal, Reportable
 
 UNSTORED = {"cache-control": "no-store"}
 """What every error says to caches."""
@@ -16,15 +16,15 @@ _BELOW_BINANCE = re.compile(r"/+binance/")
 
 def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
     """For ours, the framework's, and what nobody foresaw."""
-    malformed = record_of(request.scope).malformed
+    malformed = context_of(request.scope).malformed
     told = problems.told(exc) if malformed is None else InvalidParameterError(malformed)
     status, media_type, headers, body = refused(request.scope, told, problems.headers(request, told))
     return Response(body, status_code=status, media_type=media_type, headers=headers)
 
 
-def refused(scope: Any, told: Told, headers: dict[str, str]) -> Refusal:
+def refused(scope: Any, told: Reportable, headers: dict[str, str]) -> Refusal:
     """An error as it is sent; noted in the request's record."""
-    record = record_of(scope)
+    record = context_of(scope)
     record.problem, headers = told.problem, UNSTORED | headers
     if _BELOW_BINANCE.match(scope["path"]):
         return binance_errors.refusal(told, headers)

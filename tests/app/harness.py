@@ -80,7 +80,7 @@ class Replica:
 
     async def resume(self) -> None:
         """What an operator does who knows better."""
-        await self.gateway.ledger.resume(self.gateway.keepers["main"].source.identity)
+        await self.gateway.ledger.resume(self.gateway.caches["main"].source.identity)
 
     async def status(self) -> Json:
         return (await self.get("/v1/status")).json()
@@ -276,13 +276,13 @@ async def keys(redis: FakeAsyncRedis) -> list[bytes]:
 
 def _exposures(replica: Replica) -> list[tuple[str, str]]:
     gateway = replica.gateway
-    sources = [keeper.source for keeper in gateway.keepers.values()]
-    parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.keepers.values()]
-    parts += [*sources, *(vars(source) for source in sources), *(keeper.held for keeper in gateway.keepers.values())]
+    sources = [cache.source for cache in gateway.caches.values()]
+    parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.caches.values()]
+    parts += [*sources, *(vars(source) for source in sources), *(cache.held for cache in gateway.caches.values())]
     parts += [vars(gateway.reviews)] if gateway.reviews is not None else []
     parts += [
         gateway.clients.visible,
-        *(keeper.memory.tenure.shared for keeper in gateway.keepers.values()),
+        *(cache.state.active.shared for cache in gateway.caches.values()),
         vars(gateway.exchange),
         vars(gateway.clients),
     ]

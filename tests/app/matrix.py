@@ -117,7 +117,7 @@ TOKENS = {name: tokens.generate() for name in IDENTITIES}
 
 # What may be asked, and how it is told.
 
-Told = tuple[int, str]
+Reportable = tuple[int, str]
 """Status and name of a refusal."""
 
 
@@ -125,7 +125,7 @@ class Dialect(msgspec.Struct, frozen=True):
     """How a kind of path takes credentials and tells refusals."""
 
     credential: Credential
-    refusals: Mapping[Reason, Told]
+    refusals: Mapping[Reason, Reportable]
     refusal: Callable[[httpx.Response], str]
     """The name in an answer."""
 
@@ -242,7 +242,7 @@ class Cell(msgspec.Struct, frozen=True):
         return IDENTITIES[self.identity].headers(self.route.dialect.credential, TOKENS[self.identity])
 
     @property
-    def told(self) -> Told | None:
+    def told(self) -> Reportable | None:
         """The refusal that is due, as its path tells it."""
         return None if self.due.reason is None else self.route.dialect.refusals[self.due.reason]
 

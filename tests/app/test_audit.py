@@ -12,7 +12,7 @@ from litestar.routes import HTTPRoute
 
 from service.clock import timestamp
 from service.telemetry.audit import Filters, Line, SnapshotRead
-from service.web.reading import LISTS, READS
+from service.web.reads import LISTS, READS
 from tests.app import harness
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, AUDIT, BTC, POSITIONS, Replica, Stage, told

@@ -6,7 +6,7 @@ import io
 import httpx
 import pytest
 
-from service.exchange.budget import MAX_HOLD
+from service.exchange.budget import MAX_COOLDOWN
 from service.exchange.public import REFRESH_WEIGHT
 from service.settings_file import MIN_WEIGHT
 from simulator.faults import Fault
@@ -41,7 +41,7 @@ async def test_a_bug_while_refreshing_pauses_like_a_failure_of_the_exchange(stag
     assert (await gateway.status())["accounts"][0]["lastRefresh"]["outcome"] == "internal-error"
 
 
-@pytest.mark.parametrize("until", [9_999_999_999_999_999, START + MAX_HOLD + 2 * 86_400_000])
+@pytest.mark.parametrize("until", [9_999_999_999_999_999, START + MAX_COOLDOWN + 2 * 86_400_000])
 async def test_a_not_before_that_somebody_mistyped_is_none(stage: Stage, until: int) -> None:
     async with stage.redis() as redis:
         await redis.hset(ADDRESS_HOLD, mapping={"until": until, "problem": "exchange-banned"})
@@ -112,12 +112,12 @@ async def test_refused_reads_leave_nothing_behind_in_what_is_remembered(stage: S
     stage.transport.down = True
     gateway = await stage.start()
     await asyncio.gather(*(gateway.get() for _ in range(50)))
-    keeper = gateway.gateway.keepers["main"]
-    barrier = keeper.memory.barrier(forced=False)
+    cache = gateway.gateway.caches["main"]
+    barrier = cache.state.barrier(forced=False)
 
     assert barrier is not None
     assert barrier.error.__traceback__ is None
-    assert barrier.error is not keeper.memory.barrier(forced=False).error  # type: ignore[union-attr]  # as just seen
+    assert barrier.error is not cache.state.barrier(forced=False).error  # type: ignore[union-attr]  # as just seen
 
 
 async def test_a_malformed_host_is_a_problem_that_repeats_nothing_of_the_request(stage: Stage) -> None:

@@ -239,9 +239,9 @@ async def test_what_needs_a_restart_is_named_and_the_rest_takes_effect(stage: St
 
 async def test_a_look_that_finds_nothing_new_does_nothing(stage: Stage, log_text: io.StringIO) -> None:
     gateway, reloader = await stage.start_watched()
-    keepers = gateway.gateway.keepers
+    caches = gateway.gateway.caches
     await reloader.look()
-    assert gateway.gateway.keepers is keepers
+    assert gateway.gateway.caches is caches
     assert logged(log_text, "settings_reloaded") == []
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from service import check
 from service.kubernetes.reviews import AT_ONCE
-from service.kubernetes.verdicts import ACCEPTED_FOR, REFUSED_FOR
+from service.kubernetes.token_review import ACCEPTED_FOR, REFUSED_FOR
 from service.settings_file import SettingsError
 from simulator.asgi import Ending, Reply
 from simulator.service_accounts import Account, Terms

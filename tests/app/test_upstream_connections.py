@@ -114,7 +114,7 @@ async def test_a_credential_that_is_rotated_out_leaves_no_connection_behind(stag
     reloader = Reloader(gateway.gateway, stage.file, read(stage.file))
     stage.change_key("anotherApiKey".ljust(64, "1"))
     await reloader.look()
-    while gateway.gateway.keepers["main"].rotation.pending:
+    while gateway.gateway.caches["main"].rotation.pending:
         await asyncio.sleep(0.01)
     await front.until_open(UNSIGNED, "anotherApiKey".ljust(64, "1"))
 
@@ -123,7 +123,7 @@ async def test_an_account_that_is_removed_leaves_no_connection_behind(stage: Sta
     gateway = await start(stage)
     await gateway.get(ACCOUNT)
     await gateway.get(OTHER)
-    await gateway.gateway.keepers["other"].retire()
+    await gateway.gateway.caches["other"].retire()
     await front.until_open(UNSIGNED, DEMO_API_KEY)
 
 
@@ -131,7 +131,7 @@ async def test_a_call_under_way_outlives_its_credential_and_ends_its_connection(
     gateway = await start(stage)
     await gateway.get(ACCOUNT)
     await stage.advance(2_000)
-    source = gateway.gateway.keepers["main"].source
+    source = gateway.gateway.caches["main"].source
     stage.exchange.gate.hold()
     calling = asyncio.create_task(source.fetch(forced=False))
     await stage.exchange.gate.wait_held()

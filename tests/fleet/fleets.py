@@ -80,7 +80,7 @@ class Rush:
         self._bell = Bell()
 
     async def trace(self, event: str, _: dict[str, Any]) -> None:
-        """Told by httpx of each step of each request."""
+        """Reportable by httpx of each step of each request."""
         if event == "http11.send_request_body.complete":
             self._sent += 1
             self._bell.ring()

@@ -26,7 +26,7 @@ from service.web.problems import (
     UnknownSymbolError,
 )
 
-Told: TypeAlias = type[ProblemError] | type[ExchangeError] | type[FreshnessUnmetError]
+Reportable: TypeAlias = type[ProblemError] | type[ExchangeError] | type[FreshnessUnmetError]
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -34,14 +34,14 @@ class Refusal(msgspec.Struct, frozen=True):
 
     status: int
     words: str
-    problems: tuple[Told, ...]
+    problems: tuple[Reportable, ...]
     header: str | None = None
     """The header that says what to do next."""
     also: str | None = None
     """One that may come with it."""
 
 
-def _exchange(status: int) -> tuple[Told, ...]:
+def _exchange(status: int) -> tuple[Reportable, ...]:
     return tuple(error for error in ERRORS.values() if error.status == status)
 
 
@@ -187,7 +187,7 @@ def _refusal(refusal: Refusal) -> Json:
     }
 
 
-def _example(told: Told) -> Json:
+def _example(told: Reportable) -> Json:
     value = {
         "type": TYPE_PREFIX + told.problem,
         "title": told.title,

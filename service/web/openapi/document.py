@@ -15,7 +15,7 @@ import service
 from service.account.selection import Shape
 from service.web.openapi import answers, dropin, examples, headers, inputs
 from service.web.openapi.schemas import Json, array_of, ref, schemas
-from service.web.reading import READS
+from service.web.reads import READS
 
 _DESCRIPTION = """\
 One internal service holds the exchange credentials, keeps **one snapshot an account** and serves every team the slice

@@ -19,7 +19,7 @@ from service.web.problems import (
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
-    Told,
+    Reportable,
     TooManyRequestsError,
     UnauthenticatedError,
 )
@@ -46,7 +46,7 @@ _UNAVAILABLE = (
     "back after `Retry-After`. In parentheses stands the problem that other paths name."
 )
 
-_REFUSALS: Mapping[str, tuple[str, tuple[Told, ...]]] = {
+_REFUSALS: Mapping[str, tuple[str, tuple[Reportable, ...]]] = {
     "BinanceInvalidParameter": (
         "A parameter that isn't one of the three, a malformed query, or a malformed directive.",
         (InvalidParameterError(_DETAIL),),
@@ -175,7 +175,7 @@ def _example(summary: str, value: Json) -> Json:
     return {"example": {"summary": summary, "value": value}}
 
 
-def _refusal(words: str, errors: tuple[Told, ...]) -> Json:
+def _refusal(words: str, errors: tuple[Reportable, ...]) -> Json:
     made = [(error, refusal(error, {"cache-control": "no-store", "retry-after": "7"})) for error in errors]
     shown = {
         error.problem: {"summary": error.title, "value": msgspec.json.decode(answer.body)} for error, answer in made

@@ -29,7 +29,7 @@ def test_rows_are_the_exchanges_bytes_in_its_order(body: Body) -> None:
     snapshot = parse(body.whole, 7, {})
     assert [bytes(row.raw) for row in snapshot.assets] == [row.raw for row in body.assets.rows]
     assert [bytes(row.raw) for row in snapshot.positions] == [row.raw for row in body.positions.rows]
-    assert (snapshot.body, snapshot.asked_at) == (body.whole, 7)
+    assert (snapshot.body, snapshot.request_time) == (body.whole, 7)
 
 
 @given(bodies())

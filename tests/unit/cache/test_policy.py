@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from service.cache.policy import (
     SLOW_AFTER,
     Decision,
-    Demand,
     FreshnessUnmetError,
     Refresh,
     Refuse,
+    RequestDirectives,
     Serve,
     ServeAndRefresh,
     Situation,
@@ -25,9 +25,9 @@ WINDOWS = Windows(fresh_for=1_000, stale_while_revalidate=2_000, stale_if_error=
 SLOW = Windows(fresh_for=10_000, stale_while_revalidate=0, stale_if_error=0, min_refresh_interval=1_000)
 BARRIER = Barrier("not-before", ExchangeBannedError("x", retry_at=9))
 
-NONE = Demand()
-NO_CACHE = Demand(no_cache=True)
-CACHED = Demand(only_if_cached=True)
+NONE = RequestDirectives()
+NO_CACHE = RequestDirectives(no_cache=True)
+CACHED = RequestDirectives(only_if_cached=True)
 
 
 def told(decision: Decision) -> str:
@@ -37,8 +37,8 @@ def told(decision: Decision) -> str:
             return f"serve {reason}"
         case ServeAndRefresh(reason):
             return f"serve {reason}, refresh"
-        case Refresh(reason=reason, acceptable=acceptable, forced=forced):
-            return f"refresh {reason} {acceptable}{' forced' if forced else ''}"
+        case Refresh(reason=reason, max_age_ms=max_age_ms, forced=forced):
+            return f"refresh {reason} {max_age_ms}{' forced' if forced else ''}"
         case Refuse(error):
             return f"refuse {error.problem}"
 
@@ -53,36 +53,36 @@ def told(decision: Decision) -> str:
         (NONE, 2_999, "serve swr, refresh"),
         (NONE, 3_000, "refresh expired 1000"),  # both windows are over
         (NONE, 61_001, "refresh expired 1000"),
-        (Demand(max_age=500), 500, "serve fresh"),
-        (Demand(max_age=500), 501, "refresh too-old 500 forced"),
-        (Demand(max_age=2_000), 1_500, "serve swr, refresh"),
-        (Demand(max_age=2_000), 2_001, "refresh too-old 1000"),
-        (Demand(max_age=60_000), 3_000, "refresh expired 1000"),  # no looser than the windows
+        (RequestDirectives(max_age=500), 500, "serve fresh"),
+        (RequestDirectives(max_age=500), 501, "refresh too-old 500 forced"),
+        (RequestDirectives(max_age=2_000), 1_500, "serve swr, refresh"),
+        (RequestDirectives(max_age=2_000), 2_001, "refresh too-old 1000"),
+        (RequestDirectives(max_age=60_000), 3_000, "refresh expired 1000"),  # no looser than the windows
         (NO_CACHE, None, "refresh absent 500"),
         (NO_CACHE, 500, "serve fresh"),
         (NO_CACHE, 501, "refresh revalidate 500 forced"),
         (NO_CACHE, 1_500, "refresh revalidate 500"),
-        (Demand(no_cache=True, max_age=100), 101, "refresh revalidate 100 forced"),
-        (Demand(min_fresh=400), 600, "serve fresh"),
-        (Demand(min_fresh=400), 601, "refresh too-old 600 forced"),
-        (Demand(min_fresh=999), 1, "serve fresh"),
-        (Demand(min_fresh=1_000), 0, "refuse freshness-unmet"),
-        (Demand(max_stale=5_000), 1_500, "serve swr, refresh"),
-        (Demand(max_stale=5_000), 6_000, "serve max-stale, refresh"),
-        (Demand(max_stale=5_000), 6_001, "refresh expired 1000"),
-        (Demand(max_stale=10**12), 61_000, "serve max-stale, refresh"),  # the hard cap
-        (Demand(max_stale=10**12), 61_001, "refresh expired 1000"),
-        (Demand(max_stale=5_000, max_age=4_000), 4_001, "refresh expired 1000"),
+        (RequestDirectives(no_cache=True, max_age=100), 101, "refresh revalidate 100 forced"),
+        (RequestDirectives(min_fresh=400), 600, "serve fresh"),
+        (RequestDirectives(min_fresh=400), 601, "refresh too-old 600 forced"),
+        (RequestDirectives(min_fresh=999), 1, "serve fresh"),
+        (RequestDirectives(min_fresh=1_000), 0, "refuse freshness-unmet"),
+        (RequestDirectives(max_stale=5_000), 1_500, "serve swr, refresh"),
+        (RequestDirectives(max_stale=5_000), 6_000, "serve max-stale, refresh"),
+        (RequestDirectives(max_stale=5_000), 6_001, "refresh expired 1000"),
+        (RequestDirectives(max_stale=10**12), 61_000, "serve max-stale, refresh"),  # the hard cap
+        (RequestDirectives(max_stale=10**12), 61_001, "refresh expired 1000"),
+        (RequestDirectives(max_stale=5_000, max_age=4_000), 4_001, "refresh expired 1000"),
         (CACHED, None, "refuse freshness-unmet"),
         (CACHED, 999, "serve fresh"),
         (CACHED, 2_999, "serve swr"),
         (CACHED, 3_000, "refuse freshness-unmet"),
-        (Demand(only_if_cached=True, max_age=500), 501, "refuse freshness-unmet"),
-        (Demand(only_if_cached=True, no_cache=True), 501, "refuse freshness-unmet"),
-        (Demand(only_if_cached=True, max_stale=5_000), 6_000, "serve max-stale"),
+        (RequestDirectives(only_if_cached=True, max_age=500), 501, "refuse freshness-unmet"),
+        (RequestDirectives(only_if_cached=True, no_cache=True), 501, "refuse freshness-unmet"),
+        (RequestDirectives(only_if_cached=True, max_stale=5_000), 6_000, "serve max-stale"),
     ],
 )
-def test_while_the_exchange_may_be_asked(demand: Demand, age: int | None, expected: str) -> None:
+def test_while_the_exchange_may_be_asked(demand: RequestDirectives, age: int | None, expected: str) -> None:
     assert told(decide(Situation(WINDOWS, demand, age))) == expected
 
 
@@ -94,20 +94,20 @@ def test_while_the_exchange_may_be_asked(demand: Demand, age: int | None, expect
         (NONE, 1_000, "serve not-before"),
         (NONE, 60_999, "serve not-before"),
         (NONE, 61_000, "refuse exchange-banned"),  # stale-if-error is over
-        (Demand(max_age=500), 501, "refuse exchange-banned"),
-        (Demand(max_age=30_000), 30_000, "serve not-before"),
-        (Demand(max_age=30_000), 30_001, "refuse exchange-banned"),
+        (RequestDirectives(max_age=500), 501, "refuse exchange-banned"),
+        (RequestDirectives(max_age=30_000), 30_000, "serve not-before"),
+        (RequestDirectives(max_age=30_000), 30_001, "refuse exchange-banned"),
         (NO_CACHE, 500, "serve fresh"),
         (NO_CACHE, 501, "refuse exchange-banned"),
-        (Demand(min_fresh=400), 601, "refuse exchange-banned"),
-        (Demand(min_fresh=1_000), 0, "refuse freshness-unmet"),
-        (Demand(max_stale=0), 30_000, "serve not-before"),
-        (Demand(max_stale=10**12), 61_001, "refuse exchange-banned"),
+        (RequestDirectives(min_fresh=400), 601, "refuse exchange-banned"),
+        (RequestDirectives(min_fresh=1_000), 0, "refuse freshness-unmet"),
+        (RequestDirectives(max_stale=0), 30_000, "serve not-before"),
+        (RequestDirectives(max_stale=10**12), 61_001, "refuse exchange-banned"),
         (CACHED, 2_999, "serve swr"),
         (CACHED, 3_000, "refuse freshness-unmet"),
     ],
 )
-def test_while_the_exchange_can_not_be_asked(demand: Demand, age: int | None, expected: str) -> None:
+def test_while_the_exchange_can_not_be_asked(demand: RequestDirectives, age: int | None, expected: str) -> None:
     assert told(decide(Situation(WINDOWS, demand, age, barrier=BARRIER))) == expected
 
 
@@ -118,13 +118,13 @@ def test_while_the_exchange_can_not_be_asked(demand: Demand, age: int | None, ex
         (NONE, 1_501, 1_500, "serve swr, refresh"),
         (NO_CACHE, 1_500, 1_000, "serve recent"),  # 500 ms older than the caller
         (NO_CACHE, 1_501, 1_000, "refresh revalidate 1500"),
-        (Demand(max_age=1_000), 1_500, 1_500, "refuse freshness-unmet"),  # asked for as the caller came
-        (Demand(max_age=1_000), 1_500, 2_000, "refuse freshness-unmet"),  # the exchange was too slow for it
-        (Demand(min_fresh=500), 600, 700, "refuse freshness-unmet"),
+        (RequestDirectives(max_age=1_000), 1_500, 1_500, "refuse freshness-unmet"),  # asked for as the caller came
+        (RequestDirectives(max_age=1_000), 1_500, 2_000, "refuse freshness-unmet"),  # the exchange was too slow for it
+        (RequestDirectives(min_fresh=500), 600, 700, "refuse freshness-unmet"),
     ],
 )
 def test_after_a_wait_the_snapshot_asked_for_meanwhile_counts(
-    demand: Demand, age: int, waited: int, expected: str
+    demand: RequestDirectives, age: int, waited: int, expected: str
 ) -> None:
     assert told(decide(Situation(WINDOWS, demand, age, waited))) == expected
 
@@ -135,16 +135,18 @@ def test_after_a_wait_the_snapshot_asked_for_meanwhile_counts(
         (NONE, 3_500, 2_500, "serve recent"),  # asked for before this caller came, and too old for it by the windows
         (NONE, 61_000, 500, "serve recent"),
         (NONE, 61_001, 500, "refresh expired 1000"),  # the hard cap
-        (Demand(max_stale=0), 3_500, 2_500, "serve recent"),
-        (Demand(max_age=4_000), 3_500, 2_500, "serve recent"),
-        (Demand(max_age=3_000), 3_500, 2_500, "refresh expired 1000"),  # one asked for now may be in time
-        (Demand(max_age=3_000), 3_500, 3_500, "refuse freshness-unmet"),  # and this was
-        (Demand(min_fresh=0), 3_500, 2_500, "refresh expired 1000"),
+        (RequestDirectives(max_stale=0), 3_500, 2_500, "serve recent"),
+        (RequestDirectives(max_age=4_000), 3_500, 2_500, "serve recent"),
+        (RequestDirectives(max_age=3_000), 3_500, 2_500, "refresh expired 1000"),  # one asked for now may be in time
+        (RequestDirectives(max_age=3_000), 3_500, 3_500, "refuse freshness-unmet"),  # and this was
+        (RequestDirectives(min_fresh=0), 3_500, 2_500, "refresh expired 1000"),
         (NO_CACHE, 3_500, 3_000, "serve recent"),
         (NO_CACHE, 3_501, 3_000, "refresh revalidate 3500"),
     ],
 )
-def test_who_joined_a_refresh_accepts_what_it_brings(demand: Demand, age: int, waited: int, expected: str) -> None:
+def test_who_joined_a_refresh_accepts_what_it_brings(
+    demand: RequestDirectives, age: int, waited: int, expected: str
+) -> None:
     assert told(decide(Situation(WINDOWS, demand, age, waited, joined=True))) == expected
 
 
@@ -158,15 +160,15 @@ def test_who_joined_a_refresh_accepts_what_it_brings(demand: Demand, age: int, w
         (NONE, 3_000, "serve slow, refresh"),
         (NONE, 60_999, "serve slow, refresh"),
         (NONE, 61_000, "refresh expired 1000"),  # stale-if-error is over
-        (Demand(max_stale=0), 5_000, "serve slow, refresh"),
-        (Demand(max_age=6_000), 5_000, "serve slow, refresh"),
-        (Demand(max_age=4_000), 5_000, "refresh expired 1000"),
-        (Demand(min_fresh=0), 5_000, "refresh expired 1000"),
+        (RequestDirectives(max_stale=0), 5_000, "serve slow, refresh"),
+        (RequestDirectives(max_age=6_000), 5_000, "serve slow, refresh"),
+        (RequestDirectives(max_age=4_000), 5_000, "refresh expired 1000"),
+        (RequestDirectives(min_fresh=0), 5_000, "refresh expired 1000"),
         (CACHED, 5_000, "refuse freshness-unmet"),
     ],
 )
 def test_nobody_without_a_bound_of_its_own_waits_longer_than_half_a_second(
-    waited: int, refreshing: int, demand: Demand, age: int | None, expected: str
+    waited: int, refreshing: int, demand: RequestDirectives, age: int | None, expected: str
 ) -> None:
     assert told(decide(Situation(WINDOWS, demand, age, waited, refreshing=refreshing))) == expected
 
@@ -185,13 +187,13 @@ def test_no_cache_waits_for_a_slow_exchange_as_long_as_it_takes(waited: int, ref
         (NONE, 0, 200, 300),  # known to be under way for so long
         (NONE, 400, 100, 100),
         (NONE, 500, 0, None),  # nothing at hand would do by now
-        (Demand(max_age=2_000), 0, 0, 500),
+        (RequestDirectives(max_age=2_000), 0, 0, 500),
         (NO_CACHE, 0, 0, None),
-        (Demand(min_fresh=0), 0, 0, None),
+        (RequestDirectives(min_fresh=0), 0, 0, None),
     ],
 )
 def test_a_wait_is_as_long_as_nothing_at_hand_would_do(
-    demand: Demand, waited: int, refreshing: int, patience: int | None
+    demand: RequestDirectives, waited: int, refreshing: int, patience: int | None
 ) -> None:
     decision = decide(Situation(WINDOWS, demand, None, waited, refreshing=refreshing))
     assert isinstance(decision, Refresh)
@@ -202,13 +204,16 @@ def test_a_wait_is_as_long_as_nothing_at_hand_would_do(
     ("demand", "bounded"),
     [
         (NONE, False),
-        (Demand(max_stale=9), False),
+        (RequestDirectives(max_stale=9), False),
         (NO_CACHE, True),
-        (Demand(max_age=9), True),
-        (Demand(min_fresh=9), True),
+        (RequestDirectives(max_age=9), True),
+        (RequestDirectives(min_fresh=9), True),
     ],
 )
-def test_only_a_bound_of_the_callers_own_refuses_what_a_refresh_under_way_brings(demand: Demand, bounded: bool) -> None:  # noqa: FBT001 - a table's column
+def test_only_a_bound_of_the_callers_own_refuses_what_a_refresh_under_way_brings(
+    demand: RequestDirectives,
+    bounded: bool,  # noqa: FBT001 - a table's column
+) -> None:
     decision = decide(Situation(WINDOWS, demand, None))
     assert isinstance(decision, Refresh)
     assert decision.bounded is bounded
@@ -233,7 +238,7 @@ def test_the_hard_cap_is_the_longer_of_the_stale_windows() -> None:
 _ms = st.integers(0, 5_000)
 _maybe = st.none() | _ms
 _windows = st.builds(Windows, st.integers(1, 5_000), _ms, _ms, _ms)
-_demands = st.builds(Demand, _maybe, _maybe, _maybe | st.just(2**31 * 1_000), st.booleans(), st.booleans())
+_demands = st.builds(RequestDirectives, _maybe, _maybe, _maybe | st.just(2**31 * 1_000), st.booleans(), st.booleans())
 situations = st.builds(
     Situation,
     _windows,
@@ -284,7 +289,7 @@ def test_a_refusal_blames_the_exchange_only_where_it_can_not_be_asked(situation:
 def test_what_a_refresh_brings_meets_the_demand_that_asked_for_it(situation: Situation) -> None:
     decision = decide(situation)
     if isinstance(decision, Refresh):
-        assert decision.acceptable >= 0
+        assert decision.max_age_ms >= 0
         brought = Situation(situation.windows, situation.demand, 0, situation.waited, situation.barrier)
         assert told(decide(brought)) == "serve fresh"
 
@@ -292,6 +297,6 @@ def test_what_a_refresh_brings_meets_the_demand_that_asked_for_it(situation: Sit
 @given(situations)
 def test_a_snapshot_that_is_acceptable_needs_no_call(situation: Situation) -> None:
     decision = decide(situation)
-    if isinstance(decision, Refresh) and decision.acceptable <= situation.windows.hard_cap:
-        adopted = Situation(situation.windows, situation.demand, max(0, decision.acceptable - 1), situation.waited)
+    if isinstance(decision, Refresh) and decision.max_age_ms <= situation.windows.hard_cap:
+        adopted = Situation(situation.windows, situation.demand, max(0, decision.max_age_ms - 1), situation.waited)
         assert not isinstance(decide(adopted), Refresh)

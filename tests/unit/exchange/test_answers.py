@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.exchange.answers import Answer, binds, error_in, used_weight
-from service.exchange.budget import MAX_HOLD, Hold, hold_after
+from service.exchange.budget import MAX_COOLDOWN, Cooldown, hold_after
 from service.exchange.errors import ERRORS, ExchangeBannedError
 
 NOW = 1_790_000_000_000
@@ -91,7 +91,7 @@ def test_a_200_without_a_known_code_is_left_to_who_reads_it(body: bytes) -> None
         ("no time at all", {}, None),
         ("no time at all", {"retry-after": "720"}, NOW + 720_000),
         (BAN_TEXT.format(1_790_000_123_456), {"retry-after": "720"}, NOW + 720_000),
-        (BAN_TEXT.format(1_799_999_999_999), {}, NOW + MAX_HOLD),
+        (BAN_TEXT.format(1_799_999_999_999), {}, NOW + MAX_COOLDOWN),
     ],
 )
 def test_a_ban_ends_at_the_later_of_its_text_and_retry_after(
@@ -113,10 +113,10 @@ RETRY_AFTER = {
     f"5, {HOUR_LATER}, soon": 3_600_000,
     f"{HOUR_LATER}, 7200": 7_200_000,
     "soon, 60": 60_000,
-    "259200": MAX_HOLD,
-    "259201": MAX_HOLD,
-    "9" * 5_000: MAX_HOLD,
-    "Fri, 31 Dec 9999 23:59:59 GMT": MAX_HOLD,
+    "259200": MAX_COOLDOWN,
+    "259201": MAX_COOLDOWN,
+    "9" * 5_000: MAX_COOLDOWN,
+    "Fri, 31 Dec 9999 23:59:59 GMT": MAX_COOLDOWN,
 }
 NO_RETRY_AFTER = [
     *("", "0", "-5", "1.5", "1e3", "soon", "²", "5s", "0x10"),
@@ -135,7 +135,7 @@ def test_a_time_to_come_in_retry_after_holds_for_so_long_at_the_least(status: in
     assert not error.transient
     hold = hold_after(error, NOW)
     assert hold is not None
-    assert NOW + RETRY_AFTER[value] <= hold.until <= NOW + MAX_HOLD
+    assert NOW + RETRY_AFTER[value] <= hold.until <= NOW + MAX_COOLDOWN
     assert binds(answer.status, answer.headers)
 
 
@@ -183,7 +183,7 @@ def test_a_region_is_blocked_without_a_not_before_unless_the_answer_names_one() 
     assert dated is not None
     assert (hold_after(plain, NOW), hold_after(dated, NOW)) == (
         None,
-        Hold(0, NOW + 60_000, problem="exchange-blocked"),
+        Cooldown(0, NOW + 60_000, problem="exchange-blocked"),
     )
 
 
@@ -219,10 +219,10 @@ def test_every_answer_has_one_meaning_and_no_hold_beyond_the_longest(
     assert (error.answered, ERRORS[error.problem]) == (status, type(error))
     hold = hold_after(error, NOW)
     if hold is not None:
-        assert NOW - 1 < hold.until <= NOW + MAX_HOLD
+        assert NOW - 1 < hold.until <= NOW + MAX_COOLDOWN
         assert not error.transient
     if error.retry_at is not None:
-        assert error.retry_at <= NOW + MAX_HOLD
+        assert error.retry_at <= NOW + MAX_COOLDOWN
 
 
 @given(st.integers(201, 599), st.integers(1, 10**7), bodies, st.sampled_from(["seconds", "date"]))
@@ -233,7 +233,7 @@ def test_every_refusal_that_names_a_time_holds_until_then(status: int, seconds: 
     assert error is not None
     hold = hold_after(error, NOW)
     assert hold is not None
-    assert min(NOW + seconds * 1000, NOW + MAX_HOLD) <= hold.until <= NOW + MAX_HOLD
+    assert min(NOW + seconds * 1000, NOW + MAX_COOLDOWN) <= hold.until <= NOW + MAX_COOLDOWN
 
 
 def test_an_error_told_again_says_the_same_and_holds_no_traceback() -> None:

@@ -5,17 +5,17 @@ from msgspec.structs import replace
 
 from service.exchange import budget
 from service.exchange.budget import (
-    MAX_HOLD,
+    MAX_COOLDOWN,
     MINUTE,
-    NO_HOLD,
+    NO_COOLDOWN,
     Ceiling,
-    Claim,
+    Charge,
+    Cooldown,
     Failures,
-    Hold,
     Window,
+    cooldown_barrier,
     failures_after,
     hold_after,
-    hold_barrier,
     is_credential,
     joined,
     probe_barrier,
@@ -56,7 +56,7 @@ class Ledger:
     def step(self, kind: str, size: int) -> None:
         self.window = window_at(self.window, self.now)
         weight, minute = size % 10 + 1, self.now // MINUTE
-        claim = Claim(weight, forced=kind == "forced")
+        claim = Charge(weight, forced=kind == "forced")
         if kind in ("call", "forced") and weight_barrier(self.window, claim, CEILING, self.now) is None:
             self.window = budget.reserve(self.window, claim)
             self.flying.append(weight)
@@ -81,7 +81,7 @@ def test_no_minute_ever_sees_more_than_the_ceiling(steps: list[tuple[str, int]])
 
 
 def overspent(window: Window, weight: int, ceiling: Ceiling, *, forced: bool = False) -> bool:
-    return weight_barrier(window, Claim(weight, forced=forced), ceiling, window.minute * MINUTE) is not None
+    return weight_barrier(window, Charge(weight, forced=forced), ceiling, window.minute * MINUTE) is not None
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 50))
@@ -103,9 +103,9 @@ def test_calls_in_flight_and_calls_without_an_answer_count_on_top() -> None:
 
 
 def test_what_the_exchange_reports_never_lowers_the_count_within_a_minute() -> None:
-    window = budget.settle(budget.reserve(Window(1, reported=50), Claim(5)), 5, 7)
+    window = budget.settle(budget.reserve(Window(1, reported=50), Charge(5)), 5, 7)
     assert window == Window(1, reported=50, spent=5)
-    assert budget.settle(budget.reserve(window, Claim(5)), 5, None).reported == 50
+    assert budget.settle(budget.reserve(window, Charge(5)), 5, None).reported == 50
 
 
 def test_a_new_minute_starts_at_zero_but_for_what_is_under_way() -> None:
@@ -122,7 +122,7 @@ def test_a_clock_set_back_does_not_open_a_spent_minute_again() -> None:
 def may_force(window: Window, second: float, client: str = "a", account: str = "main", weight: int = 5) -> bool:
     """Whether a client may have a refresh on demand at that second of the minute."""
     now = 7 * MINUTE + int(second * 1_000)
-    return weight_barrier(window, Claim(weight, account, forced=True, client=client), WIDE, now) is None
+    return weight_barrier(window, Charge(weight, account, forced=True, client=client), WIDE, now) is None
 
 
 def forced(by: dict[tuple[str, str], int], before: frozenset[tuple[str, str]] = frozenset()) -> Window:
@@ -162,7 +162,7 @@ def test_one_clients_demands_on_two_accounts_leave_room_for_anothers_at_every_se
     window, had = Window(7), 0
     for second in range(60):
         for account in ("main", "other"):
-            claim = Claim(5, account, forced=True, client="a")
+            claim = Charge(5, account, forced=True, client="a")
             if weight_barrier(window, claim, WIDE, 7 * MINUTE + second * 1_000) is None:
                 window, had = budget.reserve(window, claim), had + 5
         assert may_force(window, second, "b"), second
@@ -184,9 +184,9 @@ def test_whatever_clients_demand_the_share_holds_and_the_first_of_each_is_refuse
         now += pause
         window = window_at(window, now)
         had = sum(each for (who, _), each in window.forced_by.items() if who == client)
-        barrier = weight_barrier(window, Claim(weight, account, forced=True, client=client), ceiling, now)
+        barrier = weight_barrier(window, Charge(weight, account, forced=True, client=client), ceiling, now)
         if barrier is None:
-            window = budget.reserve(window, Claim(weight, account, forced=True, client=client))
+            window = budget.reserve(window, Charge(weight, account, forced=True, client=client))
             window = budget.settle(window, weight, None)
         else:
             assert now < (barrier.error.retry_at or 0) <= (window.minute + 1) * MINUTE
@@ -195,7 +195,7 @@ def test_whatever_clients_demand_the_share_holds_and_the_first_of_each_is_refuse
 
 
 def test_a_forced_refresh_too_many_leaves_the_others_alone() -> None:
-    window = budget.reserve(Window(1), Claim(20, forced=True))
+    window = budget.reserve(Window(1), Charge(20, forced=True))
     assert overspent(window, 6, Ceiling(100, 100), forced=True)
     assert not overspent(window, 6, Ceiling(100, 100))
 
@@ -203,13 +203,13 @@ def test_a_forced_refresh_too_many_leaves_the_others_alone() -> None:
 @pytest.mark.parametrize(
     ("window", "claim", "words"),
     [
-        (Window(7, reported=99), Claim(5), "our share of the address's request weight"),
-        (Window(7, spent=38), Claim(5), "this replica's part"),
-        (Window(7, forced=8), Claim(5, forced=True), "for refreshes on demand"),
+        (Window(7, reported=99), Charge(5), "our share of the address's request weight"),
+        (Window(7, spent=38), Charge(5), "this replica's part"),
+        (Window(7, forced=8), Charge(5, forced=True), "for refreshes on demand"),
     ],
 )
 def test_a_spent_minute_bars_until_the_next_and_says_what_of_it_is_spent(
-    window: Window, claim: Claim, words: str
+    window: Window, claim: Charge, words: str
 ) -> None:
     barrier = weight_barrier(window, claim, CEILING, 7 * MINUTE)
     assert barrier is not None
@@ -227,7 +227,7 @@ def waits(at: float, *, had: dict[str, int], before: frozenset[str] = frozenset(
     """Ms that an account has to wait at this part of a minute; `None`: it may go."""
     window = Window(7, spent=sum(had.values()), accounts=had, before=before)
     now = 7 * MINUTE + int(at * MINUTE)
-    barrier = weight_barrier(window, Claim(5, account), ROOMY, now)
+    barrier = weight_barrier(window, Charge(5, account), ROOMY, now)
     return None if barrier is None else (barrier.error.retry_at or 0) - now
 
 
@@ -270,7 +270,7 @@ def test_no_account_starves_for_another(greed: int, modesty: int, first: str) ->
         for name in sorted(wants, key=lambda each: each != first):
             for _ in range(wants[name]):
                 window = window_at(window, now)
-                claim = Claim(1, name)
+                claim = Charge(1, name)
                 if weight_barrier(window, claim, ROOMY, now) is None:
                     window = budget.settle(budget.reserve(window, claim), 1, None)
                 elif second >= 60:
@@ -299,7 +299,7 @@ def test_no_account_starves_for_another(greed: int, modesty: int, first: str) ->
     ],
 )
 def test_a_refusal_imposes_a_not_before(error: ExchangeError, pause: int) -> None:
-    assert hold_after(error, NOW) == Hold(0, NOW + pause, problem=error.problem)
+    assert hold_after(error, NOW) == Cooldown(0, NOW + pause, problem=error.problem)
 
 
 @pytest.mark.parametrize(
@@ -316,31 +316,31 @@ def test_a_failure_that_back_off_handles_imposes_none(error: ExchangeError) -> N
 
 
 def test_a_rejected_credential_alone_is_not_about_the_address() -> None:
-    problems = [problem for problem in ERRORS if is_credential(Hold(0, 1, problem=problem))]
+    problems = [problem for problem in ERRORS if is_credential(Cooldown(0, 1, problem=problem))]
     assert problems == ["exchange-rejected-credentials"]
 
 
 @pytest.mark.parametrize(
     ("holds", "both"),
     [
-        ((NO_HOLD, Hold(0, 5, problem="x")), Hold(0, 5, problem="x")),
-        ((Hold(0, 5, problem="x"), Hold(0, 6, problem="a")), Hold(0, 6, problem="a")),
-        ((Hold(7), Hold(0, 9, problem="x", imposed=6)), Hold(7)),  # imposed before the resume
-        ((Hold(7), Hold(0, 9, problem="x", imposed=7)), Hold(7, 9, problem="x", imposed=7)),  # and after it
-        ((Hold(7, 8, problem="x", imposed=7), Hold(0, 9, imposed=6)), Hold(7, 8, problem="x", imposed=7)),
-        ((Hold(7, 8, problem="x", imposed=7), Hold(8)), Hold(8)),
-        ((Hold(0, 9, problem="x", imposed=1), Hold(0, 8, imposed=2)), Hold(0, 9, problem="x", imposed=2)),
+        ((NO_COOLDOWN, Cooldown(0, 5, problem="x")), Cooldown(0, 5, problem="x")),
+        ((Cooldown(0, 5, problem="x"), Cooldown(0, 6, problem="a")), Cooldown(0, 6, problem="a")),
+        ((Cooldown(7), Cooldown(0, 9, problem="x", imposed=6)), Cooldown(7)),  # imposed before the resume
+        ((Cooldown(7), Cooldown(0, 9, problem="x", imposed=7)), Cooldown(7, 9, problem="x", imposed=7)),  # and after it
+        ((Cooldown(7, 8, problem="x", imposed=7), Cooldown(0, 9, imposed=6)), Cooldown(7, 8, problem="x", imposed=7)),
+        ((Cooldown(7, 8, problem="x", imposed=7), Cooldown(8)), Cooldown(8)),
+        ((Cooldown(0, 9, problem="x", imposed=1), Cooldown(0, 8, imposed=2)), Cooldown(0, 9, problem="x", imposed=2)),
     ],
 )
 def test_of_the_not_befores_that_no_resume_has_voided_the_latest_time_wins(
-    holds: tuple[Hold, Hold], both: Hold
+    holds: tuple[Cooldown, Cooldown], both: Cooldown
 ) -> None:
     one, other = holds
     assert (joined(one, other), joined(other, one), joined(both, one)) == (both, both, both)
 
 
 def test_a_probe_voids_its_hold_and_a_later_one_overrides_that() -> None:
-    ban, later = Hold(0, 5, problem="x"), Hold(0, 6, problem="x")
+    ban, later = Cooldown(0, 5, problem="x"), Cooldown(0, 6, problem="x")
     opened = replace(ban, opened=True)
     assert (joined(ban, opened), joined(opened, ban), joined(opened, later)) == (opened, opened, later)
     assert not opened.binds(0)
@@ -349,16 +349,16 @@ def test_a_probe_voids_its_hold_and_a_later_one_overrides_that() -> None:
 
 @pytest.mark.parametrize("problem", ["exchange-banned", "exchange-blocked", "of-a-later-release"])
 def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
-    barrier = hold_barrier(Hold(0, NOW, problem=problem))
+    barrier = cooldown_barrier(Cooldown(0, NOW, problem=problem))
     assert (barrier.reason, barrier.error.retry_at) == ("not-before", NOW)
     assert barrier.error.problem == (problem if problem in ERRORS else "exchange-banned")
 
 
 def test_a_hold_opens_for_a_probe_when_its_time_has_passed_and_an_epoch_without_one_does_not() -> None:
-    assert not Hold(0, NOW + 1, problem="x").opens(NOW)
-    assert Hold(0, NOW, problem="x").opens(NOW)
-    assert not Hold(3).opens(NOW)
-    barrier = probe_barrier(Hold(0, NOW - 5, problem="exchange-blocked"), NOW)
+    assert not Cooldown(0, NOW + 1, problem="x").opens(NOW)
+    assert Cooldown(0, NOW, problem="x").opens(NOW)
+    assert not Cooldown(3).opens(NOW)
+    barrier = probe_barrier(Cooldown(0, NOW - 5, problem="exchange-blocked"), NOW)
     assert (barrier.reason, barrier.error.problem) == ("not-before", "exchange-blocked")
     assert barrier.error.retry_at == NOW + 1_000
 
@@ -374,4 +374,4 @@ def test_back_off_doubles_from_one_second_to_thirty() -> None:
 
 
 def test_the_longest_hold_is_the_exchanges_longest_ban() -> None:
-    assert MAX_HOLD == 3 * DAY
+    assert MAX_COOLDOWN == 3 * DAY

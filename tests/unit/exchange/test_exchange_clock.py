@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.exchange.clock import ExchangeClock, Offset, Sample, estimate, glimpse
+from service.exchange.clock import ExchangeClock, Offset, Sample, estimate, from_date
 from tests.support import START, FakeClock
 
 calls = st.tuples(st.integers(0, 10**9), st.integers(0, 5_000), st.integers(0, 5_000))
@@ -68,7 +68,7 @@ def test_an_answers_date_is_taken_until_the_clock_is_measured(clock: FakeClock) 
     ],
 )
 def test_a_date_that_is_none_tells_nothing(date: str) -> None:
-    assert glimpse(date, 0) is None
+    assert from_date(date, 0) is None
 
 
 def test_a_date_that_is_days_off_this_machines_clock_is_not_taken_for_the_exchanges(clock: FakeClock) -> None:

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import generate_latest
 
 from service.kubernetes.errors import NotVerifiedError
-from service.kubernetes.reviews import AT_ONCE, PAUSE, STRANGERS, TokenReviews
-from service.kubernetes.verdicts import ACCEPTED_FOR, REFUSED_FOR, Refusal, ServiceAccount
+from service.kubernetes.reviews import AT_ONCE, PAUSE, UNKNOWN_TOKEN_RATE, TokenReviews
+from service.kubernetes.token_review import ACCEPTED_FOR, REFUSED_FOR, Refusal, ServiceAccount
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
@@ -47,7 +47,7 @@ class FakeReviewer:
         status = {"authenticated": good, "user": user, "audiences": [OURS]}
         return msgspec.json.encode({"kind": "TokenReview", "status": status})
 
-    async def rehearse(self, audience: str) -> bytes:
+    async def selftest(self, audience: str) -> bytes:
         return await self.review(token("gateway").decode(), audience)
 
     async def close(self) -> None:
@@ -205,7 +205,7 @@ async def test_an_invented_token_that_times_out_holds_up_nobody_who_was_accepted
 
 
 async def test_tokens_that_nobody_knows_are_reviewed_at_a_pace(scene: Scene) -> None:
-    burst = int(STRANGERS.burst)
+    burst = int(UNKNOWN_TOKEN_RATE.burst)
     for number in range(burst):
         await scene.reviews.verify(token(f"mallory{number}"))
     with pytest.raises(NotVerifiedError) as raised:

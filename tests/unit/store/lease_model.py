@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeTimeoutError
 from service.store.accounts import AccountStore
-from service.store.connection import Link
-from service.store.entries import Bond, Entry, Failed, Look, Try
+from service.store.entries import Bond, Entry, Failed, LeaseRequest, SharedState
+from service.store.guard import RedisGuard
 from service.store.lineage import MEMORY
 from service.store.scripts import AccountKeys, EgressKeys, Scripts
 from service.telemetry.metrics import Metrics
@@ -31,7 +31,7 @@ CREDENTIALS = st.sampled_from(IDENTITIES)
 class Kept(msgspec.Struct, frozen=True):
     """What a snapshot is remembered by."""
 
-    asked_at: int
+    request_time: int
     body: bytes
 
 
@@ -54,7 +54,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def store_of(self, identity: str) -> AccountStore:
         clock, scripts = ExchangeClock(self.clock), Scripts(self.redis)
-        return AccountStore(Link(self.redis, self.clock, Metrics()), scripts, KEYS, EGRESS, clock, identity)
+        return AccountStore(RedisGuard(self.redis, self.clock, Metrics()), scripts, KEYS, EGRESS, clock, identity)
 
     def connect(self) -> Redis:
         """A client of the Redis to be tried; with the loop running."""
@@ -94,13 +94,13 @@ class LeaseMachine(RuleBasedStateMachine):
         for each in useless:
             del self.successors[each]
 
-    @rule(replica=REPLICAS, known=TIMES, acceptable=st.sampled_from([0, LIFE]), identity=CREDENTIALS)
-    def take(self, replica: str, known: int, acceptable: int, identity: str) -> None:
-        look: Look = self.do(self.stores[identity].take(known, Try(replica, acceptable)))
+    @rule(replica=REPLICAS, known=TIMES, max_age_ms=st.sampled_from([0, LIFE]), identity=CREDENTIALS)
+    def take(self, replica: str, known: int, max_age_ms: int, identity: str) -> None:
+        look: SharedState = self.do(self.stores[identity].try_acquire(known, LeaseRequest(replica, max_age_ms)))
         newest = self.newest(identity)
         kept = self.kept.get(newest)
-        newer = kept is not None and kept.asked_at > known
-        if newer and acceptable:
+        newer = kept is not None and kept.request_time > known
+        if newer and max_age_ms:
             expected = "needless"
         elif newest != identity:
             expected = "superseded"
@@ -143,22 +143,22 @@ class LeaseMachine(RuleBasedStateMachine):
         """Time by which credentials are in use or not; Redis' own plays no part."""
         self.clock.advance(minutes * 60_000)
 
-    @rule(replica=REPLICAS, asked_at=TIMES, identity=CREDENTIALS, replaced=st.sampled_from(["", *IDENTITIES]))
-    def keep(self, replica: str, asked_at: int, identity: str, replaced: str) -> None:
+    @rule(replica=REPLICAS, request_time=TIMES, identity=CREDENTIALS, replaced=st.sampled_from(["", *IDENTITIES]))
+    def keep(self, replica: str, request_time: int, identity: str, replaced: str) -> None:
         self.stored += 1
-        body = b"%d" % self.stored
-        verdict = self.do(self.stores[identity].keep(Entry(body, asked_at, LIFE, {}), SOON, replica, replaced))
+        entry = Entry(b"%d" % self.stored, request_time, LIFE, {})
+        verdict = self.do(self.stores[identity].store_fenced(entry, SOON, replica, replaced))
         if replica != self.holders.get(identity):
             assert verdict == "lost"
             return
         del self.holders[identity]
         if self.newest(identity) != identity:
             assert verdict == "superseded"
-        elif identity in self.kept and self.kept[identity].asked_at > asked_at:
+        elif identity in self.kept and self.kept[identity].request_time > request_time:
             assert verdict == "older"
         else:
             assert verdict == "kept"
-            self.kept[identity] = Kept(asked_at, body)
+            self.kept[identity] = Kept(request_time, entry.body)
             self.failed.pop(identity, None)
             self.successors.pop(identity, None)
             if replaced not in ("", identity):
@@ -179,7 +179,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(replica=REPLICAS, identity=CREDENTIALS, count=st.integers(1, 9))
     def fail(self, replica: str, identity: str, count: int) -> None:
-        self.do(self.stores[identity].fail(Failed(count, ExchangeTimeoutError("x"), 1_000), replica))
+        self.do(self.stores[identity].record_failure(Failed(count, ExchangeTimeoutError("x"), 1_000), replica))
         if replica == self.holders.get(identity):
             del self.holders[identity]
             self.failed[identity] = count
@@ -187,9 +187,9 @@ class LeaseMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_shared_is_what_the_model_says(self) -> None:
         for identity, store in self.stores.items():
-            look: Look = self.do(store.look(0))
+            look: SharedState = self.do(store.read_state(0))
             newest = self.newest(identity)
-            assert (look.entry and Kept(look.entry.asked_at, look.entry.body)) == self.kept.get(newest)
+            assert (look.entry and Kept(look.entry.request_time, look.entry.body)) == self.kept.get(newest)
             assert (look.failed and look.failed.count) == self.failed.get(newest)
 
     @invariant()

@@ -9,14 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.exchange.budget import MAX_BACKOFF, NO_HOLD
+from service.exchange.budget import MAX_BACKOFF, NO_COOLDOWN
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeTimeoutError, ExchangeUnavailableError
-from service.exchange.ports import Holds
+from service.exchange.ports import Cooldowns
 from service.settings import Redis, Settings
 from service.store.accounts import FAILURE_MEMORY, LEASE, AccountStore
-from service.store.connection import AwayError, Link
-from service.store.entries import LONGEST_NUMBER, Cleared, Entry, Failed, Lineage, News, Try, Verdict, Wish
+from service.store.entries import (
+    LONGEST_NUMBER,
+    Cleared,
+    Entry,
+    Failed,
+    LeaseRequest,
+    Lineage,
+    Notification,
+    RefreshRequest,
+    StoreResult,
+)
+from service.store.guard import RedisGuard, RedisUnavailableError
 from service.store.lineage import MEMORY
 from service.store.scripts import AccountKeys, EgressKeys, Scripts, account_keys, egress_keys
 from service.telemetry.metrics import Metrics
@@ -27,7 +37,7 @@ FIRST, SECOND, THIRD = ("1" * 16, "2" * 16, "3" * 16)
 """Credentials' identities."""
 SNAPSHOT, LEASE_KEY, FAILURES = KEYS.snapshot(FIRST), KEYS.lease(FIRST), KEYS.failures(FIRST)
 ENTRY = Entry(b'{"a":"\xc3\xa9"}', START - 10_000, 61_000, {"ODD": "BTC"})
-ASK = Try("mine", 0)
+ASK = LeaseRequest("mine", 0)
 """A try that no snapshot is young enough for."""
 
 
@@ -48,30 +58,30 @@ def store(redis: Any, clock: FakeClock) -> AccountStore:
 
 
 def replica(redis: Any, clock: FakeClock, identity: str = FIRST) -> AccountStore:
-    link = Link(redis, clock, Metrics())
+    link = RedisGuard(redis, clock, Metrics())
     return AccountStore(link, Scripts(redis), KEYS, EGRESS, ExchangeClock(clock), identity)
 
 
-async def share(store: AccountStore, entry: Entry, remaining: int = 60_000, replaced: str = "") -> Verdict | None:
+async def share(store: AccountStore, entry: Entry, remaining: int = 60_000, replaced: str = "") -> StoreResult | None:
     """Take the lease, and keep; what became of it."""
-    await store.take(0, Try("sharing", 0))
-    return await store.keep(entry, remaining, "sharing", replaced)
+    await store.try_acquire(0, LeaseRequest("sharing", 0))
+    return await store.store_fenced(entry, remaining, "sharing", replaced)
 
 
 async def lineage(store: AccountStore) -> Lineage:
-    look = await store.look(0)
+    look = await store.read_state(0)
     assert look is not None
     return look.lineage
 
 
 async def shared(store: AccountStore, known: int = 0) -> Entry | None:
-    look = await store.look(known)
+    look = await store.read_state(known)
     assert look is not None
     return look.entry
 
 
-async def lease(store: AccountStore, wanted: Try = ASK, known: int = 0) -> str:
-    look = await store.take(known, wanted)
+async def lease(store: AccountStore, wanted: LeaseRequest = ASK, known: int = 0) -> str:
+    look = await store.try_acquire(known, wanted)
     assert look is not None
     return look.lease
 
@@ -80,9 +90,9 @@ async def lease(store: AccountStore, wanted: Try = ASK, known: int = 0) -> str:
 
 
 async def test_one_gets_the_lease_and_the_others_do_not_until_it_is_given_back(store: AccountStore) -> None:
-    assert [await lease(store, Try(name, 0)) for name in ("a", "b", "c")] == ["taken", "busy", "busy"]
+    assert [await lease(store, LeaseRequest(name, 0)) for name in ("a", "b", "c")] == ["taken", "busy", "busy"]
     await store.release("a")
-    assert [await lease(store, Try(name, 0)) for name in ("b", "c")] == ["taken", "busy"]
+    assert [await lease(store, LeaseRequest(name, 0)) for name in ("b", "c")] == ["taken", "busy"]
 
 
 async def test_a_repeated_try_of_the_same_replica_is_no_rival(store: AccountStore) -> None:
@@ -114,31 +124,31 @@ async def test_a_lease_that_redis_has_lost_before_it_could_expire_is_given_back_
     await redis.flushall()
     assert await store.renew("mine", in_time=True) is True
     assert LEASE - 500 < await redis.pttl(LEASE_KEY) <= LEASE
-    assert await lease(store, Try("other", 0)) == "busy"
+    assert await lease(store, LeaseRequest("other", 0)) == "busy"
 
 
 async def test_a_look_alone_takes_no_lease(store: AccountStore, redis: Any) -> None:
-    look = await store.look(0)
+    look = await store.read_state(0)
     assert look is not None
     assert (look.lease, await redis.get(LEASE_KEY)) == ("not-tried", None)
 
 
 async def test_a_snapshot_that_is_young_enough_spares_the_lease(store: AccountStore, redis: Any) -> None:
     await share(store, ENTRY, ENTRY.life - 1_000)
-    assert await lease(store, Try("mine", 30_000)) == "needless"
+    assert await lease(store, LeaseRequest("mine", 30_000)) == "needless"
     assert await redis.get(LEASE_KEY) is None
-    assert await lease(store, Try("mine", 900)) == "taken"
+    assert await lease(store, LeaseRequest("mine", 900)) == "taken"
 
 
 async def test_a_snapshot_that_the_caller_has_already_spares_nothing(store: AccountStore) -> None:
     await share(store, ENTRY)
-    assert await lease(store, Try("mine", 60_000), known=ENTRY.asked_at) == "taken"
+    assert await lease(store, LeaseRequest("mine", 60_000), known=ENTRY.request_time) == "taken"
 
 
 async def test_a_snapshot_of_another_format_spares_nothing(store: AccountStore, redis: Any) -> None:
     await share(store, ENTRY)
     await redis.hset(SNAPSHOT, "format", "1")
-    assert await lease(store, Try("mine", 60_000)) == "taken"
+    assert await lease(store, LeaseRequest("mine", 60_000)) == "taken"
 
 
 @pytest.mark.parametrize("ending", ["keep", "fail", "release"])
@@ -150,9 +160,9 @@ async def test_every_end_of_a_refresh_gives_the_lease_back_and_tells_who_waits(
         await lease(store)
         match ending:
             case "keep":
-                await store.keep(ENTRY, 60_000, "mine")
+                await store.store_fenced(ENTRY, 60_000, "mine")
             case "fail":
-                await store.fail(Failed(1, ExchangeTimeoutError("x"), 1_000), "mine")
+                await store.record_failure(Failed(1, ExchangeTimeoutError("x"), 1_000), "mine")
             case _:
                 await store.release("mine")
         messages = [await heard.get_message(timeout=1) for _ in range(2)]
@@ -165,7 +175,7 @@ async def test_every_end_of_a_refresh_gives_the_lease_back_and_tells_who_waits(
 
 async def test_what_is_kept_is_found_byte_for_byte_with_the_life_it_has_left(store: AccountStore) -> None:
     assert await share(store, ENTRY) == "kept"
-    look = await store.look(ENTRY.asked_at - 1)
+    look = await store.read_state(ENTRY.request_time - 1)
     assert look is not None
     assert look.entry == ENTRY
     assert 59_000 < look.remaining <= 60_000
@@ -173,45 +183,45 @@ async def test_what_is_kept_is_found_byte_for_byte_with_the_life_it_has_left(sto
 
 async def test_who_has_it_already_is_spared_the_body(store: AccountStore) -> None:
     await share(store, ENTRY)
-    assert await shared(store, ENTRY.asked_at) is None
-    assert await shared(store, ENTRY.asked_at + 1) is None
+    assert await shared(store, ENTRY.request_time) is None
+    assert await shared(store, ENTRY.request_time + 1) is None
 
 
 async def test_an_empty_redis_holds_nothing(store: AccountStore) -> None:
-    look = await store.look(0)
+    look = await store.read_state(0)
     assert look is not None
-    assert (look.entry, look.failed, look.holds) == (None, None, Holds(NO_HOLD, NO_HOLD, None))
+    assert (look.entry, look.failed, look.holds) == (None, None, Cooldowns(NO_COOLDOWN, NO_COOLDOWN, None))
 
 
 @pytest.mark.parametrize(("later", "verdict"), [(1, "kept"), (0, "kept"), (-1, "older")])
 async def test_a_newer_snapshot_stands(store: AccountStore, later: int, verdict: str) -> None:
     await share(store, ENTRY)
-    other = replace(ENTRY, body=b"other", asked_at=ENTRY.asked_at + later)
+    other = replace(ENTRY, body=b"other", request_time=ENTRY.request_time + later)
     assert await share(store, other) == verdict
     assert await shared(store) == (other if verdict == "kept" else ENTRY)
 
 
 async def test_a_refused_snapshot_gives_the_lease_back_too(store: AccountStore) -> None:
     await share(store, ENTRY)
-    assert await share(store, replace(ENTRY, asked_at=1)) == "kept"  # by more than a life: nobody's
+    assert await share(store, replace(ENTRY, request_time=1)) == "kept"  # by more than a life: nobody's
     await share(store, ENTRY)
-    assert await share(store, replace(ENTRY, asked_at=ENTRY.asked_at - 1)) == "older"
+    assert await share(store, replace(ENTRY, request_time=ENTRY.request_time - 1)) == "older"
     assert await lease(store) == "taken"
 
 
 async def test_without_the_lease_nothing_is_kept(store: AccountStore) -> None:
-    assert await store.keep(ENTRY, 60_000, "mine") == "lost"
-    await lease(store, Try("other", 0))
-    assert await store.keep(ENTRY, 60_000, "mine") == "lost"
+    assert await store.store_fenced(ENTRY, 60_000, "mine") == "lost"
+    await lease(store, LeaseRequest("other", 0))
+    assert await store.store_fenced(ENTRY, 60_000, "mine") == "lost"
     assert await shared(store) is None
-    assert await lease(store, Try("third", 0)) == "busy"
+    assert await lease(store, LeaseRequest("third", 0)) == "busy"
 
 
 async def test_what_claims_to_be_later_than_a_snapshot_can_live_does_not_stand_for_ever(store: AccountStore) -> None:
-    await share(store, replace(ENTRY, asked_at=ENTRY.asked_at + ENTRY.life + 1))
+    await share(store, replace(ENTRY, request_time=ENTRY.request_time + ENTRY.life + 1))
     assert await share(store, ENTRY) == "kept"
     assert await shared(store) == ENTRY
-    await share(store, replace(ENTRY, asked_at=ENTRY.asked_at + ENTRY.life))
+    await share(store, replace(ENTRY, request_time=ENTRY.request_time + ENTRY.life))
     assert await share(store, ENTRY) == "older"
 
 
@@ -223,7 +233,7 @@ async def test_a_snapshot_without_life_left_is_gone(store: AccountStore) -> None
 FOREIGN: list[dict[str, Any]] = [
     {"format": "1"},
     {"format": ""},
-    {"asked_at": "canary"},
+    {"request_time": "canary"},
     {"identity": SECOND},
     {"life": "1.5"},
     {"margin_assets": "[]"},
@@ -241,7 +251,7 @@ async def test_what_somebody_else_wrote_counts_as_no_snapshot(
     assert await shared(store) is None
 
 
-@pytest.mark.parametrize("foreign", [{"asked_at": "canary"}, {"asked_at": "1"}, {"asked_at": "9" * 5_000}])
+@pytest.mark.parametrize("foreign", [{"request_time": "canary"}, {"request_time": "1"}, {"request_time": "9" * 5_000}])
 async def test_a_snapshot_replaces_what_somebody_else_wrote(
     store: AccountStore, redis: Any, foreign: dict[str, Any]
 ) -> None:
@@ -256,14 +266,14 @@ OUTAGE = ExchangeUnavailableError("the exchange answered 503", answered=503, cod
 
 
 async def failed(store: AccountStore) -> Failed | None:
-    look = await store.look(0)
+    look = await store.read_state(0)
     assert look is not None
     return look.failed
 
 
 async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that_is_left(store: AccountStore) -> None:
     await lease(store)
-    await store.fail(Failed(3, OUTAGE, 4_000), "mine")
+    await store.record_failure(Failed(3, OUTAGE, 4_000), "mine")
     found = await failed(store)
     assert found is not None
     assert type(found.error) is ExchangeUnavailableError
@@ -274,7 +284,7 @@ async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that
 
 async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(store: AccountStore, redis: Any) -> None:
     await lease(store)
-    await store.fail(Failed(3, OUTAGE, 4_000), "mine")
+    await store.record_failure(Failed(3, OUTAGE, 4_000), "mine")
     await redis.pexpire(FAILURES, FAILURE_MEMORY - 60_000)
     found = await failed(store)
     assert found is not None
@@ -286,13 +296,13 @@ async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(st
 async def test_a_failure_leaves_the_snapshot_alone(store: AccountStore) -> None:
     await share(store, ENTRY)
     await lease(store)
-    await store.fail(Failed(1, OUTAGE, 1_000), "mine")
+    await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
     assert await shared(store) == ENTRY
 
 
 async def test_a_failure_of_who_has_lost_the_lease_is_nobodys_business(store: AccountStore) -> None:
-    await lease(store, Try("other", 0))
-    await store.fail(Failed(1, OUTAGE, 1_000), "mine")
+    await lease(store, LeaseRequest("other", 0))
+    await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
     assert await failed(store) is None
     assert await lease(store) == "busy"
 
@@ -313,7 +323,7 @@ async def test_a_failure_of_a_newer_release_counts_as_the_exchange_being_unavail
 )
 async def test_garbage_counts_as_no_failure(store: AccountStore, redis: Any, foreign: dict[str, Any]) -> None:
     await lease(store)
-    await store.fail(Failed(1, OUTAGE, 1_000), "mine")
+    await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
     await redis.hset(FAILURES, mapping=foreign)
     assert await failed(store) is None
 
@@ -337,9 +347,12 @@ async def test_what_stands_under_another_identity_is_neither_read_nor_in_the_way
 ) -> None:
     other = replica(redis, clock, SECOND)
     assert [await lease(store), await lease(other)] == ["taken", "taken"]
-    assert await store.keep(ENTRY, 60_000, "mine") == "kept"
+    assert await store.store_fenced(ENTRY, 60_000, "mine") == "kept"
     assert await shared(other) is None
-    assert await other.keep(replace(ENTRY, asked_at=ENTRY.asked_at - 1, body=b"{}"), 60_000, "mine") == "kept"
+    assert (
+        await other.store_fenced(replace(ENTRY, request_time=ENTRY.request_time - 1, body=b"{}"), 60_000, "mine")
+        == "kept"
+    )
     assert [await shared(store), (await lineage(store)).foreign] == [ENTRY, 1]
 
 
@@ -354,7 +367,7 @@ async def test_a_credential_that_replaced_another_is_followed_by_who_has_that(
         Lineage(superseded=True),
         Lineage(replaced=frozenset({FIRST}), in_use=True),
     ]
-    assert await store.keep(ENTRY, 60_000, "mine") == "lost"
+    assert await store.store_fenced(ENTRY, 60_000, "mine") == "lost"
 
 
 async def test_a_replaced_credentials_late_snapshot_is_refused(
@@ -362,7 +375,7 @@ async def test_a_replaced_credentials_late_snapshot_is_refused(
 ) -> None:
     await lease(store)
     await replica(redis, clock, SECOND).link(FIRST)
-    assert await store.keep(ENTRY, 60_000, "mine") == "superseded"
+    assert await store.store_fenced(ENTRY, 60_000, "mine") == "superseded"
     assert await redis.get(LEASE_KEY) is None
 
 
@@ -502,7 +515,7 @@ async def test_an_operator_clears_what_stands_in_the_way_and_is_told_what_it_was
 ) -> None:
     await share(store, ENTRY)
     await lease(store)
-    await store.fail(Failed(3, OUTAGE, 4_000), "mine")
+    await store.record_failure(Failed(3, OUTAGE, 4_000), "mine")
     await redis.set(LEASE_KEY, "stuck")
     await replica(redis, clock, SECOND).link(FIRST)
     assert await store.clear() == Cleared(3, lease=True, credentials=1)
@@ -513,7 +526,7 @@ async def test_an_operator_clears_what_stands_in_the_way_and_is_told_what_it_was
 async def test_a_lease_that_is_at_work_is_not_cleared(store: AccountStore) -> None:
     await lease(store)
     assert not (await store.clear()).lease
-    assert await lease(store, Try("other", 0)) == "busy"
+    assert await lease(store, LeaseRequest("other", 0)) == "busy"
 
 
 @pytest.mark.parametrize("kind", ["set", "sadd", "rpush", "zadd", "xadd", "hset"])
@@ -523,9 +536,9 @@ async def test_a_key_of_another_type_counts_as_none_and_redis_is_still_well(
 ) -> None:
     values: dict[str, Any] = {"zadd": ({"canary": 1},), "xadd": ({"a": "canary"},), "hset": ("a", "canary")}
     await getattr(redis, kind)(key, *values.get(kind, ("canary",)))
-    look = await store.look(0)
+    look = await store.read_state(0)
     assert look is not None
-    assert (look.entry, look.failed, look.holds) == (None, None, Holds())
+    assert (look.entry, look.failed, look.holds) == (None, None, Cooldowns())
     assert await lease(store) in ("taken", "busy")  # a string is a lease of somebody's, for its life
     await redis.delete(LEASE_KEY)
     assert await share(store, ENTRY) == "kept"
@@ -535,8 +548,8 @@ async def test_a_key_of_another_type_counts_as_none_and_redis_is_still_well(
 @pytest.mark.parametrize(
     ("message", "news"),
     [
-        (f"main {FIRST}", News("main", FIRST)),
-        (f"main {FIRST} {SECOND} 250", News("main", FIRST, Wish(SECOND, 250))),
+        (f"main {FIRST}", Notification("main", FIRST)),
+        (f"main {FIRST} {SECOND} 250", Notification("main", FIRST, RefreshRequest(SECOND, 250))),
         (f"main {FIRST} {SECOND} -1", None),
         (f"main {FIRST} {SECOND} {'9' * 13}", None),
         (f"main {FIRST} {SECOND}", None),
@@ -547,42 +560,46 @@ async def test_a_key_of_another_type_counts_as_none_and_redis_is_still_well(
         ("coinm:testing:host:main:snapshot 0 0", None),
     ],
 )
-def test_an_announcement_is_a_change_or_a_wish_and_anything_else_is_nothing(message: str, news: News | None) -> None:
-    assert News.decode(message.encode()) == news
+def test_an_announcement_is_a_change_or_a_wish_and_anything_else_is_nothing(
+    message: str, news: Notification | None
+) -> None:
+    assert Notification.decode(message.encode()) == news
     if news is not None:
-        assert News.decode(news.encode().encode()) == news
+        assert Notification.decode(news.encode().encode()) == news
 
 
 @given(st.binary(max_size=200))
 def test_no_announcement_is_misread_whatever_it_is(message: bytes) -> None:
-    news = News.decode(message)
+    news = Notification.decode(message)
     assert news is None or news.encode().encode() == message
 
 
 def test_the_longest_announcement_is_within_its_bound() -> None:
-    longest = News("a" * 63, FIRST, Wish(SECOND, 10**LONGEST_NUMBER - 1))
-    assert News.decode(longest.encode().encode()) == longest
+    longest = Notification("a" * 63, FIRST, RefreshRequest(SECOND, 10**LONGEST_NUMBER - 1))
+    assert Notification.decode(longest.encode().encode()) == longest
 
 
 async def test_a_wish_is_heard_by_who_listens(store: AccountStore, redis: Any) -> None:
     async with redis.pubsub() as subscription:
         await subscription.subscribe("news")
         await subscription.get_message(timeout=1)
-        store.wish(250)
+        store.request_refresh(250)
         message = await subscription.get_message(timeout=1)
-    assert News.decode(message["data"]) == News("main", FIRST, Wish(FIRST, 250))
+    assert Notification.decode(message["data"]) == Notification("main", FIRST, RefreshRequest(FIRST, 250))
 
 
 async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: FakeServer) -> None:
     server.connected = False
-    assert (await store.look(0), await store.take(0, ASK), await store.renew("mine", in_time=True)) == (None,) * 3
-    assert await store.keep(ENTRY, 1_000, "mine") is None
+    assert (await store.read_state(0), await store.try_acquire(0, ASK), await store.renew("mine", in_time=True)) == (
+        None,
+    ) * 3
+    assert await store.store_fenced(ENTRY, 1_000, "mine") is None
     await store.release("mine")
-    await store.fail(Failed(1, OUTAGE, 1_000), "mine")
+    await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
     assert await store.claim(1_000) is None
     await store.link(SECOND)
-    store.wish(1_000)
-    with pytest.raises(AwayError):
+    store.request_refresh(1_000)
+    with pytest.raises(RedisUnavailableError):
         await store.clear()
 
 
@@ -595,7 +612,7 @@ def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> No
         f"{own}:{kind}:ba78" for kind in ("snapshot", "failures", "lease", "proof")
     ]
     address = "p:{egress:dapi.binance.com:default}"
-    assert [egress.hold, egress.credential_hold("ba78"), egress.probe] == [
+    assert [egress.hold, egress.credential_cooldown("ba78"), egress.probe] == [
         f"{address}:{kind}" for kind in ("hold", "hold:ba78", "probe")
     ]
     assert egress.minute(7) == [f"{address}:ledger:7", f"{address}:ledger:7:calls"]

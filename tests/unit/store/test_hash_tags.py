@@ -21,7 +21,7 @@ def test_an_accounts_keys_share_a_slot_and_so_do_an_addresss(base_url: str, pref
     ]
     accounts += [*map(account.failures, credentials), *map(account.proof, credentials)]
     addresses = [egress.hold, egress.probe, *egress.minute(1), *egress.minute(2)]
-    addresses += [egress.credential_hold(each) for each in credentials]
+    addresses += [egress.credential_cooldown(each) for each in credentials]
     for keys in (accounts, addresses):
         assert len({key_slot(key.encode()) for key in keys}) == 1
         assert all(key.startswith(f"{prefix}:") for key in keys)

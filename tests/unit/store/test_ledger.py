@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.exchange.budget import MAX_HOLD, MINUTE, NO_HOLD, Claim, Hold, Window
+from service.exchange.budget import MAX_COOLDOWN, MINUTE, NO_COOLDOWN, Charge, Cooldown, Window
 from service.exchange.clock import ExchangeClock, Offset
-from service.exchange.ports import Holds, Reservation
-from service.store.connection import AwayError, Link
+from service.exchange.ports import Cooldowns, Reservation
+from service.store.guard import RedisGuard, RedisUnavailableError
 from service.store.ledger import LEDGER_MEMORY, EgressLedger, window_of
 from service.store.scripts import EgressKeys, Scripts
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
 KEYS = EgressKeys("e")
-BAN = Hold(0, START + 5_000, problem="exchange-banned")
+BAN = Cooldown(0, START + 5_000, problem="exchange-banned")
 NOW = START // MINUTE
 
 
@@ -34,11 +34,11 @@ async def redis(server: FakeServer) -> AsyncIterator[Any]:
         yield redis
 
 
-class Told(EgressLedger):
+class Reportable(EgressLedger):
     """A ledger whose entries are waited for; the gateway doesn't, as nobody decides by them."""
 
     def __init__(self, redis: Any, clock: FakeClock, exchange: ExchangeClock | None = None) -> None:
-        self.link = Link(redis, clock, Metrics())
+        self.link = RedisGuard(redis, clock, Metrics())
         super().__init__(self.link, Scripts(redis), KEYS, exchange or ExchangeClock(clock))
 
     async def settle(self, reservation: Reservation, reported: int | None) -> None:
@@ -52,24 +52,24 @@ class Told(EgressLedger):
 
 @pytest.fixture
 def ledger(redis: Any, clock: FakeClock) -> EgressLedger:
-    return Told(redis, clock)
+    return Reportable(redis, clock)
 
 
 def entry(number: int, weight: int = 5, account: str = "main", *, forced: bool = False) -> Reservation:
-    return Reservation(f"id-{number}", NOW, Claim(weight, account, "identity", forced, "risk"))
+    return Reservation(f"id-{number}", NOW, Charge(weight, account, "identity", forced, "risk"))
 
 
 async def window(ledger: EgressLedger, minute: int = NOW) -> Window:
     """What the next call of a minute would see."""
-    peek = Reservation("peek", minute, Claim(0))
+    peek = Reservation("peek", minute, Charge(0))
     standing = await ledger.reserve(peek)
     await ledger.cancel(peek)
     assert standing is not None
     return standing.window
 
 
-async def holds(ledger: EgressLedger, credential: str = "key") -> Holds:
-    standing = await ledger.reserve(Reservation("peek", NOW, Claim(0, "main", credential)))
+async def holds(ledger: EgressLedger, credential: str = "key") -> Cooldowns:
+    standing = await ledger.reserve(Reservation("peek", NOW, Charge(0, "main", credential)))
     assert standing is not None
     return standing.holds
 
@@ -142,7 +142,7 @@ async def test_however_calls_come_and_go_the_ledger_is_what_a_plain_count_says(
     steps: list[tuple[str, int, bool]],
 ) -> None:
     async with FakeAsyncRedis(server=FakeServer()) as redis:
-        ledger = Told(redis, FakeClock())
+        ledger = Reportable(redis, FakeClock())
         flying: dict[int, bool] = {}
         spent = forced = 0
         for kind, number, by_force in steps:
@@ -169,27 +169,27 @@ async def test_however_calls_come_and_go_the_ledger_is_what_a_plain_count_says(
 
 async def test_a_hold_only_grows(ledger: EgressLedger) -> None:
     for until in (5_000, 4_000, 6_000, 1):
-        await ledger.hold_address(Hold(0, START + until, problem="exchange-banned"))
+        await ledger.cool_down_address(Cooldown(0, START + until, problem="exchange-banned"))
     found = await holds(ledger)
-    assert (found.address, found.credential) == (Hold(0, START + 6_000, problem="exchange-banned"), NO_HOLD)
+    assert (found.address, found.credential) == (Cooldown(0, START + 6_000, problem="exchange-banned"), NO_COOLDOWN)
 
 
 async def test_address_and_credentials_are_held_apart(ledger: EgressLedger) -> None:
-    latch = Hold(0, START + 9_000, problem="exchange-rejected-credentials")
-    await ledger.hold_credential(Claim(5, "main", "key"), latch)
+    latch = Cooldown(0, START + 9_000, problem="exchange-rejected-credentials")
+    await ledger.cool_down_credential(Charge(5, "main", "key"), latch)
     found = [await holds(ledger, credential) for credential in ("key", "another", "")]
-    assert [each.credential for each in found] == [latch, NO_HOLD, NO_HOLD]
-    assert {each.address for each in found} == {NO_HOLD}
+    assert [each.credential for each in found] == [latch, NO_COOLDOWN, NO_COOLDOWN]
+    assert {each.address for each in found} == {NO_COOLDOWN}
 
 
 async def test_a_hold_is_remembered_far_longer_than_it_can_last(ledger: EgressLedger, redis: Any) -> None:
-    await ledger.hold_address(BAN)
-    assert await redis.pttl("e:hold") > 9 * MAX_HOLD
+    await ledger.cool_down_address(BAN)
+    assert await redis.pttl("e:hold") > 9 * MAX_COOLDOWN
 
 
 async def test_the_life_a_hold_has_left_tells_what_time_it_is_at_the_exchange(ledger: EgressLedger, redis: Any) -> None:
     assert (await holds(ledger)).now is None
-    await ledger.hold_address(BAN)
+    await ledger.cool_down_address(BAN)
     now = (await holds(ledger)).now
     assert now is not None
     assert START <= now < START + 1_000
@@ -198,24 +198,24 @@ async def test_the_life_a_hold_has_left_tells_what_time_it_is_at_the_exchange(le
 
 
 async def test_a_resume_says_what_it_forgot_and_voids_older_holds(ledger: EgressLedger) -> None:
-    await ledger.hold_address(BAN)
-    assert await ledger.resume("key") == {"address": BAN, "credential": NO_HOLD}
-    assert (await holds(ledger)).address == Hold(START)
-    await ledger.hold_address(replace(BAN, until=10**13))  # a replica that hasn't heard of it
-    assert (await holds(ledger)).address == Hold(START)
-    await ledger.hold_address(replace(BAN, imposed=START))  # neither has this one, but it was refused afterwards
+    await ledger.cool_down_address(BAN)
+    assert await ledger.resume("key") == {"address": BAN, "credential": NO_COOLDOWN}
+    assert (await holds(ledger)).address == Cooldown(START)
+    await ledger.cool_down_address(replace(BAN, until=10**13))  # a replica that hasn't heard of it
+    assert (await holds(ledger)).address == Cooldown(START)
+    await ledger.cool_down_address(replace(BAN, imposed=START))  # neither has this one, but it was refused afterwards
     assert (await holds(ledger)).address == replace(BAN, resumed=START, imposed=START)
     await ledger.resume("key")
-    assert (await holds(ledger)).address == Hold(START + 1)
+    assert (await holds(ledger)).address == Cooldown(START + 1)
 
 
 async def test_a_resume_that_redis_lost_is_taught_anew_and_stays(ledger: EgressLedger, redis: Any) -> None:
-    await ledger.hold_address(Hold(4))
-    assert await redis.pttl("e:hold") > 9 * MAX_HOLD
-    await ledger.hold_address(Hold(0, START + 9_000, problem="exchange-banned", imposed=3))
-    assert await holds(ledger) == Holds(Hold(4))  # and it tells no time
-    await ledger.hold_address(Hold(3, START + 9_000, problem="exchange-banned", imposed=5))
-    assert (await holds(ledger)).address == Hold(4, START + 9_000, problem="exchange-banned", imposed=5)
+    await ledger.cool_down_address(Cooldown(4))
+    assert await redis.pttl("e:hold") > 9 * MAX_COOLDOWN
+    await ledger.cool_down_address(Cooldown(0, START + 9_000, problem="exchange-banned", imposed=3))
+    assert await holds(ledger) == Cooldowns(Cooldown(4))  # and it tells no time
+    await ledger.cool_down_address(Cooldown(3, START + 9_000, problem="exchange-banned", imposed=5))
+    assert (await holds(ledger)).address == Cooldown(4, START + 9_000, problem="exchange-banned", imposed=5)
 
 
 @pytest.mark.parametrize("fields", [{"opened": 1}, {"resumed": START + 60_000}, {"imposed": 10**14}])
@@ -224,12 +224,12 @@ async def test_nobodys_hand_opens_a_ban_by_what_has_not_happened_yet(
 ) -> None:
     exchange = ExchangeClock(clock)
     exchange.offset = Offset(START - clock.monotonic(), 20, clock.monotonic())
-    measured = Told(redis, clock, exchange)
+    measured = Reportable(redis, clock, exchange)
     ban = replace(BAN, until=START + 600_000, imposed=START)
-    await measured.hold_address(ban)
+    await measured.cool_down_address(ban)
     await redis.hset("e:hold", mapping=fields)
     assert (await holds(measured)).address.binds(START)
-    await measured.hold_address(ban)  # another replica's copy
+    await measured.cool_down_address(ban)  # another replica's copy
     assert (await holds(measured)).address.binds(START)
     await measured.resume("key")
     assert not (await holds(measured)).address.binds(START)
@@ -250,7 +250,7 @@ async def test_what_somebody_else_wrote_is_no_hold_and_does_not_stop_one(
 ) -> None:
     await redis.hset("e:hold", mapping=foreign)
     assert (await holds(ledger)).address.until == 0
-    await ledger.hold_address(BAN)
+    await ledger.cool_down_address(BAN)
     assert (await holds(ledger)).address == BAN
     assert (await ledger.resume("key"))["address"] == BAN
 
@@ -264,18 +264,18 @@ async def test_one_replica_may_probe(ledger: EgressLedger, redis: Any) -> None:
 async def test_an_answered_probe_voids_the_hold_it_was_sent_after_and_no_later_one(ledger: EgressLedger) -> None:
     opened = replace(BAN, opened=True)
     for _ in range(2):
-        await ledger.hold_address(BAN)
-        await ledger.hold_address(opened)
+        await ledger.cool_down_address(BAN)
+        await ledger.cool_down_address(opened)
         assert (await holds(ledger)).address == opened
     later = replace(BAN, until=BAN.until + 1)  # told to a call that was under way all the while
-    await ledger.hold_address(later)
-    await ledger.hold_address(opened)
+    await ledger.cool_down_address(later)
+    await ledger.cool_down_address(opened)
     assert (await holds(ledger)).address == later
 
 
 async def test_what_time_it_is_is_told_by_a_hold_that_has_passed_too(ledger: EgressLedger, clock: FakeClock) -> None:
     clock.advance(3_600_000)
-    await ledger.hold_address(BAN)  # written back to an emptied Redis
+    await ledger.cool_down_address(BAN)  # written back to an emptied Redis
     now = (await holds(ledger)).now
     assert now is not None
     assert START + 3_600_000 <= now < START + 3_601_000
@@ -286,7 +286,7 @@ async def test_while_redis_is_away_nothing_raises_but_a_resume(ledger: EgressLed
     assert (await ledger.reserve(entry(1)), await ledger.probe(1_000)) == (None, None)
     await ledger.settle(entry(1), 5)
     await ledger.cancel(entry(1))
-    await ledger.hold_address(BAN)
-    await ledger.hold_credential(Claim(5, "main", "key"), BAN)
-    with pytest.raises(AwayError):
+    await ledger.cool_down_address(BAN)
+    await ledger.cool_down_credential(Charge(5, "main", "key"), BAN)
+    with pytest.raises(RedisUnavailableError):
         await ledger.resume("key")

@@ -5,7 +5,7 @@ from litestar.datastructures import Headers
 
 from service.account.selection import Selection, Shape, Views
 from service.account.snapshot import parse
-from service.cache.policy import Demand, RefreshReason
+from service.cache.policy import RefreshReason, RequestDirectives
 from service.cache.ports import Held, Result, Served
 from service.web.caching import UNBOUNDED, cache_status, demand, fields, lasting, not_modified, passing
 from service.web.problems import InvalidParameterError
@@ -23,33 +23,33 @@ def served(
 @pytest.mark.parametrize(
     ("cache_control", "expected"),
     [
-        ("max-age=5", Demand(max_age=5_000)),
-        ("MAX-AGE=5", Demand(max_age=5_000)),
-        ('max-age="5"', Demand(max_age=5_000)),
-        ("max-age=0", Demand(no_cache=True)),
-        ("max-age=000", Demand(no_cache=True)),
-        ("no-cache", Demand(no_cache=True)),
-        ("no-cache, max-age=5", Demand(max_age=5_000, no_cache=True)),
-        ("min-fresh=2", Demand(min_fresh=2_000)),
-        ("min-fresh=0", Demand(min_fresh=0)),
-        ("max-stale", Demand(max_stale=UNBOUNDED)),
-        ("max-stale=3", Demand(max_stale=3_000)),
-        ("only-if-cached", Demand(only_if_cached=True)),
-        (" only-if-cached ,, max-stale = 3 , ", Demand(max_stale=3_000, only_if_cached=True)),
-        ("max-age=5, max-age=5", Demand(max_age=5_000)),
-        ("max-age=2147483648", Demand(max_age=UNBOUNDED)),
-        ("max-age=99999999999999999999999", Demand(max_age=UNBOUNDED)),
-        ("max-age=" + "0" * 8_000 + "7", Demand(max_age=7_000)),
-        ("max-age=" + "9" * 8_000, Demand(max_age=UNBOUNDED)),
-        ("", Demand()),
-        (",", Demand()),
-        ("no-store", Demand()),
-        ('no-transform, x-new=1, community="UCI, no-cache"', Demand()),  # unknown; the comma is quoted
-        (r'x="a\", no-cache", max-age=5', Demand(max_age=5_000)),
-        ("x-new=1, x-new=2", Demand()),  # unknown directives are ignored, however often they come
+        ("max-age=5", RequestDirectives(max_age=5_000)),
+        ("MAX-AGE=5", RequestDirectives(max_age=5_000)),
+        ('max-age="5"', RequestDirectives(max_age=5_000)),
+        ("max-age=0", RequestDirectives(no_cache=True)),
+        ("max-age=000", RequestDirectives(no_cache=True)),
+        ("no-cache", RequestDirectives(no_cache=True)),
+        ("no-cache, max-age=5", RequestDirectives(max_age=5_000, no_cache=True)),
+        ("min-fresh=2", RequestDirectives(min_fresh=2_000)),
+        ("min-fresh=0", RequestDirectives(min_fresh=0)),
+        ("max-stale", RequestDirectives(max_stale=UNBOUNDED)),
+        ("max-stale=3", RequestDirectives(max_stale=3_000)),
+        ("only-if-cached", RequestDirectives(only_if_cached=True)),
+        (" only-if-cached ,, max-stale = 3 , ", RequestDirectives(max_stale=3_000, only_if_cached=True)),
+        ("max-age=5, max-age=5", RequestDirectives(max_age=5_000)),
+        ("max-age=2147483648", RequestDirectives(max_age=UNBOUNDED)),
+        ("max-age=99999999999999999999999", RequestDirectives(max_age=UNBOUNDED)),
+        ("max-age=" + "0" * 8_000 + "7", RequestDirectives(max_age=7_000)),
+        ("max-age=" + "9" * 8_000, RequestDirectives(max_age=UNBOUNDED)),
+        ("", RequestDirectives()),
+        (",", RequestDirectives()),
+        ("no-store", RequestDirectives()),
+        ('no-transform, x-new=1, community="UCI, no-cache"', RequestDirectives()),  # unknown; the comma is quoted
+        (r'x="a\", no-cache", max-age=5', RequestDirectives(max_age=5_000)),
+        ("x-new=1, x-new=2", RequestDirectives()),  # unknown directives are ignored, however often they come
     ],
 )  # fmt: skip
-def test_directives_become_a_demand(cache_control: str, expected: Demand) -> None:
+def test_directives_become_a_demand(cache_control: str, expected: RequestDirectives) -> None:
     assert demand([cache_control], []) == expected
 
 
@@ -65,7 +65,7 @@ def test_a_malformed_directive_is_refused_without_an_echo(cache_control: str) ->
 
 
 def test_several_header_lines_are_one_list() -> None:
-    assert demand(["max-age=5", "max-stale=1"], []) == Demand(max_age=5_000, max_stale=1_000)
+    assert demand(["max-age=5", "max-stale=1"], []) == RequestDirectives(max_age=5_000, max_stale=1_000)
     with pytest.raises(InvalidParameterError, match="max-age is given twice"):
         demand(["max-age=5", "max-age=6"], [])
 
@@ -85,11 +85,11 @@ def test_a_header_is_read_up_to_its_limit_all_lines_together(name: str, limit: i
 
 
 def test_pragma_counts_where_no_cache_control_is_sent() -> None:
-    assert demand([], ["no-cache"]) == Demand(no_cache=True)
-    assert demand([], ["x, No-Cache"]) == Demand(no_cache=True)
-    assert demand([], ["x-no-cache"]) == Demand()
-    assert demand(["max-age=5"], ["no-cache"]) == Demand(max_age=5_000)
-    assert demand([], []) == demand([], ["other"]) == Demand()
+    assert demand([], ["no-cache"]) == RequestDirectives(no_cache=True)
+    assert demand([], ["x, No-Cache"]) == RequestDirectives(no_cache=True)
+    assert demand([], ["x-no-cache"]) == RequestDirectives()
+    assert demand(["max-age=5"], ["no-cache"]) == RequestDirectives(max_age=5_000)
+    assert demand([], []) == demand([], ["other"]) == RequestDirectives()
 
 
 @given(st.text(st.sampled_from('max-ge=5,; "\\no\tch\x00é'), max_size=30))

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.account.selection import Shape
-from service.kubernetes.verdicts import examine
+from service.kubernetes.token_review import precheck
 from service.telemetry.logs import looks_secret
+from service.web.authentication import bearer_token
 from service.web.caching import bounded, demand, not_modified
-from service.web.callers import bearer_token
 from service.web.parameters import filtered, no_filters, only, path_value, require_readable
 from service.web.problems import ProblemError
 
@@ -32,8 +32,8 @@ PARSERS: dict[str, Parser] = {
     "query of Binance's": lambda text: only(frozenset({"timestamp"}), f"timestamp={text}".encode()),
     "path": lambda text: require_readable(text.encode()),
     "name in a path": lambda text: path_value("asset", text),
-    "JWT": lambda text: examine(text.encode(), "a", 0),
-    "JWT, payload": lambda text: examine(f"e30.{text}.x".encode(), "a", 0),
+    "JWT": lambda text: precheck(text.encode(), "a", 0),
+    "JWT, payload": lambda text: precheck(f"e30.{text}.x".encode(), "a", 0),
 }
 """As they read beyond their bounds too, where those are somebody else's to check."""
 

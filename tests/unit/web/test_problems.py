@@ -3,7 +3,7 @@ import pytest
 from service.cache.policy import FreshnessUnmetError
 from service.exchange.errors import ERRORS
 from service.web import problems
-from service.web.problems import ProblemError, Told, retry_after
+from service.web.problems import ProblemError, Reportable, retry_after
 
 STATUSES = {
     "invalid-parameter": 400,
@@ -27,7 +27,7 @@ def test_the_edges_own_problems_are_those_of_the_contract() -> None:
 
 @pytest.mark.parametrize("error", [*ERRORS.values(), FreshnessUnmetError, problems.InternalError])
 def test_every_error_knows_what_a_caller_is_told(error: type[Exception]) -> None:
-    assert isinstance(error("why"), Told)
+    assert isinstance(error("why"), Reportable)
 
 
 @pytest.mark.parametrize(

@@ -12,25 +12,25 @@ from typing import Any
 from msgspec.structs import replace
 
 from service.cache import policy
+from service.cache.account_state import AccountState
 from service.cache.flight import SingleFlight
-from service.cache.memory import Memory
 from service.cache.policy import (
     Decision,
-    Demand,
     FreshnessUnmetError,
     Refresh,
     Refuse,
+    RequestDirectives,
     Serve,
     ServeAndRefresh,
     Situation,
     Windows,
 )
-from service.cache.ports import Held, KeeperSettings, Outcome, Result, Served, Source, Tenure, Waited
+from service.cache.ports import ActiveCredential, CacheSettings, Held, Outcome, RefreshWait, Result, Served, Source
 from service.cache.refresher import GRACE, Refresher
 from service.cache.rotation import Rotation
 from service.exchange.budget import Barrier
 from service.exchange.errors import ExchangeError, ExchangeTimeoutError
-from service.store.entries import News, Wish
+from service.store.entries import Notification, RefreshRequest
 from service.telemetry.metrics import Metrics
 
 LOOK_INTERVAL = 200
@@ -51,13 +51,13 @@ _AT_HAND = (Serve, ServeAndRefresh)
 class _Read:
     """One caller's way to its answer."""
 
-    def __init__(self, demand: Demand, arrival: int, *, looked: bool) -> None:
+    def __init__(self, demand: RequestDirectives, arrival: int, *, looked: bool) -> None:
         self.demand = demand
         self.arrival = arrival
         self.looked = looked
         """Whether what other replicas have is known, to within `LOOK_INTERVAL`."""
         self.waits = 0
-        self.waited: Waited | None = None
+        self.waited: RefreshWait | None = None
 
     @property
     def failure(self) -> ExchangeError | None:
@@ -69,17 +69,17 @@ class _Read:
         return self.waited is not None and self.waited.outcome in _BROUGHT
 
 
-class SnapshotKeeper:
+class AccountCache:
     """One account's snapshot in this process."""
 
-    def __init__(self, settings: KeeperSettings, tenure: Tenure, metrics: Metrics) -> None:
+    def __init__(self, settings: CacheSettings, active: ActiveCredential, metrics: Metrics) -> None:
         self.account = settings.account
-        self.memory = Memory(settings.account, tenure)
-        self.rotation = Rotation(settings, self.memory, metrics)
+        self.state = AccountState(settings.account, active)
+        self.rotation = Rotation(settings, self.state, metrics)
         self._windows = settings.windows
         self._timeout = settings.timeout
-        self._monotonic = tenure.source.clock.monotonic
-        self._refresher = Refresher(settings, self.memory, metrics)
+        self._monotonic = active.source.clock.monotonic
+        self._refresher = Refresher(settings, self.state, metrics)
         self._flight = SingleFlight[Outcome]()
         self._looking = SingleFlight[None]()
         self._refreshed = self._looked = self._monotonic() - LOOK_INTERVAL
@@ -90,18 +90,18 @@ class SnapshotKeeper:
         self._postponed: asyncio.TimerHandle | None = None
         """Hears one that came too soon."""
         self._last: Served | None = None
-        self._last_demand = policy.ANY
+        self._last_demand = policy.NO_DIRECTIVES
         """What was at hand last, and for whom: at full speed dozens ask alike in one millisecond."""
 
     @property
     def source(self) -> Source:
         """The way to the exchange, with the credential in use."""
-        return self.memory.tenure.source
+        return self.state.active.source
 
     @property
     def held(self) -> Held | None:
         """The snapshot in memory."""
-        return self.memory.held
+        return self.state.held
 
     @property
     def margin_assets(self) -> Mapping[str, str] | None:
@@ -114,21 +114,21 @@ class SnapshotKeeper:
         self._last = None
         self._refresher.windows = windows
 
-    def on_news(self, news: News) -> None:
+    def on_news(self, news: Notification) -> None:
         """Somebody has announced something, and says whom it is about; whoever can write to Redis can say that.
 
         What is about another credential than those this replica reads is nobody's business here. A wish is answered by
         one refresh if it comes from a replica whose credential this one's has replaced, no sooner than any caller could
         have one, and as one that is forced.
         """
-        tenure = self.memory.tenure
+        active = self.state.active
         wish = news.wish
-        if wish is not None and news.identity == tenure.source.identity and wish.identity in tenure.lineage.replaced:
+        if wish is not None and news.identity == active.source.identity and wish.identity in active.lineage.replaced:
             self._answer(wish)
-        elif news.identity in (tenure.source.identity, tenure.shared.followed):
-            self.hear()  # a wish of who isn't known yet too: whoever waits for it repeats it
+        elif news.identity in (active.source.identity, active.shared.followed):
+            self.on_notification()  # a wish of who isn't known yet too: whoever waits for it repeats it
 
-    def hear(self) -> None:
+    def on_notification(self) -> None:
         """Another replica may have announced something: look what, unless a refresh under way does anyhow.
 
         It is heard `ANNOUNCEMENTS` times a second at the most; the last one is heard late, not missed.
@@ -145,13 +145,13 @@ class SnapshotKeeper:
     def _hear_now(self) -> None:
         self._postponed = None
         self._heard.append(asyncio.get_running_loop().time())
-        self._refresher.hear()
-        self.rotation.hear()
+        self._refresher.on_notification()
+        self.rotation.on_notification()
         self._look_again = True
         if not self._flight.active:
             self._looking.start(self._look)
 
-    async def get(self, demand: Demand) -> Served:
+    async def get(self, demand: RequestDirectives) -> Served:
         """A snapshot that meets a demand, waited for if need be.
 
         Raises:
@@ -169,7 +169,7 @@ class SnapshotKeeper:
         except TimeoutError:
             return self._without_waiting(read)
 
-    def at_once(self, demand: Demand) -> Served | None:
+    def at_once(self, demand: RequestDirectives) -> Served | None:
         """The same without waiting; `None`: `get` has to. It may start a refresh.
 
         Raises:
@@ -179,15 +179,15 @@ class SnapshotKeeper:
         served = self._step(self._read(demand))
         return served if isinstance(served, Served) else None
 
-    def at_hand(self, demand: Demand) -> Served | None:
+    def from_memory(self, demand: RequestDirectives) -> Served | None:
         """A snapshot in memory that meets a demand at once, where that starts nothing; `None`: `get` has to see.
 
         It decides as `get` does. A stale one is served while the refresh that it calls for is under way already.
         """
-        held = self.memory.held
+        held = self.state.held
         if held is None:
             return None
-        age, last = self.memory.age_of(held), self._last
+        age, last = self.state.age_of(held), self._last
         if last is not None and demand is self._last_demand and last.held is held and last.age == age:
             return last
         stale = age >= self._windows.fresh_for
@@ -196,7 +196,7 @@ class SnapshotKeeper:
         decision = policy.decide(Situation(self._windows, demand, age, 0, None, self._refreshing if stale else 0))
         if not isinstance(decision, _AT_HAND):
             return None
-        if stale and self.memory.barrier(forced=False) is not None:  # after the rest, for it costs most
+        if stale and self.state.barrier(forced=False) is not None:  # after the rest, for it costs most
             return None  # `get` marks what is served then
         served = Served(held, age, self._windows.fresh_for - age, decision.reason)
         if decision.reason == "fresh":  # so that nothing but what is compared above has decided
@@ -211,7 +211,7 @@ class SnapshotKeeper:
         await self._flight.close()
         await self._looking.close()
         await self._refresher.close()
-        await self.memory.tenure.source.close()
+        await self.state.active.source.close()
 
     async def retire(self) -> None:
         """The same once who waits now has an answer: the account is no longer kept."""
@@ -219,13 +219,13 @@ class SnapshotKeeper:
         await self._flight.land()
         await self.close()
 
-    def _answer(self, wish: Wish) -> None:
-        if self.memory.tenure.superseded or self.memory.barrier(forced=True) is not None:
+    def _answer(self, wish: RefreshRequest) -> None:
+        if self.state.active.superseded or self.state.barrier(forced=True) is not None:
             return
-        acceptable = max(wish.acceptable, self._windows.min_refresh_interval)
-        self._flight.start(lambda: self._refresh(acceptable, forced=True, bounded=True))
+        max_age_ms = max(wish.max_age_ms, self._windows.min_refresh_interval)
+        self._flight.start(lambda: self._refresh(max_age_ms, forced=True, bounded=True))
 
-    def _read(self, demand: Demand) -> _Read:
+    def _read(self, demand: RequestDirectives) -> _Read:
         now = self._monotonic()
         return _Read(demand, now, looked=now - self._looked < LOOK_INTERVAL and not self._looking.active)
 
@@ -244,7 +244,7 @@ class SnapshotKeeper:
             return decision
         if isinstance(decision, Refuse) and read.looked:
             if isinstance(decision.error, ExchangeError):
-                self.memory.note(decision.error)
+                self.state.note(decision.error)
             raise decision.error
         return None
 
@@ -260,7 +260,7 @@ class SnapshotKeeper:
         """The answer at a waiter's own deadline."""
         late = ExchangeTimeoutError("the exchange did not answer in time")
         read.looked = True
-        read.waited = Waited("expired", led=False, failure=late)
+        read.waited = RefreshWait("expired", initiated=False, failure=late)
         served = self._served_now(policy.decide(self._situation(read)), read)
         if served is None:
             raise late
@@ -282,13 +282,13 @@ class SnapshotKeeper:
         """Wait for one refresh, as long as the decision has patience; what is at hand may do then."""
         if read.waits >= MAX_WAITS:
             raise FreshnessUnmetError("what refreshes bring is too old for the demand")
-        waited, patience = Waited(decision.reason, led=not self._flight.active), decision.patience
+        waited, patience = RefreshWait(decision.reason, initiated=not self._flight.active), decision.patience
         if read.waited is not None and read.waited.outcome is None and read.failure is None:
             waited = read.waited  # the same refresh, once patience has run out
         read.waited = waited
         try:
             outcome = await self._flight.join(
-                lambda: self._refresh(decision.acceptable, forced=decision.forced, bounded=decision.bounded),
+                lambda: self._refresh(decision.max_age_ms, forced=decision.forced, bounded=decision.bounded),
                 None if patience is None else patience / 1000,
             )
         except TimeoutError:
@@ -306,16 +306,16 @@ class SnapshotKeeper:
         return None
 
     def _note_barrier(self) -> None:
-        barrier = self.memory.barrier(forced=False)
+        barrier = self.state.barrier(forced=False)
         if barrier is not None:
-            self.memory.note(barrier.error)
+            self.state.note(barrier.error)
 
     def _situation(self, read: _Read) -> Situation:
-        age = self.memory.age
+        age = self.state.age
         if read.failure is not None:
             barrier: Barrier | None = Barrier("stale-if-error", read.failure)
         else:
-            barrier = self.memory.barrier(forced=policy.is_forced(self._windows, age))
+            barrier = self.state.barrier(forced=policy.is_forced(self._windows, age))
         waited = self._monotonic() - read.arrival
         return Situation(self._windows, read.demand, age, waited, barrier, self._refreshing, read.joined)
 
@@ -325,17 +325,17 @@ class SnapshotKeeper:
         return self._monotonic() - self._refreshed if self._flight.active else 0
 
     def _served(self, held: Held, reason: Result, read: _Read) -> Served:
-        age, waited, result = self.memory.age_of(held), read.waited, reason
+        age, waited, result = self.state.age_of(held), read.waited, reason
         if waited is not None and read.joined and reason in ("fresh", "recent"):
-            result = "stored" if waited.led and waited.outcome == "fetched" else "collapsed"
+            result = "stored" if waited.initiated and waited.outcome == "fetched" else "collapsed"
         answered = read.failure.answered if read.failure else None
         refresh = waited.reason if waited else None
         return Served(held, age, self._windows.fresh_for - age, result, refresh, answered)
 
-    def _refresh(self, acceptable: int, *, forced: bool, bounded: bool) -> Coroutine[Any, Any, Outcome]:
+    def _refresh(self, max_age_ms: int, *, forced: bool, bounded: bool) -> Coroutine[Any, Any, Outcome]:
         """A refresh that begins now."""
         self._refreshed = self._monotonic()
-        return self._refresher.refresh(acceptable, forced=forced, bounded=bounded)
+        return self._refresher.refresh(max_age_ms, forced=forced, bounded=bounded)
 
     async def _look(self) -> None:
         self._look_again = True

@@ -1,4 +1,4 @@
-"""What `check` says of the API keys: their posture, why it is not known, and nothing that the exchange wrote."""
+"""What `check` says of the API keys: their permissions, why it is not known, and nothing that the exchange wrote."""
 
 import httpx
 import msgspec

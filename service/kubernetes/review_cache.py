@@ -4,21 +4,21 @@ from collections import OrderedDict
 
 import msgspec
 
-from service.kubernetes.verdicts import Refusal, Verdict
+from service.kubernetes.token_review import Refusal, ReviewResult
 
-ROOM = 4_096
+MAX_ENTRIES = 4_096
 """Verdicts of either kind; some 1 MB. More pods than that calling within ten seconds cost reviews, nothing else."""
 
 
 class _Remembered(msgspec.Struct, frozen=True):
-    verdict: Verdict
+    verdict: ReviewResult
     until: int
 
 
-class Memory:
+class ReviewCache:
     """Times are ms, monotonic."""
 
-    def __init__(self, room: int = ROOM) -> None:
+    def __init__(self, room: int = MAX_ENTRIES) -> None:
         self._room = room
         self._accepted: OrderedDict[str, _Remembered] = OrderedDict()
         self._refused: OrderedDict[str, _Remembered] = OrderedDict()
@@ -26,7 +26,7 @@ class Memory:
     def __len__(self) -> int:
         return len(self._accepted) + len(self._refused)
 
-    def recall(self, digest: str, now: int) -> Verdict | None:
+    def recall(self, digest: str, now: int) -> ReviewResult | None:
         """The verdict, while it holds."""
         for kept in (self._accepted, self._refused):
             found = kept.get(digest)
@@ -39,7 +39,7 @@ class Memory:
         """Whether the last verdict on it was a good one, even if that holds no longer."""
         return digest in self._accepted
 
-    def keep(self, digest: str, verdict: Verdict, until: int) -> None:
+    def keep(self, digest: str, verdict: ReviewResult, until: int) -> None:
         """Remember a verdict in place of an earlier one."""
         into, other = self._accepted, self._refused
         if isinstance(verdict, Refusal):

@@ -4,16 +4,16 @@ import secrets
 
 from msgspec.structs import replace
 
-from service.exchange.budget import NO_HOLD, Claim
+from service.exchange.budget import NO_COOLDOWN, Charge
 from service.exchange.clock import ExchangeClock
 from service.exchange.errors import ExchangeUnavailableError
 from service.exchange.ports import Reservation
 from service.settings import Settings
 from service.store.accounts import AccountStore
-from service.store.connection import SOCKET_TIMEOUT, Link
-from service.store.entries import Entry, Failed, Try
+from service.store.entries import Entry, Failed, LeaseRequest
+from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
+from service.store.guard import SOCKET_TIMEOUT, RedisGuard
 from service.store.ledger import EgressLedger
-from service.store.listings import ListingStore, listing_key
 from service.store.scripts import EgressKeys, Scripts, account_keys, egress_keys
 
 NOBODY = "~rehearsal"
@@ -24,11 +24,11 @@ _LIFE = 1_000
 """Ms that what it writes would last if it were not removed."""
 
 
-async def rehearse(link: Link, settings: Settings, clock: ExchangeClock) -> None:
+async def selftest(link: RedisGuard, settings: Settings, clock: ExchangeClock) -> None:
     """Every script and command, on keys of nobody's.
 
     Raises:
-        AwayError: why one of them failed.
+        RedisUnavailableError: why one of them failed.
     """
     nowhere = replace(settings, exchange=replace(settings.exchange, egress=NOBODY))
     token, scripts, egress = secrets.token_hex(8), Scripts(link.redis), egress_keys(nowhere)
@@ -36,13 +36,13 @@ async def rehearse(link: Link, settings: Settings, clock: ExchangeClock) -> None
     await link.run(lambda: _spread(link, settings.redis.key_prefix))
     await _refresh(store, token)
     await _spend(EgressLedger(link, scripts, egress, clock), token)
-    listings = ListingStore(link, scripts, f"{listing_key(nowhere)}:{NOBODY}")
+    listings = RedisExchangeInfo(link, scripts, f"{exchange_info_key(nowhere)}:{NOBODY}")
     await listings.put(b"{}")
     _ = await listings.claim(_LIFE), await listings.get()
     await link.run(lambda: _subscribe_and_clear(link, store, egress, listings))  # fails too if one before it did
 
 
-async def _spread(link: Link, prefix: str) -> None:
+async def _spread(link: RedisGuard, prefix: str) -> None:
     """Keys of many slots: a server of several shards refuses those that are another's."""
     async with link.redis.pipeline(transaction=False) as pipeline:
         for number in range(SLOTS):
@@ -51,30 +51,32 @@ async def _spread(link: Link, prefix: str) -> None:
 
 
 async def _refresh(store: AccountStore, token: str) -> None:
-    wanted = Try(token, 0)
-    _ = await store.take(0, wanted), await store.renew(token, in_time=True)
-    _ = await store.keep(Entry(b"{}", 1, _LIFE, {}), _LIFE, token)
-    _ = await store.take(0, wanted)
-    await store.fail(Failed(1, ExchangeUnavailableError(""), 0), token)
-    _ = await store.take(0, wanted)
+    wanted = LeaseRequest(token, 0)
+    _ = await store.try_acquire(0, wanted), await store.renew(token, in_time=True)
+    _ = await store.store_fenced(Entry(b"{}", 1, _LIFE, {}), _LIFE, token)
+    _ = await store.try_acquire(0, wanted)
+    await store.record_failure(Failed(1, ExchangeUnavailableError(""), 0), token)
+    _ = await store.try_acquire(0, wanted)
     await store.release(token)
     await store.link(token)
     _ = await store.claim(_LIFE), await store.clear()
 
 
 async def _spend(ledger: EgressLedger, token: str) -> None:
-    answered = Reservation(token, 0, Claim(1, NOBODY, forced=True))
+    answered = Reservation(token, 0, Charge(1, NOBODY, forced=True))
     cancelled = replace(answered, id=f"{token}-cancelled")
     for call in (answered, cancelled):
         _ = await ledger.reserve(call)
     await ledger.settle(answered, 1)
     await ledger.cancel(cancelled)
-    await ledger.hold_address(NO_HOLD)
+    await ledger.cool_down_address(NO_COOLDOWN)
     _ = await ledger.resume(token)
     _ = await ledger.probe(_LIFE)
 
 
-async def _subscribe_and_clear(link: Link, store: AccountStore, egress: EgressKeys, listings: ListingStore) -> None:
+async def _subscribe_and_clear(
+    link: RedisGuard, store: AccountStore, egress: EgressKeys, listings: RedisExchangeInfo
+) -> None:
     keys, identity = store.keys, store.identity
     async with link.redis.pubsub() as subscription:
         await subscription.subscribe(keys.channel)
@@ -82,7 +84,7 @@ async def _subscribe_and_clear(link: Link, store: AccountStore, egress: EgressKe
         for _ in range(2):  # both are answered; a refusal is raised
             _ = await subscription.get_message(timeout=SOCKET_TIMEOUT)
     accounts = [keys.snapshot(identity), keys.failures(identity), keys.lease(identity), keys.proof(identity)]
-    addresses = [egress.hold, egress.credential_hold(identity), egress.probe, *egress.minute(0)]
+    addresses = [egress.hold, egress.credential_cooldown(identity), egress.probe, *egress.minute(0)]
     await link.redis.delete(*accounts, keys.credentials)
     await link.redis.delete(*addresses)
     for name in (listings.key, listings.claim_key):

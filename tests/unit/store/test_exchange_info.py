@@ -7,10 +7,10 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from service.account.snapshot import MAX_BODY
-from service.exchange.ports import LISTING_MAX_AGE
+from service.exchange.ports import EXCHANGE_INFO_MAX_AGE
 from service.settings import Settings
-from service.store.connection import Link
-from service.store.listings import ListingStore, listing_key
+from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
+from service.store.guard import RedisGuard
 from service.store.scripts import Scripts
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
@@ -31,43 +31,43 @@ async def redis(server: FakeServer) -> AsyncIterator[FakeAsyncRedis]:
 
 
 @pytest.fixture
-def link(redis: Any, clock: FakeClock) -> Link:
-    return Link(redis, clock, Metrics())
+def link(redis: Any, clock: FakeClock) -> RedisGuard:
+    return RedisGuard(redis, clock, Metrics())
 
 
 @pytest.fixture
-def store(link: Link) -> ListingStore:
-    return ListingStore(link, Scripts(link.redis), KEY)
+def store(link: RedisGuard) -> RedisExchangeInfo:
+    return RedisExchangeInfo(link, Scripts(link.redis), KEY)
 
 
 def test_its_name_tells_environments_and_exchanges_apart() -> None:
-    assert listing_key(Settings(accounts={})) == KEY
+    assert exchange_info_key(Settings(accounts={})) == KEY
 
 
 async def test_what_one_replica_puts_every_other_gets_with_the_life_it_has_left(
-    store: ListingStore, link: Link, redis: FakeAsyncRedis
+    store: RedisExchangeInfo, link: RedisGuard, redis: FakeAsyncRedis
 ) -> None:
     await store.put(BODY)
     await redis.pexpire(KEY, 1_000)
-    found = await ListingStore(link, Scripts(link.redis), KEY).get()
+    found = await RedisExchangeInfo(link, Scripts(link.redis), KEY).get()
     assert found is not None
     assert found.body == BODY
     assert 900 < found.remaining <= 1_000
 
 
-async def test_it_lives_as_long_as_a_listing_may_be_old(store: ListingStore, redis: FakeAsyncRedis) -> None:
+async def test_it_lives_as_long_as_a_listing_may_be_old(store: RedisExchangeInfo, redis: FakeAsyncRedis) -> None:
     await store.put(BODY)
-    assert LISTING_MAX_AGE - 1_000 < await redis.pttl(KEY) <= LISTING_MAX_AGE
+    assert EXCHANGE_INFO_MAX_AGE - 1_000 < await redis.pttl(KEY) <= EXCHANGE_INFO_MAX_AGE
 
 
-async def test_nothing_is_found_where_nothing_was_put(store: ListingStore) -> None:
+async def test_nothing_is_found_where_nothing_was_put(store: RedisExchangeInfo) -> None:
     assert await store.get() is None
 
 
 async def test_one_replica_may_fetch_it_until_its_claim_has_expired(
-    store: ListingStore, link: Link, redis: FakeAsyncRedis
+    store: RedisExchangeInfo, link: RedisGuard, redis: FakeAsyncRedis
 ) -> None:
-    other = ListingStore(link, Scripts(link.redis), KEY)
+    other = RedisExchangeInfo(link, Scripts(link.redis), KEY)
     assert [await store.claim(5_000), await other.claim(5_000), await store.claim(5_000)] == [True, False, False]
     await redis.delete(store.claim_key)
     assert await other.claim(5_000) is True
@@ -75,14 +75,14 @@ async def test_one_replica_may_fetch_it_until_its_claim_has_expired(
 
 @pytest.mark.parametrize("body", [b"x" * (MAX_BODY + 1), b""], ids=["too-large", "no-end"])
 async def test_what_somebody_else_wrote_there_counts_as_none(
-    store: ListingStore, redis: FakeAsyncRedis, body: bytes
+    store: RedisExchangeInfo, redis: FakeAsyncRedis, body: bytes
 ) -> None:
     await redis.set(KEY, body, px=1_000 if body else None)
     assert await store.get() is None
 
 
 async def test_a_value_of_another_kind_counts_as_none_and_is_replaced_and_redis_is_still_well(
-    store: ListingStore, link: Link, redis: FakeAsyncRedis
+    store: RedisExchangeInfo, link: RedisGuard, redis: FakeAsyncRedis
 ) -> None:
     await redis.hset(KEY, "a", "b")
     await redis.pexpire(KEY, 60_000)
@@ -92,15 +92,17 @@ async def test_a_value_of_another_kind_counts_as_none_and_is_replaced_and_redis_
     assert await store.get() is not None
 
 
-async def test_a_longer_life_than_ever_given_counts_as_the_longest(store: ListingStore, redis: FakeAsyncRedis) -> None:
-    await redis.set(KEY, BODY, px=10 * LISTING_MAX_AGE)
+async def test_a_longer_life_than_ever_given_counts_as_the_longest(
+    store: RedisExchangeInfo, redis: FakeAsyncRedis
+) -> None:
+    await redis.set(KEY, BODY, px=10 * EXCHANGE_INFO_MAX_AGE)
     found = await store.get()
     assert found is not None
-    assert found.remaining == LISTING_MAX_AGE
+    assert found.remaining == EXCHANGE_INFO_MAX_AGE
 
 
 async def test_without_redis_each_replica_is_told_to_see_for_itself(
-    store: ListingStore, link: Link, server: FakeServer
+    store: RedisExchangeInfo, link: RedisGuard, server: FakeServer
 ) -> None:
     server.connected = False
     await store.put(BODY)

@@ -6,7 +6,7 @@ State only; every rule is `service.exchange.budget`'s.
 from msgspec.structs import replace
 
 from service.exchange import budget
-from service.exchange.budget import NO_HOLD, Barrier, Ceiling, Claim, Hold, Window
+from service.exchange.budget import NO_COOLDOWN, Barrier, Ceiling, Charge, Cooldown, Window
 from service.exchange.clock import ExchangeClock
 from service.settings import Exchange
 
@@ -14,7 +14,7 @@ ADDRESS = ""
 """The scope of a not-before that binds every credential; the others are credentials' identities."""
 
 
-class Egress:
+class AddressBudget:
     """What this replica knows of its address. All calls to the exchange pass `barrier` and `reserve`."""
 
     def __init__(self, settings: Exchange, clock: ExchangeClock) -> None:
@@ -22,7 +22,7 @@ class Egress:
         self.clock = clock
         self._window = Window(0)
         self._fleet = Window(0)
-        self._holds: dict[str, Hold] = {}
+        self._holds: dict[str, Cooldown] = {}
         self._probed_until = 0
         self.live_limit: int | None = None
         """The exchange's own weight limit, from exchangeInfo; lowers ours, never raises it."""
@@ -49,7 +49,7 @@ class Egress:
         own, fleet = self.window, self._fleet
         return max(own.used, fleet.used if fleet.minute == own.minute else 0)
 
-    def barrier(self, claim: Claim, *, probing: bool = False) -> Barrier | None:
+    def barrier(self, claim: Charge, *, probing: bool = False) -> Barrier | None:
         """Why a call may not be sent now, or `None`; `probing`: it is the probe itself."""
         now = self.clock.now()
         forbidden = self.forbidden(claim.credential)
@@ -73,9 +73,9 @@ class Egress:
         """The not-before that forbids a call whatever it weighs, or `None`."""
         now = self.clock.earliest()
         binding = [hold for hold in (self.hold(ADDRESS), self.hold(credential)) if hold.binds(now)]
-        return budget.hold_barrier(max(binding, key=lambda hold: hold.until)) if binding else None
+        return budget.cooldown_barrier(max(binding, key=lambda hold: hold.until)) if binding else None
 
-    def reserve(self, claim: Claim) -> None:
+    def reserve(self, claim: Charge) -> None:
         """Count a call before it is sent; `settle` or `abandon` follows."""
         self._window = budget.reserve(self.window, claim)
         self._fleet = budget.reserve(self._fleet, claim)
@@ -95,24 +95,24 @@ class Egress:
         """Take over what the replicas together have spent."""
         self._fleet = fleet
 
-    def hold(self, scope: str) -> Hold:
+    def hold(self, scope: str) -> Cooldown:
         """The not-before of a scope; it may have passed."""
-        return self._holds.get(scope, NO_HOLD)
+        return self._holds.get(scope, NO_COOLDOWN)
 
-    def learn(self, scope: str, hold: Hold) -> None:
+    def learn(self, scope: str, hold: Cooldown) -> None:
         """Take over a not-before and a resume as far as they override what is known."""
-        longest = self.clock.now() + budget.MAX_HOLD
+        longest = self.clock.now() + budget.MAX_COOLDOWN
         self._holds[scope] = budget.joined(self.hold(scope), replace(hold, until=min(hold.until, longest)))
 
-    def impose(self, scope: str, hold: Hold) -> None:
+    def impose(self, scope: str, hold: Cooldown) -> None:
         """Remember a refusal of just now: by a clock that is behind, too, it is later than a resume that is known."""
         self.learn(scope, replace(hold, imposed=max(self.clock.latest(), self.hold(scope).resumed)))
 
-    def leave_to_another(self) -> None:
+    def defer_probe(self) -> None:
         """Somebody else sends the probe: nothing is sent on this account's behalf for a while."""
         self._probed_until = self.clock.now() + budget.PROBE_PAUSE
 
-    def _weight_barrier(self, claim: Claim) -> Barrier | None:
+    def _weight_barrier(self, claim: Charge) -> Barrier | None:
         together, now = self.ceiling, self.clock.earliest()
         barrier = budget.weight_barrier(self.window, claim, self._own_ceiling(together), now)
         if barrier is None and self._fleet.minute == self.window.minute:

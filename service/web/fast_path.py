@@ -18,14 +18,14 @@ from service.access.clients import Client
 from service.access.grants import Grant
 from service.access.limits import Quota
 from service.account.selection import MAX_VIEW_BYTES, MAX_VIEWS, Selection
-from service.cache.policy import ANY, Demand
+from service.cache.policy import NO_DIRECTIVES, RequestDirectives
 from service.cache.ports import Held, Served
 from service.gateway import Gateway
-from service.kubernetes.verdicts import Refusal
+from service.kubernetes.token_review import Refusal
 from service.web import caching
-from service.web.callers import bearer_token
+from service.web.authentication import bearer_token
 from service.web.problems import ProblemError
-from service.web.reading import JSON, Cut, ReadCounters, cut, require_grant
+from service.web.reads import JSON, Cut, ReadCounters, cut, require_grant
 
 log = structlog.get_logger("coinm.web")
 
@@ -46,7 +46,7 @@ _UNUSUAL = frozenset({b"pragma", b"x-mbx-apikey"})
 CONTENT_TYPE = (b"content-type", JSON.encode())
 
 
-class Plan:
+class ParsedRead:
     """How a request was understood.
 
     Args:
@@ -63,7 +63,7 @@ class Plan:
         self.selection = selection
 
 
-class Made(NamedTuple):
+class PreparedAnswer(NamedTuple):
     """What answers a plan from one snapshot under one grant, and the counters of such answers."""
 
     grant: Grant
@@ -82,17 +82,17 @@ class _Snapshot:
 
     def __init__(self, held: Held) -> None:
         self.held = held
-        self._made: dict[tuple[Plan, str], Made] = {}
+        self._made: dict[tuple[ParsedRead, str], PreparedAnswer] = {}
         self._bytes = 0
         self._served: Served | None = None
         self._passing: Fields = []
 
-    def made(self, plan: Plan, client: str, grant: Grant) -> Made | None:
+    def made(self, plan: ParsedRead, client: str, grant: Grant) -> PreparedAnswer | None:
         """What has been made for a plan and a client, if that was under the same grant."""
         made = self._made.get((plan, client))
         return made if made is not None and made.grant == grant else None
 
-    def remember(self, plan: Plan, client: str, made: Made) -> None:
+    def remember(self, plan: ParsedRead, client: str, made: PreparedAnswer) -> None:
         """Stops where the snapshot's own views stop: a body beyond them is nobody else's."""
         size = len(made.answer.body)
         if len(self._made) < MAX_VIEWS and self._bytes + size <= MAX_VIEW_BYTES:
@@ -101,7 +101,7 @@ class _Snapshot:
 
     def passing(self, served: Served) -> Fields:
         """What says how old it is."""
-        if served is not self._served:  # it often is: the keeper serves alike for a millisecond
+        if served is not self._served:  # it often is: the cache serves alike for a millisecond
             self._served, self._passing = served, _encoded(caching.passing(served))
         return self._passing
 
@@ -109,7 +109,7 @@ class _Snapshot:
 class Hit(msgspec.Struct, frozen=True):
     """An answer from memory, and what is to be noted of it."""
 
-    plan: Plan
+    plan: ParsedRead
     client: str
     service_account: str | None
     served: Served
@@ -122,15 +122,15 @@ class Hit(msgspec.Struct, frozen=True):
     """The caller's; empty: it gave none."""
 
 
-class Lane:
+class FastPath:
     """Knows the requests that have been answered before."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._plans: dict[tuple[bytes, bytes], Plan] = {}
+        self._plans: dict[tuple[bytes, bytes], ParsedRead] = {}
         self._snapshots: dict[str, _Snapshot] = {}
 
-    def learn(self, scope: Mapping[str, Any], plan: Plan) -> None:
+    def learn(self, scope: Mapping[str, Any], plan: ParsedRead) -> None:
         """Remember how a read was understood that has just been answered."""
         key = scope["raw_path"], scope["query_string"]
         if key in self._plans or len(scope["query_string"]) > MAX_QUERY:
@@ -164,11 +164,11 @@ class Lane:
                 return client.name if client else ""
         return ""
 
-    def _hit(self, plan: Plan, asked: Asked) -> Hit | None:
+    def _hit(self, plan: ParsedRead, asked: Asked) -> Hit | None:
         gateway = self._gateway
         client, service_account = self._caller(_token(asked))
         grant = gateway.clients.grant(client, plan.account) if client else None
-        served = gateway.keepers[plan.account].at_hand(_demand(asked)) if grant else None
+        served = gateway.caches[plan.account].from_memory(_demand(asked)) if grant else None
         if client is None or grant is None or served is None:
             return None
         tags = _tags(asked)
@@ -200,11 +200,11 @@ class Lane:
     def _snapshot(self, account: str, held: Held) -> _Snapshot:
         snapshot = self._snapshots.get(account)
         if snapshot is None or snapshot.held is not held:
-            kept = {name: each for name, each in self._snapshots.items() if name in self._gateway.keepers}
+            kept = {name: each for name, each in self._snapshots.items() if name in self._gateway.caches}
             self._snapshots = kept | {account: _Snapshot(held)}
         return self._snapshots[account]
 
-    def _make(self, plan: Plan, client: Client, snapshot: _Snapshot, grant: Grant) -> Made:
+    def _make(self, plan: ParsedRead, client: Client, snapshot: _Snapshot, grant: Grant) -> PreparedAnswer:
         """The answer under a grant.
 
         Raises:
@@ -214,7 +214,7 @@ class Lane:
         answer = cut(snapshot.held, plan.selection, grant, self._gateway.settings.environment)
         described = [CONTENT_TYPE, (b"content-length", str(len(answer.body)).encode())]
         counted = ReadCounters(self._gateway.metrics, plan.account, client.name)
-        made = Made(grant, answer, _encoded(answer.headers), described, counted)
+        made = PreparedAnswer(grant, answer, _encoded(answer.headers), described, counted)
         snapshot.remember(plan, client.name, made)
         return made
 
@@ -241,13 +241,13 @@ def _token(asked: Asked) -> bytes:
     return bearer_token([asked[b"authorization"].decode("latin-1")], another=False)
 
 
-def _demand(asked: Asked) -> Demand:
+def _demand(asked: Asked) -> RequestDirectives:
     control = asked.get(b"cache-control")
-    return ANY if control is None else _demanded(control)
+    return NO_DIRECTIVES if control is None else _demanded(control)
 
 
 @lru_cache(DEMANDS)
-def _demanded(control: bytes) -> Demand:
+def _demanded(control: bytes) -> RequestDirectives:
     return caching.demand(caching.bounded("Cache-Control", [control.decode("latin-1")]), [])
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from service.exchange.listing import parse
+from service.exchange.exchange_info import parse
 
 LIMITS = (
     b'{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":2400},'

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.exchange.posture import FUTURES, MAX_NAMES, MOVES, READS, TRADES, Judgement, parse, posture
+from service.exchange.key_permissions import FUTURES, MAX_NAMES, MOVES, READS, TRADES, Judgement, key_permissions, parse
 
 READER = {
     "ipRestrict": True,
@@ -24,7 +24,7 @@ READER = {
 
 
 def judged(**members: object) -> list[Judgement]:
-    return posture(parse(msgspec.json.encode(READER | members)))
+    return key_permissions(parse(msgspec.json.encode(READER | members)))
 
 
 def test_a_key_that_can_only_read_from_listed_addresses_is_as_it_should_be() -> None:

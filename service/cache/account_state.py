@@ -7,11 +7,11 @@ import structlog
 from service.account import snapshot as snapshots
 from service.account.selection import Views
 from service.account.snapshot import MalformedAccountError, Snapshot
-from service.cache.ports import Held, LastRefresh, Tenure
+from service.cache.ports import ActiveCredential, Held, LastRefresh
 from service.exchange import budget
 from service.exchange.budget import Barrier, Failures
 from service.exchange.errors import ExchangeError, ExchangeRejectedCredentialsError
-from service.store.entries import Bond, Entry, Failed, Look
+from service.store.entries import Bond, Entry, Failed, SharedState
 
 log = structlog.get_logger("coinm.cache")
 
@@ -20,17 +20,17 @@ EARLY = 5_000
 """Ms by which a shared snapshot may have been requested after now: two measured clocks differ by far less."""
 
 
-class Memory:
+class AccountState:
     """One account in this process."""
 
-    def __init__(self, account: str, tenure: Tenure) -> None:
+    def __init__(self, account: str, active: ActiveCredential) -> None:
         self.account = account
-        self.tenure = tenure
+        self.active = active
         """The credential in use."""
         self.held: Held | None = None
         self.last_refresh: LastRefresh | None = None
         self.failures: Failures | None = None
-        self._clock = tenure.source.clock
+        self._clock = active.source.clock
 
     @property
     def age(self) -> int | None:
@@ -40,15 +40,15 @@ class Memory:
     @property
     def known(self) -> int:
         """When that was, by the exchange's clock: what is shared is of interest only where it is later."""
-        return self.held.snapshot.asked_at if self.held else 0
+        return self.held.snapshot.request_time if self.held else 0
 
     def age_of(self, held: Held) -> int:
         return max(0, self._clock.monotonic() - held.asked)
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the exchange can't be asked now: a not-before, failures of a moment ago, or the weight."""
-        barrier, failures = self.tenure.source.barrier(forced=forced), self.failures
-        if barrier and self.tenure.superseded and isinstance(barrier.error, ExchangeRejectedCredentialsError):
+        barrier, failures = self.active.source.barrier(forced=forced), self.failures
+        if barrier and self.active.superseded and isinstance(barrier.error, ExchangeRejectedCredentialsError):
             barrier = None  # another replica asks, with a newer one
         if barrier is not None or failures is None:
             return barrier
@@ -58,10 +58,10 @@ class Memory:
     def adopt(self, snapshot: Snapshot, asked: int, margin_assets: Mapping[str, str]) -> None:
         """Take the snapshot of who is in office unless what is there was asked for later, by the steady clock."""
         if self.held is None or asked >= self.held.asked:
-            self.held = Held(snapshot, Views(snapshot), asked, margin_assets, self.tenure.source.identity)
+            self.held = Held(snapshot, Views(snapshot), asked, margin_assets, self.active.source.identity)
             self.failures = None
 
-    def adopt_shared(self, look: Look, entry: Entry) -> None:
+    def adopt_shared(self, look: SharedState, entry: Entry) -> None:
         """Take over what another replica fetched.
 
         Its age is what its remaining life tells. By the exchange's clock it may be older, where this replica has
@@ -69,33 +69,33 @@ class Memory:
         """
         clock = self._clock
         lived = entry.life - look.remaining
-        age = max(lived, clock.now() - entry.asked_at) if clock.measured else lived
-        early = clock.measured and entry.asked_at > clock.now() + EARLY
+        age = max(lived, clock.now() - entry.request_time) if clock.measured else lived
+        early = clock.measured and entry.request_time > clock.now() + EARLY
         if look.remaining <= 0 or lived < 0 or early:
             log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
             return
         try:
-            snapshot = snapshots.parse(entry.body, entry.asked_at, entry.margin_assets)
+            snapshot = snapshots.parse(entry.body, entry.request_time, entry.margin_assets)
         except MalformedAccountError as exc:
             log.error("shared_snapshot_refused", account=self.account, reason=str(exc))  # noqa: TRY400 - no traceback
             return
         self.adopt(snapshot, clock.monotonic() - age, entry.margin_assets)
 
-    def bond_to(self, tenure: Tenure) -> Bond:
-        """The link from the credential in use to one that replaces it; nobody is led away from what strangers use."""
-        if self.tenure.strangers:
+    def bond_to(self, active: ActiveCredential) -> Bond:
+        """The link from the credential in use to one that replaces it; no link leads away from what strangers use."""
+        if self.active.strangers:
             return "none"
-        return "passing" if tenure.strangers else "lasting"
+        return "passing" if active.strangers else "lasting"
 
-    def begin(self, tenure: Tenure) -> None:
+    def begin(self, active: ActiveCredential) -> None:
         """Put another credential in office; what failed with the one before says nothing of it.
 
         Its snapshot goes on being served as it ages, for the exchange has accepted the new one in its place; but it is
         not shared as the new one's.
         """
-        tenure.replaced = self.tenure.source.identity
-        tenure.bond = self.bond_to(tenure)
-        self.tenure = tenure
+        active.replaced = self.active.source.identity
+        active.bond = self.bond_to(active)
+        self.active = active
         self.failures = None
 
     def learn(self, failed: Failed) -> None:

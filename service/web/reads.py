@@ -22,7 +22,8 @@ from service.cache.ports import Held, Result, Served
 from service.exchange.errors import ExchangeError
 from service.telemetry.metrics import Metrics
 from service.web import caching
-from service.web.callers import bearer_of, gateway_of, identify, recognise
+from service.web.authentication import bearer_of, gateway_of, identify, recognise
+from service.web.context import context_of
 from service.web.parameters import FILTERS, require_readable
 from service.web.problems import (
     AnyRequest,
@@ -32,7 +33,6 @@ from service.web.problems import (
     UnknownSymbolError,
     overloaded,
 )
-from service.web.record import record_of
 
 JSON = "application/json"
 READS = "reads"
@@ -58,22 +58,22 @@ async def read_as(
     """The same for a token that was found already."""
     gateway, client = gateway_of(request), await identify(request, token)
     grant = granted(gateway.clients, client, account)
-    record = record_of(request.scope)
+    record = context_of(request.scope)
     record.account = account
     require_readable(request.scope["raw_path"])
     selection = record.selection = select(request.scope["query_string"])
     demand = caching.demand(caching.fields(request.headers, "Cache-Control"), caching.fields(request.headers, "Pragma"))
     tags = caching.fields(request.headers, "If-None-Match")
     for _ in range(MAX_KEEPERS):
-        keeper = gateway.keepers[account]
-        require_grant(grant, selection, keeper.margin_assets)
-        served = keeper.at_once(demand)
+        cache = gateway.caches[account]
+        require_grant(grant, selection, cache.margin_assets)
+        served = cache.at_once(demand)
         if served is not None:
             break
         # What was taken from the token, the client or the account while it waits is not given any more.
         try:
             outcome: Served | ExchangeError | FreshnessUnmetError = await gateway.waiting.wait(
-                client.name, request.receive, partial(keeper.get, demand)
+                client.name, request.receive, partial(cache.get, demand)
             )
         except NoRoomError:
             raise overloaded() from None
@@ -81,7 +81,7 @@ async def read_as(
             outcome = exc
         client = await recognise(request, token)
         grant = granted(gateway.clients, client, account)
-        if gateway.keepers[account] is not keeper:
+        if gateway.caches[account] is not cache:
             continue  # the name is another account's now: so is what it would be answered with, be it an error
         if isinstance(outcome, Exception):
             raise outcome

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import httpx
 
 from service.exchange import answers, budget, transport
+from service.exchange.address_budget import ADDRESS, AddressBudget
 from service.exchange.answers import MalformedAnswerError
-from service.exchange.egress import ADDRESS, Egress
 from service.exchange.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
     ExchangeTimeoutError,
 )
-from service.exchange.posture import Restrictions, parse
+from service.exchange.key_permissions import Restrictions, parse
 from service.exchange.signing import Credential
 from service.settings import Exchange
 
@@ -21,13 +21,13 @@ PATH = "/sapi/v1/account/apiRestrictions"
 """Weight 1 of the wallet API's own limit an address, which the ledger of `/dapi` doesn't count."""
 
 
-class Wallet:
+class WalletApi:
     """One signed question; a client of its own for each, for there are as few as accounts."""
 
     def __init__(
         self,
         settings: Exchange,
-        egress: Egress,
+        egress: AddressBudget,
         credentials: Mapping[str, Credential],
         way: httpx.AsyncBaseTransport | None,
     ) -> None:

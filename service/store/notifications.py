@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
-from service.store.connection import failure_kind
+from service.store.guard import failure_kind
 
 log = structlog.get_logger("coinm.redis")
 
@@ -22,7 +22,7 @@ INTERVAL = 1.0
 """Seconds between pings, and that an answer may take."""
 
 
-class Announcements:
+class Notifications:
     """One subscription, for as long as the process lives.
 
     Args:

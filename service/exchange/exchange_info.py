@@ -29,7 +29,7 @@ class _ExchangeInfo(msgspec.Struct, rename="camel"):
     rate_limits: list[_RateLimit] = []
 
 
-class Listing(msgspec.Struct, frozen=True):
+class ExchangeInfo(msgspec.Struct, frozen=True):
     """exchangeInfo: symbols to margin assets, the exchange's weight limit a minute if it names one, and all as sent."""
 
     margin_assets: Mapping[str, str] = MappingProxyType({})
@@ -37,10 +37,10 @@ class Listing(msgspec.Struct, frozen=True):
     body: bytes = b""
 
     def __repr__(self) -> str:
-        return f"<Listing symbols={len(self.margin_assets)} weight_limit={self.weight_limit}>"
+        return f"<ExchangeInfo symbols={len(self.margin_assets)} weight_limit={self.weight_limit}>"
 
 
-def parse(body: bytes) -> Listing:
+def parse(body: bytes) -> ExchangeInfo:
     """Read exchangeInfo.
 
     Raises:
@@ -57,4 +57,4 @@ def parse(body: bytes) -> Listing:
         if (row.rate_limit_type, row.interval, row.interval_num) == ("REQUEST_WEIGHT", "MINUTE", 1)
     ]
     weight_limit = min((limit for limit in limits if limit > 0), default=None)
-    return Listing(MappingProxyType(margin_assets), weight_limit, body)
+    return ExchangeInfo(MappingProxyType(margin_assets), weight_limit, body)

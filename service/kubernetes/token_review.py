@@ -52,7 +52,7 @@ class Refusal(msgspec.Struct, frozen=True):
     reason: Reason
 
 
-Verdict: TypeAlias = ServiceAccount | Refusal
+ReviewResult: TypeAlias = ServiceAccount | Refusal
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -94,7 +94,7 @@ _HEADER = msgspec.json.Decoder(_Header)
 _CLAIMS = msgspec.json.Decoder(Claims)
 
 
-def examine(token: bytes, audience: str, now: int) -> Claims | Refusal:
+def precheck(token: bytes, audience: str, now: int) -> Claims | Refusal:
     """What a token says of itself, or why it is not worth a review; `now` is ms since the epoch."""
     if len(token) > MAX_TOKEN or not _JWT.fullmatch(token):
         return Refusal("malformed")
@@ -117,7 +117,7 @@ def _decoded(part: bytes) -> bytes:
     return base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
 
 
-def decide(answer: bytes, audience: str) -> Verdict:
+def decide(answer: bytes, audience: str) -> ReviewResult:
     """Whose token it is by a TokenReview that came back.
 
     An answer without audiences is of a server that doesn't know them, and would take any pod's token (Kubernetes'
@@ -138,7 +138,7 @@ def decide(answer: bytes, audience: str) -> Verdict:
     return ServiceAccount(f"{username[1]}/{username[2]}") if username else Refusal("no-service-account")
 
 
-def remembered_for(verdict: Verdict, claims: Claims, now: int) -> int:
+def remembered_for(verdict: ReviewResult, claims: Claims, now: int) -> int:
     """How many ms a verdict holds, asked for at `now` (ms since the epoch); an accepted token never past its end."""
     if isinstance(verdict, Refusal):
         return REFUSED_FOR

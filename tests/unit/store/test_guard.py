@@ -10,13 +10,13 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from service.cache.flight import end
 from service.settings import Redis as RedisSettings
 from service.settings_file import SettingsError
-from service.store.connection import (
+from service.store.guard import (
     CONCURRENT,
     PATIENCE,
     TICK,
-    AwayError,
-    Link,
-    Patience,
+    RedisGuard,
+    RedisUnavailableError,
+    WaitBudget,
     connect,
     failure_kind,
     patience,
@@ -34,7 +34,7 @@ class Wire:
         self.server = FakeServer()
         self.redis: Any = FakeAsyncRedis(server=self.server)
         self.metrics = Metrics()
-        self.link = Link(self.redis, clock, self.metrics)
+        self.link = RedisGuard(self.redis, clock, self.metrics)
         self.tries = 0
 
     async def ping(self) -> bool:
@@ -44,7 +44,7 @@ class Wire:
     async def answers(self) -> bool:
         try:
             return await self.link.run(self.ping)
-        except AwayError:
+        except RedisUnavailableError:
             return False
 
 
@@ -101,7 +101,7 @@ async def hang() -> None:
 async def test_a_hung_operation_is_given_up_after_250_ms(wire: Wire) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    with pytest.raises(AwayError):
+    with pytest.raises(RedisUnavailableError):
         await wire.link.run(hang)
     assert PATIENCE * TICK == 0.25 <= loop.time() - began < 0.25 + 1
     assert wire.metrics.registry.get_sample_value("coinm_redis_failures_total", {"kind": "timeout"}) == 1
@@ -117,7 +117,7 @@ async def test_all_operations_of_one_refresh_together_wait_no_longer(wire: Wire,
             for _ in range(9):
                 try:
                     await wire.link.run(slow)
-                except AwayError:
+                except RedisUnavailableError:
                     clock.advance(1_000)  # the pause after a failure is another matter
                 else:
                     done += 1
@@ -131,8 +131,8 @@ async def test_all_operations_of_one_refresh_together_wait_no_longer(wire: Wire,
 
 
 async def test_who_has_no_patience_left_says_nothing_of_how_redis_is(wire: Wire) -> None:
-    with pytest.raises(AwayError):
-        await wire.link.run(wire.ping, Patience(0))
+    with pytest.raises(RedisUnavailableError):
+        await wire.link.run(wire.ping, WaitBudget(0))
     assert (wire.tries, wire.link.up) == (0, True)
 
 
@@ -184,7 +184,7 @@ async def test_a_busy_event_loop_is_not_taken_for_a_slow_redis(wire: Wire) -> No
     assert wire.link.up
 
 
-async def until(link: Link, *, up: bool) -> None:
+async def until(link: RedisGuard, *, up: bool) -> None:
     async with asyncio.timeout(10):
         while link.up != up:
             await asyncio.sleep(0.01)
@@ -206,7 +206,7 @@ async def test_a_heartbeat_has_more_patience_than_a_request(wire: Wire) -> None:
         await asyncio.sleep(2 * PATIENCE * TICK)
         return True
 
-    assert await wire.link.run(slow, Patience(4 * PATIENCE))
+    assert await wire.link.run(slow, WaitBudget(4 * PATIENCE))
 
 
 async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
@@ -214,7 +214,7 @@ async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
         raise errors.NoPermissionError
 
     for operation in (refused, wire.ping):
-        with pytest.raises(AwayError, match="a configuration error") as away:
+        with pytest.raises(RedisUnavailableError, match="a configuration error") as away:
             await wire.link.run(operation)
         assert away.value.kind == "refused"
 

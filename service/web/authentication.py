@@ -8,8 +8,9 @@ from service.access.waiting import NoRoomError
 from service.gateway import Gateway
 from service.kubernetes.errors import RETRY, NotVerifiedError
 from service.kubernetes.reviews import TokenReviews
-from service.kubernetes.verdicts import MAX_TOKEN, Refusal
+from service.kubernetes.token_review import MAX_TOKEN, Refusal
 from service.telemetry.attribution import CLIENT
+from service.web.context import context_of
 from service.web.problems import (
     AnyRequest,
     TooManyRequestsError,
@@ -17,7 +18,6 @@ from service.web.problems import (
     UnverifiedError,
     retry_after,
 )
-from service.web.record import record_of
 
 _UNKNOWN = ""
 """Whose a read is before its token has been reviewed; not a client's name."""
@@ -57,7 +57,7 @@ async def identify(request: AnyRequest, token: bytes) -> Client:
         TooManyRequestsError: the client asks more often than it may.
     """
     gateway, client = gateway_of(request), await recognise(request, token)
-    record = record_of(request.scope)
+    record = context_of(request.scope)
     record.quota = gateway.limits.take(client.name, gateway.clock.monotonic())
     if record.quota is not None and not record.quota.admitted:
         raise TooManyRequestsError("more requests a second than this client may send", retry_after(record.quota.gain))
@@ -80,7 +80,7 @@ async def recognise(request: AnyRequest, token: bytes) -> Client:
             "the token is not known", {"www-authenticate": f'{_CHALLENGE}, error="invalid_token"'}
         )
     CLIENT.set(client.name)
-    record = record_of(request.scope)
+    record = context_of(request.scope)
     if record.client != client.name:
         record.client, record.quota = client.name, None
     return client
@@ -88,7 +88,7 @@ async def recognise(request: AnyRequest, token: bytes) -> Client:
 
 async def _by_service_account(request: AnyRequest, reviews: TokenReviews, token: bytes) -> Client | None:
     """The client of the ServiceAccount whose token it is; why there is none is for the log alone."""
-    record = record_of(request.scope)
+    record = context_of(request.scope)
     try:
         verdict = reviews.at_once(token)
         if verdict is None:

@@ -3,31 +3,31 @@
 import contextlib
 
 from service.account.snapshot import MAX_BODY
-from service.exchange.ports import LISTING_MAX_AGE, SharedListing
+from service.exchange.ports import EXCHANGE_INFO_MAX_AGE, SharedExchangeInfo
 from service.settings import Settings
-from service.store.connection import AwayError, Link
+from service.store.guard import RedisGuard, RedisUnavailableError
 from service.store.scripts import Scripts, claim
 
 
-def listing_key(settings: Settings) -> str:
+def exchange_info_key(settings: Settings) -> str:
     return f"{settings.redis.key_prefix}:{settings.environment}:{settings.exchange.host}:listing"
 
 
-class ListingStore:
-    """`exchange.ports.Listings`, in Redis; the claim stands beside it. Nothing here raises when Redis is away."""
+class RedisExchangeInfo:
+    """`exchange.ports.ExchangeInfoStore`, in Redis, with the claim beside it; `None` while Redis is unavailable."""
 
-    def __init__(self, link: Link, scripts: Scripts, key: str) -> None:
+    def __init__(self, link: RedisGuard, scripts: Scripts, key: str) -> None:
         self.key = key
         self.claim_key = f"{key}-claim"
         self._link = link
         self._scripts = scripts
 
-    async def get(self) -> SharedListing | None:
+    async def get(self) -> SharedExchangeInfo | None:
         """What is shared; what somebody else wrote there (no string, no end of life, too large) counts as none."""
-        with contextlib.suppress(AwayError):
+        with contextlib.suppress(RedisUnavailableError):
             remaining, body = await self._link.run(lambda: self._scripts.listing(keys=[self.key], args=[MAX_BODY]))
             if isinstance(body, bytes) and remaining > 0:
-                return SharedListing(body, min(remaining, LISTING_MAX_AGE))
+                return SharedExchangeInfo(body, min(remaining, EXCHANGE_INFO_MAX_AGE))
         return None
 
     async def put(self, body: bytes) -> None:
@@ -38,4 +38,4 @@ class ListingStore:
         return await claim(self._link, self._scripts, self.claim_key, milliseconds)
 
     async def _write(self, body: bytes) -> None:
-        await self._link.redis.set(self.key, body, px=LISTING_MAX_AGE)
+        await self._link.redis.set(self.key, body, px=EXCHANGE_INFO_MAX_AGE)

@@ -68,7 +68,7 @@ BEAT_LIFE = 5_000
 """Ms that one is seen in Redis."""
 
 
-class AwayError(Exception):
+class RedisUnavailableError(Exception):
     """Redis did not answer in time, or is being left alone after it didn't; `kind` is `failure_kind`'s."""
 
     def __init__(self, kind: str) -> None:
@@ -136,7 +136,7 @@ def _by_sentinel(settings: RedisSettings, options: dict[str, Any]) -> Redis:
     return redis
 
 
-class Patience:
+class WaitBudget:
     """The ticks that are left to wait for Redis."""
 
     def __init__(self, ticks: int = PATIENCE) -> None:
@@ -154,13 +154,13 @@ class Patience:
         return task.done()
 
 
-_patience: ContextVar[Patience | None] = ContextVar("patience", default=None)
+_patience: ContextVar[WaitBudget | None] = ContextVar("patience", default=None)
 
 
 @contextlib.contextmanager
 def patience() -> Iterator[None]:
     """Within the block, operations that name no patience of their own wait no longer together than one may alone."""
-    token = _patience.set(Patience())
+    token = _patience.set(WaitBudget())
     try:
         yield
     finally:
@@ -169,10 +169,10 @@ def patience() -> Iterator[None]:
 
 async def while_patient(task: asyncio.Task[Any]) -> None:
     """Wait for what goes on without us, as long as the block's patience lasts."""
-    await (_patience.get() or Patience()).wait(task)
+    await (_patience.get() or WaitBudget()).wait(task)
 
 
-class Link:
+class RedisGuard:
     """The one way to Redis."""
 
     def __init__(self, redis: Redis, clock: Clock, metrics: Metrics) -> None:
@@ -188,18 +188,18 @@ class Link:
         self.on_back: Callable[[], None] = lambda: None
         """Called when it works again."""
 
-    async def run(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: Patience | None = None) -> T:
+    async def run(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: WaitBudget | None = None) -> T:
         """Carry out one operation, within `limit` or what is left of the block's patience.
 
         Raises:
-            AwayError: Redis failed it, or failed one within the last second, or there is no patience left.
+            RedisUnavailableError: Redis failed it, or failed one within the last second, or there is no patience left.
         """
-        limit, now = limit or _patience.get() or Patience(), self._clock.monotonic()
+        limit, now = limit or _patience.get() or WaitBudget(), self._clock.monotonic()
         if limit.ticks <= 0:
-            raise AwayError("timeout")  # too slow for who asks; it may be well
+            raise RedisUnavailableError("timeout")  # too slow for who asks; it may be well
         if not self.up:
             if now < self._next_try:
-                raise AwayError(self._kind)
+                raise RedisUnavailableError(self._kind)
             self._next_try = now + PAUSE  # this one tries; the others go on without
         patient = limit.ticks >= PATIENCE
         try:
@@ -207,10 +207,10 @@ class Link:
         except TimeoutError as exc:
             if patient:
                 await self._fail(exc)
-            raise AwayError("timeout") from None  # after less than 250 ms it says little of how Redis is
+            raise RedisUnavailableError("timeout") from None  # after less than 250 ms it says little of how Redis is
         except (RedisError, OSError) as exc:
             await self._fail(exc)
-            raise AwayError(self._kind) from None
+            raise RedisUnavailableError(self._kind) from None
         if not self.up:
             self.up = True
             log.info("redis_back")
@@ -232,15 +232,15 @@ class Link:
         """Find Redis, with the time that several Sentinels and a handshake may take.
 
         Raises:
-            AwayError: it can't be reached.
+            RedisUnavailableError: it can't be reached.
         """
-        await self.run(self._ping, Patience(BEAT_PATIENCE))
+        await self.run(self._ping, WaitBudget(BEAT_PATIENCE))
 
     async def beat(self, key: str) -> None:
         """Write something every second: that Redis fails, and is back, is known before a request asks."""
         while True:
-            with contextlib.suppress(AwayError):
-                await self.run(lambda: self._write(key), Patience(BEAT_PATIENCE))
+            with contextlib.suppress(RedisUnavailableError):
+                await self.run(lambda: self._write(key), WaitBudget(BEAT_PATIENCE))
             await asyncio.sleep(BEAT)
 
     async def info(self) -> dict[str, Any]:
@@ -258,8 +258,8 @@ class Link:
         await self.redis.aclose()
 
     async def _told(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        with contextlib.suppress(AwayError):
-            await self.run(operation, Patience())
+        with contextlib.suppress(RedisUnavailableError):
+            await self.run(operation, WaitBudget())
 
     async def _ping(self) -> None:
         await self.redis.ping()
@@ -267,7 +267,7 @@ class Link:
     async def _write(self, key: str) -> None:
         await self.redis.set(key, "", px=BEAT_LIFE)
 
-    async def _in_time(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: Patience) -> T:
+    async def _in_time(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: WaitBudget) -> T:
         """An operation's result, if it comes while there is patience left.
 
         Raises:

@@ -70,7 +70,7 @@ def _on(members: Mapping[str, object]) -> Iterable[str]:
             yield name
 
 
-def posture(restrictions: Restrictions) -> list[Judgement]:
+def key_permissions(restrictions: Restrictions) -> list[Judgement]:
     """What there is to say of a key, the worst first; one sentence that is `ok` where there is nothing.
 
     `fail` is what lets money leave, or keeps the gateway from reading; `warn` is what a thief could do harm with.

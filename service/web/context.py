@@ -14,7 +14,7 @@ _LOGGED = (
 )
 
 
-class Record:
+class RequestContext:
     """One request's facts. A field nobody has set stays `None` and out of the log line."""
 
     __slots__ = (*_LOGGED, "malformed", "quota", "reserved", "selection", "served")
@@ -49,10 +49,10 @@ class Record:
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def attach(scope: MutableMapping[str, Any], record: Record) -> None:
+def attach(scope: MutableMapping[str, Any], record: RequestContext) -> None:
     scope[_KEY] = record
 
 
-def record_of(scope: Any) -> Record:
+def context_of(scope: Any) -> RequestContext:
     """The record of the request that a scope belongs to."""
-    return cast("Record", scope[_KEY])
+    return cast("RequestContext", scope[_KEY])

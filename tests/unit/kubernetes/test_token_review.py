@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 from jwt.utils import base64url_encode
 
 from service.kubernetes.errors import NotVerifiedError
-from service.kubernetes.verdicts import (
+from service.kubernetes.token_review import (
     ACCEPTED_FOR,
     LEEWAY,
     MAX_TOKEN,
     REFUSED_FOR,
     Claims,
     Refusal,
+    ReviewResult,
     ServiceAccount,
-    Verdict,
     decide,
-    examine,
+    precheck,
     remembered_for,
 )
 from tests.forgeries import signed_by_the_public_key, unsigned
@@ -40,7 +40,7 @@ def token(header: dict[str, object] | None = None, **claims: object) -> bytes:
 
 @pytest.mark.parametrize("aud", [OURS, [OURS], ["other", OURS]])
 def test_a_token_with_our_audience_is_worth_a_review(aud: object) -> None:
-    claims = examine(token(aud=aud), OURS, NOW)
+    claims = precheck(token(aud=aud), OURS, NOW)
     assert isinstance(claims, Claims)
     assert OURS in claims.audiences
     assert (claims.iss, claims.exp) == ("https://cluster", END)
@@ -81,22 +81,22 @@ def test_a_token_with_our_audience_is_worth_a_review(aud: object) -> None:
     ids=range(28),
 )
 def test_what_cannot_be_a_token_for_us_is_refused_at_a_look(given: bytes, reason: str) -> None:
-    verdict = examine(given, OURS, NOW)
+    verdict = precheck(given, OURS, NOW)
     assert isinstance(verdict, Refusal)
     assert verdict.reason == reason
 
 
 def test_a_token_over_by_less_than_clocks_may_differ_is_left_to_the_api_server() -> None:
-    assert isinstance(examine(token(exp=(NOW - LEEWAY) // 1000 + 1), OURS, NOW), Claims)
+    assert isinstance(precheck(token(exp=(NOW - LEEWAY) // 1000 + 1), OURS, NOW), Claims)
 
 
 def test_whether_a_signature_is_good_is_left_to_the_api_server() -> None:
-    assert isinstance(examine(signed_by_the_public_key(token().decode()).encode(), OURS, NOW), Claims)
+    assert isinstance(precheck(signed_by_the_public_key(token().decode()).encode(), OURS, NOW), Claims)
 
 
 def test_deeply_nested_claims_are_malformed_and_nothing_worse() -> None:
     payload = base64url_encode(b"[" * 5_000 + b"]" * 900)
-    assert examine(b".".join([token().split(b".")[0], payload, b"x"]), OURS, NOW) == Refusal("malformed")
+    assert precheck(b".".join([token().split(b".")[0], payload, b"x"]), OURS, NOW) == Refusal("malformed")
 
 
 LONE = b'{"\\ud800":1}', b'{"iss":"\\udc00","exp":1,"aud":[]}', b'{"iss":"i","exp":1,"aud":["\\ud800"]}', b'"\\ud800"'
@@ -116,8 +116,8 @@ ODD = (
 @pytest.mark.parametrize("part", [*LONE, *HUGE, *ODD], ids=range(16))
 def test_what_an_unverified_token_holds_is_malformed_at_worst(part: bytes) -> None:
     header, payload, signature = token().split(b".")
-    assert examine(b".".join([header, base64url_encode(part), signature]), OURS, NOW) == Refusal("malformed")
-    assert examine(b".".join([base64url_encode(part), payload, signature]), OURS, NOW) == Refusal("malformed")
+    assert precheck(b".".join([header, base64url_encode(part), signature]), OURS, NOW) == Refusal("malformed")
+    assert precheck(b".".join([base64url_encode(part), payload, signature]), OURS, NOW) == Refusal("malformed")
 
 
 json_text = st.recursive(
@@ -134,7 +134,7 @@ json_text = st.recursive(
 @given(json_text, json_text, st.integers(0, 3_000))
 def test_no_json_and_no_nesting_breaks_the_look(header: bytes, payload: bytes, depth: int) -> None:
     deep = b'{"x":' * depth + payload + b"}" * depth
-    verdict = examine(b".".join([base64url_encode(header), base64url_encode(deep), b"x"]), OURS, NOW)
+    verdict = precheck(b".".join([base64url_encode(header), base64url_encode(deep), b"x"]), OURS, NOW)
     assert isinstance(verdict, Refusal)
 
 
@@ -152,7 +152,7 @@ part = st.one_of(
 
 @given(st.one_of(st.binary(max_size=60), st.tuples(part, part, part).map(b".".join)))
 def test_nothing_that_is_sent_as_a_token_makes_more_of_it_than_a_refusal_or_claims(sent: bytes) -> None:
-    verdict = examine(sent, OURS, NOW)
+    verdict = precheck(sent, OURS, NOW)
     assert isinstance(verdict, Refusal) or OURS in verdict.audiences
 
 
@@ -193,7 +193,7 @@ def answer(**status: object) -> bytes:
     ids=range(21),
 )
 def test_only_a_service_account_authenticated_for_our_audience_is_somebody(
-    status: dict[str, object], verdict: Verdict
+    status: dict[str, object], verdict: ReviewResult
 ) -> None:
     assert decide(answer(**status), OURS) == verdict
 

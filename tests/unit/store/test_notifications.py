@@ -12,8 +12,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.cache.flight import end
-from service.store import announcements
-from service.store.announcements import Announcements
+from service.store import notifications
+from service.store.notifications import Notifications
 
 SOON = 15.0
 """Seconds for what takes one or two, where every core is busy."""
@@ -40,7 +40,7 @@ class Heard:
 @asynccontextmanager
 async def listening(redis: Redis) -> AsyncIterator[Heard]:
     heard = Heard()
-    task = asyncio.create_task(Announcements(redis, "news", heard).listen())
+    task = asyncio.create_task(Notifications(redis, "news", heard).listen())
     try:
         yield heard
     finally:
@@ -122,7 +122,7 @@ async def test_a_subscription_that_dies_is_made_anew_and_everything_is_looked_at
         await heard.until(None)
         if death == "silence":
             server.silent = True
-            await asyncio.sleep(2.5 * announcements.INTERVAL)  # an interval, a ping, and no answer in a second
+            await asyncio.sleep(2.5 * notifications.INTERVAL)  # an interval, a ping, and no answer in a second
             server.silent = False
         else:
             server.hang_up()
@@ -164,7 +164,7 @@ async def test_a_bug_in_what_hears_does_not_make_a_replica_deaf() -> None:
         again.set()
 
     async with FakeAsyncRedis(server=FakeServer()) as redis:
-        task = asyncio.create_task(Announcements(cast("Redis", redis), "news", stumble).listen())
+        task = asyncio.create_task(Notifications(cast("Redis", redis), "news", stumble).listen())
         async with asyncio.timeout(SOON):
             await again.wait()
         await end(task)

@@ -1,4 +1,4 @@
-"""The keeper's own bounds, against neighbours that misbehave; the rest is tested through the app."""
+"""The cache's own bounds, against neighbours that misbehave; the rest is tested through the app."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ import msgspec
 import pytest
 
 from service.account.snapshot import parse
-from service.cache.keeper import MAX_WAITS, SnapshotKeeper
-from service.cache.memory import Memory
-from service.cache.policy import ANY, Demand, FreshnessUnmetError, Windows
-from service.cache.ports import KeeperSettings, Tenure
+from service.cache.account_cache import MAX_WAITS, AccountCache
+from service.cache.account_state import AccountState
+from service.cache.policy import NO_DIRECTIVES, FreshnessUnmetError, RequestDirectives, Windows
+from service.cache.ports import ActiveCredential, CacheSettings
 from service.cache.refresher import GRACE, Refresher
-from service.exchange.budget import NO_HOLD, Barrier, Hold
+from service.exchange.budget import NO_COOLDOWN, Barrier, Cooldown
 from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock, Offset
 from service.exchange.errors import ExchangeTimeoutError
-from service.exchange.ports import Holds
-from service.store.entries import Bond, Cleared, Entry, Failed, Lineage, Look, Try, Verdict
+from service.exchange.ports import Cooldowns
+from service.store.entries import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -31,7 +31,7 @@ class Exchange:
     fingerprint = "00000000"
     identity = "only"
     margin_assets: Mapping[str, str] | None = None
-    credential_hold: Hold = NO_HOLD
+    credential_cooldown: Cooldown = NO_COOLDOWN
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = ExchangeClock(clock)
@@ -52,7 +52,7 @@ class Exchange:
     def barrier(self, *, forced: bool) -> Barrier | None:
         return None
 
-    async def reconcile(self, holds: Holds) -> None: ...
+    async def reconcile(self, holds: Cooldowns) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -64,10 +64,10 @@ class NoRedis:
 
     followed = "only"
 
-    async def look(self, known: int) -> Look | None:
+    async def read_state(self, known: int) -> SharedState | None:
         return None
 
-    async def take(self, known: int, wanted: Try) -> Look | None:
+    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None:
         return None
 
     async def renew(self, token: str, *, in_time: bool) -> bool | None:
@@ -75,10 +75,10 @@ class NoRedis:
 
     async def release(self, token: str) -> None: ...
 
-    async def keep(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> Verdict | None:
+    async def store_fenced(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> StoreResult | None:
         return None
 
-    async def fail(self, failed: Failed, token: str) -> None: ...
+    async def record_failure(self, failed: Failed, token: str) -> None: ...
 
     async def claim(self, milliseconds: int) -> bool | None:
         return None
@@ -88,7 +88,7 @@ class NoRedis:
     async def clear(self) -> Cleared:
         return Cleared(0, lease=False, credentials=0)
 
-    def wish(self, acceptable: int) -> None: ...
+    def request_refresh(self, max_age_ms: int) -> None: ...
 
 
 class LeaseForAll(NoRedis):
@@ -99,12 +99,12 @@ class LeaseForAll(NoRedis):
         self.kept, self.released = 0, 0
         self._entry = entry
 
-    async def take(self, known: int, wanted: Try) -> Look | None:
+    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None:
         self.asked.set()
         await self.answer.wait()
-        return Look(self._entry, WINDOWS.hard_cap, Holds(), None, Lineage(), "taken")
+        return SharedState(self._entry, WINDOWS.hard_cap, Cooldowns(), None, Lineage(), "taken")
 
-    async def keep(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> Verdict | None:
+    async def store_fenced(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> StoreResult | None:
         self.kept += 1
         return "kept"
 
@@ -120,10 +120,10 @@ class LeaseTaken(NoRedis):
         self.age = 0
         self.looks = 0
 
-    async def take(self, known: int, wanted: Try) -> Look | None:
+    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None:
         self.looks += 1
-        entry = self.entry if self.entry.asked_at > known else None
-        return Look(entry, self.entry.life - self.age, Holds(), None, Lineage(), "busy")
+        entry = self.entry if self.entry.request_time > known else None
+        return SharedState(entry, self.entry.life - self.age, Cooldowns(), None, Lineage(), "busy")
 
 
 class Successor(Exchange):
@@ -138,87 +138,85 @@ def exchange(clock: FakeClock) -> Exchange:
 
 
 @pytest.fixture
-def keeper(exchange: Exchange) -> SnapshotKeeper:
-    impatient = KeeperSettings("main", WINDOWS, timeout=0.5 - GRACE)  # a waiter's own deadline: 500 ms
-    return SnapshotKeeper(impatient, Tenure(exchange, NoRedis()), Metrics())
+def cache(exchange: Exchange) -> AccountCache:
+    impatient = CacheSettings("main", WINDOWS, timeout=0.5 - GRACE)  # a waiter's own deadline: 500 ms
+    return AccountCache(impatient, ActiveCredential(exchange, NoRedis()), Metrics())
 
 
-async def test_a_waiter_gives_up_at_its_own_deadline(keeper: SnapshotKeeper, exchange: Exchange) -> None:
+async def test_a_waiter_gives_up_at_its_own_deadline(cache: AccountCache, exchange: Exchange) -> None:
     exchange.hangs = True
 
     with pytest.raises(ExchangeTimeoutError):
-        await keeper.get(ANY)
-    await keeper.close()
+        await cache.get(NO_DIRECTIVES)
+    await cache.close()
 
     assert exchange.asked == 1
 
 
 async def test_a_waiter_at_its_deadline_takes_what_is_stale(
-    keeper: SnapshotKeeper, exchange: Exchange, clock: FakeClock
+    cache: AccountCache, exchange: Exchange, clock: FakeClock
 ) -> None:
-    await keeper.get(ANY)
+    await cache.get(NO_DIRECTIVES)
     clock.advance(30_000)
     exchange.hangs = True
-    served = await keeper.get(ANY)
-    await keeper.close()
+    served = await cache.get(NO_DIRECTIVES)
+    await cache.close()
 
     assert (served.result, served.age) == ("stale-if-error", 30_000)
 
 
 async def test_a_waiter_at_its_deadline_is_not_given_what_it_does_not_accept(
-    keeper: SnapshotKeeper, exchange: Exchange, clock: FakeClock
+    cache: AccountCache, exchange: Exchange, clock: FakeClock
 ) -> None:
-    await keeper.get(ANY)
+    await cache.get(NO_DIRECTIVES)
     clock.advance(30_000)
     exchange.hangs = True
 
     with pytest.raises(ExchangeTimeoutError):
-        await keeper.get(Demand(max_age=10_000))
-    await keeper.close()
+        await cache.get(RequestDirectives(max_age=10_000))
+    await cache.close()
 
 
-async def test_an_exchange_slower_than_the_demand_is_asked_once_for_it(
-    keeper: SnapshotKeeper, exchange: Exchange
-) -> None:
+async def test_an_exchange_slower_than_the_demand_is_asked_once_for_it(cache: AccountCache, exchange: Exchange) -> None:
     exchange.lag = 2_000
 
     with pytest.raises(FreshnessUnmetError):
-        await keeper.get(Demand(max_age=1_000))
+        await cache.get(RequestDirectives(max_age=1_000))
 
     assert exchange.asked == 1
 
 
-async def test_a_read_never_waits_for_more_than_a_few_refreshes(keeper: SnapshotKeeper, exchange: Exchange) -> None:
+async def test_a_read_never_waits_for_more_than_a_few_refreshes(cache: AccountCache, exchange: Exchange) -> None:
     """Whatever goes wrong with what they bring: here it claims to be asked for before the caller came."""
     exchange.backdated = 5_000
 
     with pytest.raises(FreshnessUnmetError):
-        await keeper.get(Demand(max_age=1_000))
+        await cache.get(RequestDirectives(max_age=1_000))
 
     assert exchange.asked == MAX_WAITS
 
 
 async def test_what_is_at_hand_is_judged_anew_by_age_demand_snapshot_and_windows(
-    keeper: SnapshotKeeper, clock: FakeClock
+    cache: AccountCache, clock: FakeClock
 ) -> None:
-    assert keeper.at_hand(ANY) is None
-    first = await keeper.get(ANY)
-    assert keeper.at_hand(ANY) is keeper.at_hand(ANY)
+    assert cache.from_memory(NO_DIRECTIVES) is None
+    first = await cache.get(NO_DIRECTIVES)
+    assert cache.from_memory(NO_DIRECTIVES) is cache.from_memory(NO_DIRECTIVES)
     clock.advance(300)
-    later = keeper.at_hand(ANY)
+    later = cache.from_memory(NO_DIRECTIVES)
     assert later is not None
     assert (later.held, later.age, later.ttl) == (first.held, 300, 700)
-    assert keeper.at_hand(Demand(max_age=299)) is None
+    assert cache.from_memory(RequestDirectives(max_age=299)) is None
 
-    keeper.change(msgspec.structs.replace(WINDOWS, fresh_for=300))
-    assert keeper.at_hand(ANY) is None
-    keeper.change(WINDOWS)
-    assert keeper.at_hand(ANY) == later
+    cache.change(msgspec.structs.replace(WINDOWS, fresh_for=300))
+    assert cache.from_memory(NO_DIRECTIVES) is None
+    cache.change(WINDOWS)
+    assert cache.from_memory(NO_DIRECTIVES) == later
     clock.advance(700)
-    assert keeper.at_hand(ANY) is None
+    assert cache.from_memory(NO_DIRECTIVES) is None
 
-    await keeper.get(ANY)
-    renewed = keeper.at_hand(ANY)
+    await cache.get(NO_DIRECTIVES)
+    renewed = cache.from_memory(NO_DIRECTIVES)
     assert renewed is not None
     assert (renewed.held is first.held, renewed.age) == (False, 0)
 
@@ -227,31 +225,31 @@ async def test_a_look_with_a_credential_that_is_replaced_meanwhile_is_not_taken_
     exchange: Exchange, clock: FakeClock
 ) -> None:
     shared = LeaseForAll(Entry(BODY, clock.epoch(), WINDOWS.hard_cap, {}))
-    keeper = SnapshotKeeper(KeeperSettings("main", WINDOWS, timeout=2), Tenure(exchange, shared), Metrics())
-    reading = asyncio.create_task(keeper.get(ANY))
+    cache = AccountCache(CacheSettings("main", WINDOWS, timeout=2), ActiveCredential(exchange, shared), Metrics())
+    reading = asyncio.create_task(cache.get(NO_DIRECTIVES))
     await shared.asked.wait()
     successor = Successor(clock)
-    keeper.memory.begin(Tenure(successor, NoRedis()))
+    cache.state.begin(ActiveCredential(successor, NoRedis()))
     shared.answer.set()
     served = await reading
-    await keeper.close()
+    await cache.close()
 
     assert served.held.identity == "next"
     assert (exchange.asked, successor.asked, shared.released) == (0, 1, 1)
 
 
 async def test_what_one_credential_asked_for_is_not_shared_as_the_next_ones(
-    keeper: SnapshotKeeper, exchange: Exchange, clock: FakeClock
+    cache: AccountCache, exchange: Exchange, clock: FakeClock
 ) -> None:
-    served = await keeper.get(ANY)
+    served = await cache.get(NO_DIRECTIVES)
     successor, shared = Successor(clock), LeaseForAll()
     successor.clock.offset = Offset(0, 0, None)
     shared.answer.set()
-    keeper.memory.begin(Tenure(successor, shared))
-    refresher = Refresher(KeeperSettings("main", WINDOWS, timeout=2), keeper.memory, Metrics())
+    cache.state.begin(ActiveCredential(successor, shared))
+    refresher = Refresher(CacheSettings("main", WINDOWS, timeout=2), cache.state, Metrics())
 
     assert await refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False) == "adopted"
-    assert keeper.held is served.held
+    assert cache.held is served.held
     assert (successor.asked, shared.kept, shared.released) == (0, 0, 1)
 
 
@@ -260,16 +258,16 @@ async def test_what_a_waiter_found_shared_at_first_is_not_taken_for_what_it_wait
 ) -> None:
     shared = LeaseTaken(Entry(BODY, clock.epoch() - 20_000, WINDOWS.hard_cap, {}))
     shared.age = 20_000
-    memory = Memory("main", Tenure(exchange, shared))
-    refresher = Refresher(KeeperSettings("main", WINDOWS, timeout=2), memory, Metrics())
+    memory = AccountState("main", ActiveCredential(exchange, shared))
+    refresher = Refresher(CacheSettings("main", WINDOWS, timeout=2), memory, Metrics())
     refreshing = asyncio.create_task(refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False))
     for _ in range(20):  # turns of the loop, of which a look takes a few
         await asyncio.sleep(0)
-        refresher.hear()
+        refresher.on_notification()
     assert shared.looks > 2
     assert (refreshing.done(), memory.age) == (False, 20_000)
     shared.entry, shared.age = Entry(BODY, clock.epoch() - 3_500, WINDOWS.hard_cap, {}), 3_500
-    refresher.hear()
+    refresher.on_notification()
 
     assert await refreshing == "joined"
     assert (memory.age, exchange.asked) == (3_500, 0)
