@@ -155,15 +155,15 @@ Fields = dict[Any, Any]
 
 GARBAGE: list[Fields] = [
     {"body": b"\xff\x00garbage"},
-    {"request_time": "soon"},
+    {"asked_at": "soon"},
     {"identity": "0" * 16},
     {"life": "long"},
     {"margin_assets": "no JSON"},
     {"margin_assets": b"\xff"},
     {"margin_assets": "[]"},
     {"format": 99},
-    {"request_time": START + 86_400_000, "body": b"{}"},
-    {"request_time": "soon", "identity": "first", "life": "x", "format": "y", "body": "z", "margin_assets": "{"},
+    {"asked_at": START + 86_400_000, "body": b"{}"},
+    {"asked_at": "soon", "identity": "first", "life": "x", "format": "y", "body": "z", "margin_assets": "{"},
 ]
 
 
@@ -210,7 +210,7 @@ async def test_garbage_in_a_not_befores_hash_stops_no_read(stage: Stage, fields:
 async def test_a_snapshot_from_the_future_is_nobodys_and_replaced(stage: Stage) -> None:
     await stage.warm()
     async with stage.redis() as redis:
-        await redis.hset(SNAPSHOT, "request_time", START + 86_400_000)
+        await redis.hset(SNAPSHOT, "asked_at", START + 86_400_000)
     gateway = await stage.start()
     for _ in range(3):
         await stage.advance(5_000)

@@ -60,7 +60,7 @@ ASSET = _object(
     ["asset"],
     {
         "asset": {"type": "string", "description": "The coin.", "examples": ["BTC"]},
-        "walletBalance": _amount("WalletApi balance, cross and isolated together."),
+        "walletBalance": _amount("Wallet balance, cross and isolated together."),
         "unrealizedProfit": _amount("Unrealised profit or loss of all positions margined in the coin, at mark price."),
         "marginBalance": _amount("`walletBalance` + `unrealizedProfit`."),
         "maintMargin": _amount("Maintenance margin."),
@@ -68,7 +68,7 @@ ASSET = _object(
         "positionInitialMargin": _amount("Initial margin that the positions need, at mark price."),
         "openOrderInitialMargin": _amount("Initial margin that the open orders need, at mark price."),
         "maxWithdrawAmount": _amount("What may be transferred out."),
-        "crossWalletBalance": _amount("WalletApi balance of cross margin."),
+        "crossWalletBalance": _amount("Wallet balance of cross margin."),
         "crossUnPnl": _amount("Unrealised profit or loss of the cross positions."),
         "availableBalance": _amount("Margin that is free for new positions."),
         "updateTime": _integer("Last change of the balance, ms since the epoch; 0: never touched."),
@@ -100,7 +100,7 @@ POSITION = _object(
         "breakEvenPrice": _amount("Break-even price, in USD."),
         "maxQty": _amount("Largest position at this leverage; the exchange calls it a quantity of the base asset."),
         "notionalValue": _amount("Notional value, in the settlement coin; may carry the position's sign."),
-        "isolatedWallet": _amount("WalletApi of an isolated position, in the settlement coin."),
+        "isolatedWallet": _amount("Wallet of an isolated position, in the settlement coin."),
         "updateTime": _integer("Last change of the position, ms since the epoch; 0: never."),
     },
 )
