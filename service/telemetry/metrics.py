@@ -1,7 +1,7 @@
-"""Every metric the gateway has, declared in one place.
+"""Every metric of the gateway, declared in one place.
 
 Labels are bounded: route templates, statuses, accounts' and clients' names, outcomes from closed lists; never a path,
-an address or a symbol. Figures that are read rather than counted are gauges with a function, asked at scrape time.
+an address or a symbol. Values that are read rather than counted are gauges with a function, called at scrape time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,17 +19,18 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per counter, of no use here
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-"""Seconds: hits take well below a millisecond, misses a round trip, the slowest answer timeout + 3 s."""
+"""Seconds. Hits take well below a millisecond, misses a round trip, the slowest answer `exchange.timeout` + 3 s."""
 
 
 class Metrics:
-    """One registry a gateway, so that several can live in one process."""
+    """One registry per gateway, so that several can live in one process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        # The process's own figures are registered here too: they belong to the default registry only.
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             self.registry.register(collector)
         self.requests = self._counter("requests", "Requests answered.", "route", "method", "status")
@@ -41,10 +42,12 @@ class Metrics:
             registry=self.registry,
         )
         self.cache_results = self._counter(
-            "cache_results", "Reads by how the cache met them.", "account", "client", "result"
+            "cache_results", "Reads, by the result of the cache.", "account", "client", "result"
         )
         self.overloaded = self._counter(
-            "overloaded", "Reads refused, or displaced by another client's, because too many wait.", "client"
+            "overloaded",
+            "Reads refused, or displaced by another client's read, because too many were waiting.",
+            "client",
         )
         self.exchange_calls = self._counter("exchange_calls", "Calls to the exchange.", "endpoint", "outcome")
         self.refresh_duration = Histogram(
@@ -56,58 +59,58 @@ class Metrics:
         )
         self.refreshes = self._counter(
             "refreshes",
-            "Refreshes by how they ended: fetched (alone: without Redis), joined, adopted, barred, failed.",
+            "Refreshes, by their end: fetched (alone: without Redis), joined, adopted, barred, failed.",
             "account",
             "outcome",
         )
         self.weight_spent = self._counter(
-            "weight_spent", "Request weight of our calls, by the client that caused them.", "endpoint", "client"
+            "weight_spent", "Request weight spent on calls, by the client that caused them.", "endpoint", "client"
         )
         self.credential_proofs = self._counter(
             "credential_proofs",
-            "New credentials by what became of them: accepted by the exchange, adopted as accepted already, rejected, "
-            "failed.",
+            "New credentials, by their result: accepted by the exchange, adopted because another replica had proved "
+            "them, rejected, failed.",
             "account",
             "outcome",
         )
-        self.reloads = self._counter("reloads", "Changed settings and secrets: applied, refused.", "outcome")
+        self.reloads = self._counter("reloads", "Reloads of changed settings and secrets: applied, refused.", "outcome")
         self.token_reviews = self._counter(
             "token_reviews",
-            "ServiceAccounts' tokens: accepted or refused by a review, remembered, implausible, or why none was had.",
+            "ServiceAccount tokens: accepted or refused by a review, remembered, implausible, or why there was no review.",
             "outcome",
         )
         self.token_review_duration = Histogram(
             "coinm_token_review_duration_seconds",
-            "From a TokenReview sent to its answer or failure.",
+            "From sending a TokenReview to its answer or failure.",
             buckets=_LATENCY,
             registry=self.registry,
         )
         self.foreign_entries = self._counter(
             "foreign_entries",
-            "Looks in Redis that found the account's name in use by a credential that has nothing to do with ours.",
+            "Reads of Redis that found an account's entry of a credential unrelated to ours.",
             "account",
         )
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
         self.audit_lines_dropped = self._counter("audit_lines_dropped", "Audit lines that were not written.")
         self.log_lines_dropped = self._counter(
             "log_lines_dropped",
-            "Log lines lost to a full queue or a stdout that takes none, or left out while callers flood.",
+            "Log lines dropped by a full queue or a blocked stdout, or left out during a flood of requests.",
         )
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A figure that is read when asked for; `NaN` where there is none."""
+        """A gauge that is read at scrape time; `NaN`: no value."""
         Gauge(f"coinm_{name}", text, registry=self.registry).set_function(read)
 
     def info(self, name: str, text: str, **labels: str) -> None:
-        """What stays as it is for as long as the process lives: a 1 with labels, to be joined to other series."""
+        """A fact that holds for the life of the process: the value 1 with labels, to join with other series."""
         Gauge(f"coinm_{name}", text, list(labels), registry=self.registry).labels(**labels).set(1)
 
     def account_gauge(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
-        """The same for every account there is just then: they come and go."""
+        """A gauge for each account that exists at scrape time: accounts come and go with reloads."""
         self.registry.register(_AccountGauge(f"coinm_{name}", text, read))
 
     def client_counter(self, name: str, text: str, read: Callable[[], Mapping[tuple[str, str], float]]) -> None:
-        """What is counted already, told in another way: by account and client."""
+        """A counter by account and client whose counts are kept elsewhere."""
         self.registry.register(_ClientCounter(f"coinm_{name}", text, read))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -115,6 +118,7 @@ class Metrics:
 
 
 class _AccountGauge(Collector):
+    # A collector of our own, because prometheus_client's labelled gauges keep a series until its removal is called.
     def __init__(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
         self._name = name
         self._text = text
