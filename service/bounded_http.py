@@ -123,7 +123,7 @@ async def read_into(body: bytearray, response: httpx.Response, limit: int) -> No
             body += chunk
         else:
             await _inflate(body, inflater, chunk, limit)
-        # Checked after the append: the bytes that broke the limit are kept for the log.
+        # Checked after the append: the start of a long error body still says what went wrong.
         if raw_bytes > limit:
             raise BodyTooLargeError(f"larger than {limit} bytes")
     if inflater is not None and raw_bytes and not inflater.eof:

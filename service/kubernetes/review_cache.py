@@ -19,7 +19,7 @@ class ReviewCache:
     """Times are ms, monotonic."""
 
     # A digest is in one of the two maps at most: `put` removes it from the other. Both are in LRU order, oldest first.
-    # An expired entry stays until eviction: `was_accepted` needs it, to tell a known caller from an unknown one.
+    # An expired entry stays until its eviction: `was_accepted` recognises known callers by it.
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         self._max_entries = max_entries

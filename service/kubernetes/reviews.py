@@ -16,9 +16,7 @@
 # 2. A caller that hangs up cancels its own wait only. The review goes on and its result is remembered.
 # 3. Made-up tokens can't delay known callers. Tokens that were accepted before have a queue, a limit and a time-out
 #    pause of their own. Only the unknown ones are rate limited.
-# 4. A result counts from before its request was sent, so a token deleted meanwhile isn't accepted any longer than
-#    `ACCEPTED_FOR` (`token_review`).
-# 5. Only a time-out delays later reviews. Other failures are quick, so the next caller may try at once.
+# 4. A result counts from before its request was sent: a token deleted meanwhile isn't accepted beyond `ACCEPTED_FOR`.
 
 import asyncio
 from collections import defaultdict

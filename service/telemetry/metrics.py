@@ -4,7 +4,9 @@ Labels are bounded: route templates, statuses, accounts' and clients' names, out
 an address or a symbol. Values that are read rather than counted are gauges with a function, called at scrape time.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -21,6 +23,8 @@ from prometheus_client.registry import Collector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per counter, of no use here
 
+_Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily
+
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Seconds. Hits take well below a millisecond, misses a round trip, the slowest answer `exchange.timeout` + 3 s."""
 
@@ -30,7 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        # The process's own figures are registered here too: they belong to the default registry only.
+        # These belong to the default registry; without this, ours would lack the process's own figures.
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             self.registry.register(collector)
         self.requests = self._counter("requests", "Requests answered.", "route", "method", "status")
@@ -45,9 +49,7 @@ class Metrics:
             "cache_results", "Reads, by the result of the cache.", "account", "client", "result"
         )
         self.overloaded = self._counter(
-            "overloaded",
-            "Reads refused, or displaced by another client's read, because too many were waiting.",
-            "client",
+            "overloaded", "Reads refused, or displaced by another client's, because too many wait.", "client"
         )
         self.exchange_calls = self._counter("exchange_calls", "Calls to the exchange.", "endpoint", "outcome")
         self.refresh_duration = Histogram(
@@ -76,7 +78,7 @@ class Metrics:
         self.reloads = self._counter("reloads", "Reloads of changed settings and secrets: applied, refused.", "outcome")
         self.token_reviews = self._counter(
             "token_reviews",
-            "ServiceAccount tokens: accepted or refused by a review, remembered, implausible, or why there was no review.",
+            "ServiceAccount tokens: accepted or refused by a review, remembered, implausible, or why none happened.",
             "outcome",
         )
         self.token_review_duration = Histogram(
@@ -87,7 +89,7 @@ class Metrics:
         )
         self.foreign_entries = self._counter(
             "foreign_entries",
-            "Reads of Redis that found an account's entry of a credential unrelated to ours.",
+            "Reads of Redis that found the account in use by a credential unrelated to ours.",
             "account",
         )
         self.redis_failures = self._counter("redis_failures", "Redis operations that failed, by kind.", "kind")
@@ -107,38 +109,30 @@ class Metrics:
 
     def account_gauge(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
         """A gauge for each account that exists at scrape time: accounts come and go with reloads."""
-        self.registry.register(_AccountGauge(f"coinm_{name}", text, read))
+        family = partial(GaugeMetricFamily, f"coinm_{name}", text, labels=["account"])
+        self.registry.register(_ScrapedFamily(family, lambda: (([account], each) for account, each in read().items())))
 
     def client_counter(self, name: str, text: str, read: Callable[[], Mapping[tuple[str, str], float]]) -> None:
         """A counter by account and client whose counts are kept elsewhere."""
-        self.registry.register(_ClientCounter(f"coinm_{name}", text, read))
+        family = partial(CounterMetricFamily, f"coinm_{name}", text, labels=["account", "client"])
+        self.registry.register(_ScrapedFamily(family, lambda: read().items()))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"coinm_{name}", text, labels, registry=self.registry)
 
 
-class _AccountGauge(Collector):
-    # A collector of our own, because prometheus_client's labelled gauges keep a series until its removal is called.
-    def __init__(self, name: str, text: str, read: Callable[[], Mapping[str, float]]) -> None:
-        self._name = name
-        self._text = text
+class _ScrapedFamily(Collector):
+    """A metric whose labels and values are read at scrape time, since they come and go."""
+
+    # prometheus_client's own labelled metrics keep a series until it is removed explicitly.
+    def __init__(
+        self, family: Callable[[], _Family], read: Callable[[], Iterable[tuple[Sequence[str], float]]]
+    ) -> None:
+        self._family = family
         self._read = read
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, self._text, labels=["account"])
-        for account, value in self._read().items():
-            family.add_metric([account], value)
-        yield family
-
-
-class _ClientCounter(Collector):
-    def __init__(self, name: str, text: str, read: Callable[[], Mapping[tuple[str, str], float]]) -> None:
-        self._name = name
-        self._text = text
-        self._read = read
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(self._name, self._text, labels=["account", "client"])
-        for labels, value in self._read().items():
+    def collect(self) -> Iterator[_Family]:
+        family = self._family()
+        for labels, value in self._read():
             family.add_metric(labels, value)
         yield family

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from service.telemetry.logs import WHOLE_LINES
 
-# Nonblocking: the open of a pipe without a reader fails instead of waiting. O_APPEND: each write goes to the end, also
-# after `copytruncate` and beside other writers.
+# O_NONBLOCK: a pipe without a reader, or a full one, is an error instead of a wait. O_APPEND: each write goes to the
+# end, also after `copytruncate` and beside other writers.
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 _MODE = 0o600
 """Readable by the owner only; the operator may widen it."""
@@ -73,7 +73,7 @@ class File:
             moved = True
         if moved:
             former = self._descriptor
-            self.open()  # may fail; the former file then stays in use, and nothing is forgotten
+            self.open()  # if it raises, nothing has changed, and the next write tries again
             os.close(former)
             self._carried, self._partial = self._carried + self._partial, b""
         lines = self._carried + lines
