@@ -3,7 +3,8 @@
 # One thread reads the signals; all other threads block them. So none is lost between the interpreter's handlers and the
 # event loop's, and a loop that is busy or stuck does not delay them. What a signal means depends on the state:
 #
-#     starting    SIGTERM, SIGINT: end at once with status 0: nothing is served yet. SIGHUP: ignored, the files come next.
+#     starting    SIGTERM or SIGINT: end at once with status 0, since nothing is served yet. SIGHUP: no effect, since
+#                 the files are about to be read.
 #     serving     The first SIGTERM or SIGINT begins the end and arms the deadline. SIGHUP: read the files again.
 #     ending      Another SIGTERM or SIGINT: skip the rest of the drain, and end within `HURRY`.
 #
@@ -80,9 +81,8 @@ class Ending:
         self._on_signal()  # after the timer: the deadline holds even if this call never returns
 
     def _force(self, seconds: float) -> None:
-        threading.Thread(
-            target=self._on_forced, args=[seconds], daemon=True
-        ).start()  # a thread: the log itself may hang
+        # In a thread, because the log may be what hangs.
+        threading.Thread(target=self._on_forced, args=[seconds], daemon=True).start()
         time.sleep(LAST_LINE)
         self._leave(FORCED)
 

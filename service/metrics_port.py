@@ -10,9 +10,8 @@ of callers and of Prometheus can differ.
 # Everything is bounded, so that hostile connections can't keep a probe out:
 #
 # - A connection carries one request, and has 30 s from connecting to its end. A request's head has 8 KiB at most.
-# - When there are 64 connections, the oldest is aborted for a new one. A probe takes a millisecond, so the oldest are
-#   those that send nothing.
-# - `_open` is in order of arrival. `_abort` removes a connection, or its own end does, which may find it gone already.
+# - When there are 64 connections, the oldest (`_open` is in order of arrival) is aborted for a new one. A probe takes a
+#   millisecond, so the oldest are those that send nothing.
 
 import asyncio
 import socket

@@ -85,7 +85,8 @@ def too_few(files: int, *, encrypted: bool) -> str:
 def descriptors() -> int:
     """Open descriptors of this process; 0: this system doesn't report them."""
     try:
-        return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))  # noqa: PTH116, PTH208 - size: Linux 6.2 on
+        # Since Linux 6.2 the folder's size is the count; before, it is 0.
+        return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))  # noqa: PTH116, PTH208 - called often
     except OSError:
         return 0
 

@@ -12,7 +12,7 @@ MAX_ENTRIES = 4_096
 
 class _Entry(msgspec.Struct, frozen=True):
     result: ReviewResult
-    until: int
+    until_ms: int
 
 
 class ReviewCache:
@@ -29,11 +29,11 @@ class ReviewCache:
     def __len__(self) -> int:
         return len(self._accepted) + len(self._refused)
 
-    def get(self, digest: str, now: int) -> ReviewResult | None:
+    def get(self, digest: str, now_ms: int) -> ReviewResult | None:
         """The result, while it is valid."""
         for entries in (self._accepted, self._refused):
             entry = entries.get(digest)
-            if entry is not None and now < entry.until:
+            if entry is not None and now_ms < entry.until_ms:
                 entries.move_to_end(digest)
                 return entry.result
         return None
@@ -42,13 +42,13 @@ class ReviewCache:
         """Whether the last result accepted the token, even if that result has expired."""
         return digest in self._accepted
 
-    def put(self, digest: str, result: ReviewResult, until: int) -> None:
+    def put(self, digest: str, result: ReviewResult, until_ms: int) -> None:
         """Remember a result in place of an earlier one."""
         into, other = self._accepted, self._refused
         if isinstance(result, Refusal):
             into, other = other, into
         other.pop(digest, None)
-        into[digest] = _Entry(result, until)
+        into[digest] = _Entry(result, until_ms)
         into.move_to_end(digest)
         if len(into) > self._max_entries:
             into.popitem(last=False)

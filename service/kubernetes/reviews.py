@@ -67,11 +67,11 @@ class Reviewer(Protocol):
 
 
 class _Queue:
-    """Tokens of one kind that wait for a review. After a time-out, none starts before `next_try` (ms, monotonic)."""
+    """Tokens of one kind that wait for a review. After a time-out, none starts before `next_try_ms` (monotonic)."""
 
     def __init__(self) -> None:
         self.turns = asyncio.Semaphore(AT_ONCE)
-        self.next_try = 0
+        self.next_try_ms = 0
 
 
 class TokenReviews:
@@ -104,12 +104,12 @@ class TokenReviews:
             return claims
         # Only the caller that starts a review needs admission: joining one costs nothing.
         if digest not in self._flights:
-            now, queue = self._clock.monotonic(), self._queue(digest)
-            if now < queue.next_try:
+            now_ms, queue = self._clock.monotonic(), self._queue(digest)
+            if now_ms < queue.next_try_ms:
                 self._count("timeout")
                 raise NotVerifiedError("timeout")
             if queue is self._unknown:
-                self._unknown_bucket, wait = take(UNKNOWN_TOKEN_RATE, self._unknown_bucket, now)
+                self._unknown_bucket, wait = take(UNKNOWN_TOKEN_RATE, self._unknown_bucket, now_ms)
                 if wait:
                     self._count("busy")
                     raise NotVerifiedError("busy")
@@ -160,16 +160,16 @@ class TokenReviews:
                 await queue.turns.acquire()
             try:
                 # Validity starts before the request is sent: what changes while it is under way must count.
-                requested, epoch = self._clock.monotonic(), self._clock.epoch()
+                requested_ms, epoch_ms = self._clock.monotonic(), self._clock.epoch()
                 with self._metrics.token_review_duration.time():
                     async with _time_limit(REVIEW_TIMEOUT_S, "timeout"):
                         result = decide(await self._reviewer.review(token, self.audience), self.audience)
-                self._cache.put(digest, result, requested + remembered_for(result, claims, epoch))
+                self._cache.put(digest, result, requested_ms + remembered_for(result, claims, epoch_ms))
             finally:
                 queue.turns.release()
         except NotVerifiedError as exc:
             if exc.kind == "timeout":
-                queue.next_try = self._clock.monotonic() + TIMEOUT_PAUSE_MS
+                queue.next_try_ms = self._clock.monotonic() + TIMEOUT_PAUSE_MS
             self._count(exc.kind)
             # One line per change. "busy" is our own limit, so it says nothing about the API server.
             if exc.kind not in (self._failure, "busy"):

@@ -94,8 +94,8 @@ _HEADER = msgspec.json.Decoder(_Header)
 _CLAIMS = msgspec.json.Decoder(Claims)
 
 
-def precheck(token: bytes, audience: str, now: int) -> Claims | Refusal:
-    """The token's claims, or why it is not worth a review; `now` is ms since the epoch."""
+def precheck(token: bytes, audience: str, epoch_ms: int) -> Claims | Refusal:
+    """The token's claims, or why it is not worth a review; `epoch_ms` is the present time."""
     # The bounded length and the regular expression come first: nothing is decoded that can't be a JWT.
     if len(token) > MAX_TOKEN or not _JWT.fullmatch(token):
         return Refusal("malformed")
@@ -109,7 +109,7 @@ def precheck(token: bytes, audience: str, now: int) -> Claims | Refusal:
         return Refusal("unsigned")
     if audience not in claims.audiences:
         return Refusal("wrong-audience")
-    if claims.exp * 1000 + LEEWAY <= now:
+    if claims.exp * 1000 + LEEWAY <= epoch_ms:
         return Refusal("expired")
     return claims
 
@@ -139,8 +139,8 @@ def decide(answer: bytes, audience: str) -> ReviewResult:
     return ServiceAccount(f"{username[1]}/{username[2]}") if username else Refusal("no-service-account")
 
 
-def remembered_for(result: ReviewResult, claims: Claims, now: int) -> int:
-    """Milliseconds that a result is valid from `now` (ms since the epoch); an accepted token never past its expiry."""
+def remembered_for(result: ReviewResult, claims: Claims, epoch_ms: int) -> int:
+    """Milliseconds that a result is valid from `epoch_ms` on; an accepted token never past its expiry."""
     if isinstance(result, Refusal):
         return REFUSED_FOR
-    return max(0, min(ACCEPTED_FOR, claims.exp * 1000 - now))
+    return max(0, min(ACCEPTED_FOR, claims.exp * 1000 - epoch_ms))
