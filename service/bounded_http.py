@@ -1,32 +1,36 @@
-"""HTTP to hosts that may send anything: one kind of client, and one way to read what comes back.
+"""HTTP to hosts that may send anything: one kind of client, and one way to read an answer's body."""
 
-Two things that the libraries below leave open are closed here.
-
-**Left-over bytes.** HTTP/1.1 matches answers to requests by their order on the connection, and by nothing else. If a
-host (or what stands before it) sends one answer twice, the second copy is taken for the answer to the next request.
-Bytes beyond an answer can wait in four places: in h11's buffer, which reads past the message's end; in the TLS layer,
-which takes whole records from the socket; in the event loop's queue; and in the kernel. httpcore checks only the last
-one before it reuses a connection. Here a connection is reused only if all four are empty:
-
-- When an answer is complete, and again before each reuse, h11's buffer is checked (`left_over`). A connection with
-  anything in it counts as expired, and the pool closes it.
-- Just before a request is sent, the connection is read from without waiting (`_is_silent`). If there is anything, the
-  connection's end included, it is closed and the pool opens another.
-
-What arrives after the next request was sent can't be told from an answer to it. So each credential has a client of its
-own: a wrong answer is then at least an answer to the same credential.
-
-httpcore itself closes a connection whose call was cancelled or timed out, for h11 has not seen the end of its answer.
-
-**Compressed bodies.** httpx inflates a whole network chunk before anybody can check its size: 980 bytes of gzip in gzip
-become 1 GiB. So no compression is requested, bodies are read raw, and what comes compressed all the same is inflated in
-bounded steps, between which other tasks run, or refused.
-
-Not done here, because the layers below do it: h11 refuses a message head or trailer above 100 KiB, contradicting
-lengths, control characters, and transfer codings other than chunked. An answer with both framings is read as chunked,
-and what is left over then ends the connection. A host that sends slowly, or sends informational answers without end,
-is stopped by its caller's deadline.
-"""
+# The libraries below leave two holes; both are closed here.
+#
+# Left-over bytes. HTTP/1.1 matches answers to requests by their order on the connection, and by nothing else. If a host
+# (or a proxy before it) sends one answer twice, the second copy is taken for the answer to the next request. Bytes
+# beyond an answer can wait in four places:
+#
+#     h11's buffer, which reads past the message's end             checked by `left_over`
+#     the TLS layer, which takes whole records from the socket     read by `_is_silent`
+#     the event loop's queue                                       read by `_is_silent`
+#     the kernel                                                   read by `_is_silent` (httpcore checks only this one)
+#
+# Invariant: a connection is reused only if all four are empty.
+#
+# - When an answer is complete, and again before each reuse, `left_over` checks h11's buffer. A connection with anything
+#   in it counts as expired (`has_expired`), and the pool closes it.
+# - Just before a request is sent, `_is_silent` reads from the connection without waiting. If it finds anything, the end
+#   of the connection included, the connection is closed and the pool opens another.
+#
+# What arrives after the next request was sent can't be distinguished from an answer to it. So each credential has a
+# client of its own: a wrong answer is then at least an answer to the same credential.
+#
+# httpcore itself closes a connection whose call was cancelled or timed out, for h11 has not seen the end of its answer.
+#
+# Compressed bodies. httpx inflates a whole network chunk before its size can be checked: 980 bytes of gzip in gzip
+# become 1 GiB. So no compression is requested and bodies are read raw. What comes compressed all the same is refused,
+# or inflated in bounded steps between which other tasks run.
+#
+# Not done here, because the layers below do it: h11 refuses a message head or trailer above 100 KiB, contradicting
+# lengths, control characters, and transfer codings other than chunked. An answer with both framings is read as chunked,
+# and what is left over then ends the connection. The caller's deadline stops a host that sends slowly, or sends
+# informational answers without end.
 
 import asyncio
 import ssl
@@ -39,15 +43,15 @@ import httpcore
 import httpx
 
 STEP = 64 * 1024
-"""Bytes inflated in one go: a fraction of a millisecond."""
+"""Bytes inflated in one step: a fraction of a millisecond."""
 PROBE_TURNS = 8
-"""Event loop turns for a read that doesn't wait. A record in the TLS layer or in the loop's queue takes four."""
+"""Event loop turns for a read that doesn't wait. Bytes in the TLS layer or in the loop's queue take four."""
 CODINGS: Mapping[str, int] = {
     "gzip": zlib.MAX_WBITS | 16,
     "x-gzip": zlib.MAX_WBITS | 16,
     "deflate": zlib.MAX_WBITS,
 }
-"""Content codings that are understood (RFC 9110 §8.4.1), with zlib's name for each."""
+"""Supported content codings (RFC 9110 §8.4.1), each with zlib's `wbits`."""
 
 
 class BodyError(Exception):
@@ -59,10 +63,10 @@ class BodyTooLargeError(BodyError):
 
 
 class BodyEncodingError(BodyError):
-    """A content coding that isn't accepted, or bytes that it doesn't fit."""
+    """A content coding that isn't accepted, or bytes that don't fit it."""
 
 
-def open_client(  # noqa: PLR0913 - what tells one host from another, by name
+def open_client(  # noqa: PLR0913 - the ways in which hosts differ, by name
     base_url: str,
     *,
     transport: httpx.AsyncBaseTransport | None,
@@ -71,16 +75,16 @@ def open_client(  # noqa: PLR0913 - what tells one host from another, by name
     connections: int,
     headers: Mapping[str, str],
 ) -> httpx.AsyncClient:
-    """A client of one host.
+    """A client for one host.
 
     No proxies or netrc from the environment, no redirects, no cookies: they would carry secrets elsewhere.
 
     Args:
-        base_url: where the host is.
-        transport: instead of a connection, for tests.
-        trust: whose certificates are accepted; `None`: nobody's, for a host without TLS.
+        base_url: scheme, host and port.
+        transport: replaces the network, for tests.
+        trust: decides which certificates are accepted; `None`: none is, for a host without TLS.
         timeout: of each step; the caller bounds the whole.
-        connections: open at a time.
+        connections: the most that are open at a time.
         headers: sent with every request.
     """
     return httpx.AsyncClient(
@@ -89,7 +93,7 @@ def open_client(  # noqa: PLR0913 - what tells one host from another, by name
         trust_env=False,
         follow_redirects=False,
         timeout=timeout,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept, none is sent
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # accepts no cookie, so sends none
         headers={
             "user-agent": "coinm-account-gateway",
             "accept": "application/json",
@@ -100,45 +104,37 @@ def open_client(  # noqa: PLR0913 - what tells one host from another, by name
 
 
 async def read_into(body: bytearray, response: httpx.Response, limit: int) -> None:
-    """Append an answer's body to `body`, inflated if need be; what has come is there also when this raises.
+    """Append an answer's body to `body`, inflated if need be. If this raises, `body` holds what has arrived.
 
     Raises:
-        BodyError: it is larger than `limit` bytes, raw or inflated, or encoded in a way that isn't accepted.
+        BodyError: it is larger than `limit` bytes, raw or inflated, or its coding isn't accepted or doesn't fit.
         httpx.HTTPError: the connection broke.
     """
-    inflater = _inflater(response.headers.get("content-encoding", ""))
-    raw = 0
+    encoding = response.headers.get("content-encoding", "")
+    codings = [coding for each in encoding.split(",") if (coding := each.strip().lower()) not in ("", "identity")]
+    # Two codings multiply the ratio, and no honest host sends them.
+    if codings and (len(codings) > 1 or codings[0] not in CODINGS):
+        raise BodyEncodingError("a content coding that was not asked for")
+    inflater = zlib.decompressobj(CODINGS[codings[0]]) if codings else None
+    raw_bytes = 0
     async for chunk in response.aiter_raw():
-        raw += len(chunk)
+        raw_bytes += len(chunk)
         if inflater is None:
             body += chunk
         else:
             await _inflate(body, inflater, chunk, limit)
-        if raw > limit:
+        # Checked after the append: the start of a long error body still says what went wrong.
+        if raw_bytes > limit:
             raise BodyTooLargeError(f"larger than {limit} bytes")
-    if inflater is not None and raw and not inflater.eof:
+    if inflater is not None and raw_bytes and not inflater.eof:
         raise BodyEncodingError("cut off")
-
-
-def _inflater(encoding: str) -> "zlib._Decompress | None":
-    """What inflates a body of this `Content-Encoding`; `None`: nothing has to.
-
-    Raises:
-        BodyEncodingError: several codings, or one that isn't understood.
-    """
-    codings = [coding for each in encoding.split(",") if (coding := each.strip().lower()) not in ("", "identity")]
-    if not codings:
-        return None
-    if len(codings) > 1 or codings[0] not in CODINGS:
-        raise BodyEncodingError("a content coding that was not asked for")
-    return zlib.decompressobj(CODINGS[codings[0]])
 
 
 async def _inflate(body: bytearray, inflater: "zlib._Decompress", chunk: bytes, limit: int) -> None:
     if inflater.eof:
         raise BodyEncodingError("bytes after the end")
     part = bytes(STEP)
-    while chunk or len(part) == STEP:  # a full step may have left output behind though it took all input
+    while chunk or len(part) == STEP:  # a full step may leave output behind although it took all input
         try:
             part = inflater.decompress(chunk, STEP)
         except zlib.error:
@@ -153,11 +149,13 @@ async def _inflate(body: bytearray, inflater: "zlib._Decompress", chunk: bytes, 
 
 
 class _Transport(httpx.AsyncHTTPTransport):
-    """httpx's own, on a pool whose connections are reused only if nothing is left over on them."""
+    """httpx's transport, on a pool that reuses connections only if no bytes are left over on them."""
 
     def __init__(self, trust: ssl.SSLContext, connections: int) -> None:
         super().__init__(verify=trust, trust_env=False)
-        if not isinstance(getattr(self, "_pool", None), httpcore.AsyncConnectionPool):  # a later httpx
+        if not isinstance(
+            getattr(self, "_pool", None), httpcore.AsyncConnectionPool
+        ):  # a later httpx may keep it elsewhere
             raise TypeError("expected httpx to keep its connections in _pool")
         self._pool: httpcore.AsyncConnectionPool = _Pool(
             ssl_context=trust,
@@ -173,15 +171,19 @@ class _Pool(httpcore.AsyncConnectionPool):
 
 
 class _Connection(httpcore.AsyncConnectionInterface):
-    """One of httpcore's connections, checked before it is used again."""
+    """A connection of httpcore's, checked before it is reused."""
+
+    # States: new (`_stream` is None), starting, busy (httpcore's), idle, closed.
+    # Two requests may race for one idle connection, since `_is_silent` gives other tasks their turn. `_starting` makes
+    # the later one take another connection: its probe could read bytes of the first one's answer. While it is set, the
+    # connection is neither available, idle nor expired to the pool, so the pool doesn't close it under the probe.
 
     def __init__(self, inner: httpcore.AsyncConnectionInterface) -> None:
         self._inner = inner
         self._stream: httpcore.AsyncNetworkStream | None = None
-        """Of the last answer; `None` before the first."""
+        """The stream of the last answer; `None` before the first."""
         self._starting = False
-        """Whether a request is being started. httpcore's own state says so only some steps later; until then a second
-        request could read bytes of the first one's answer."""
+        """Whether a request is being started. httpcore's own state shows it only some steps later."""
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         if self._starting or (self._stream is not None and not self._inner.is_available()):
@@ -210,7 +212,7 @@ class _Connection(httpcore.AsyncConnectionInterface):
         return self._inner.is_available() and not self._starting
 
     def has_expired(self) -> bool:
-        """The pool asks whenever a request comes or goes, and closes a connection that has."""
+        """The pool calls this whenever a request starts or ends, and closes an expired connection."""
         if self._starting:
             return False
         return self._inner.has_expired() or (self._inner.is_idle() and left_over(self._inner))
@@ -226,7 +228,7 @@ def left_over(connection: Any) -> bool:
     """Whether h11 holds bytes beyond the answer that was read.
 
     httpcore keeps h11's state private, behind a proxy one connection further in. If a later httpcore keeps it
-    elsewhere, this is always true: nothing is reused then.
+    elsewhere, this is always true: then no connection is reused, which is slow but safe.
     """
     while connection is not None and not hasattr(connection, "_h11_state"):
         connection = getattr(connection, "_connection", None)
@@ -234,15 +236,15 @@ def left_over(connection: Any) -> bool:
 
 
 async def _is_silent(stream: httpcore.AsyncNetworkStream) -> bool:
-    """Whether an idle connection has nothing to read: no bytes, no end, no fault. Doesn't wait for any."""
+    """Whether an idle connection has nothing to read: no bytes, no end, no error. Doesn't wait for the network."""
     reading = asyncio.ensure_future(stream.read(1))
     try:
         for _ in range(PROBE_TURNS):
             await asyncio.sleep(0)
     finally:
         reading.cancel()
-    await asyncio.wait([reading])
+    await asyncio.wait([reading])  # not `await reading`: it raises, and a cancellation of ours would look the same
     if reading.cancelled():
         return True
-    reading.exception()  # looked at, so that asyncio doesn't report it
+    reading.exception()  # retrieved, so that asyncio doesn't report it
     return False

@@ -1,17 +1,21 @@
-"""How the process ends: its signals, and a deadline that holds whatever else does not.
+"""How the process ends: its signals, and a deadline that holds even if the event loop or the interpreter hangs."""
 
-One thread reads the signals, which are blocked everywhere else: none is lost between the interpreter's handlers and the
-event loop's, and a loop that is busy or stuck does not hold them up. What a signal means depends on how far we are:
-
-    starting    SIGTERM, SIGINT: end at once, status 0: nothing is served yet. SIGHUP: the files are about to be read
-    serving     the first SIGTERM or SIGINT begins the end and arms the deadline; SIGHUP: look at the files
-    ending      another SIGTERM or SIGINT: skip what is left of the drain, and end within `HURRY`
-
-At the deadline a timer ends the process with status 1. It needs the interpreter's lock: for the case that another
-thread keeps that, the interpreter's own watchdog (`faulthandler`, a thread without it) does the same `BACKSTOP` later.
-
-Only what costs no time is imported here: this comes before all else.
-"""
+# One thread reads the signals; all other threads block them. So none is lost between the interpreter's handlers and the
+# event loop's, and a loop that is busy or stuck does not delay them. What a signal means depends on the state:
+#
+#     starting    SIGTERM or SIGINT: end at once with status 0, since nothing is served yet. SIGHUP: no effect, since
+#                 the files are about to be read.
+#     serving     The first SIGTERM or SIGINT begins the end and arms the deadline. SIGHUP: read the files again.
+#     ending      Another SIGTERM or SIGINT: skip the rest of the drain, and end within `HURRY`.
+#
+# `_lock` makes the step from starting to serving atomic: a signal either ends the process or reaches the `Ending`.
+# Three layers enforce the deadline, each for the case that the one before hangs:
+#
+#     1. the orderly end       needs the event loop
+#     2. `threading.Timer`     needs the interpreter's lock; ends the process with status 1
+#     3. `faulthandler`        a thread without that lock; does the same `BACKSTOP` later
+#
+# This module is imported before everything else, so it imports only what costs no time.
 
 import faulthandler
 import os
@@ -21,26 +25,26 @@ import time
 from collections.abc import Callable
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-"""What `serve` is told by: end (twice: at once), and look at the files."""
+"""The signals of `serve`: two to end (a second one: at once), and one to read the files again."""
 HURRY = 1.0
-"""Seconds from the second signal to the end: enough to give leases back and to write what is queued."""
+"""Seconds from the second signal to the end: enough to release leases and to write queued lines."""
 BACKSTOP = 0.5
-"""Seconds after a deadline at which the process is ended even if no thread of Python can run."""
+"""Seconds after a deadline at which the process ends even if no Python thread can run."""
 LAST_LINE = 0.1
-"""Seconds in which the log may take the line that says that the end was forced."""
+"""Seconds for the log to write the line that reports the forced end."""
 FORCED = 1
-"""Exit status of an end that did not finish what was its own."""
+"""Exit status of an end that was cut short."""
 
 
 class Ending:
-    """What the signals do to a process that serves.
+    """Acts on signals while the process serves.
 
     Args:
         seconds: from the first signal to the deadline.
-        on_signal: called for every SIGTERM and SIGINT; from the signals' thread, like all of these.
-        on_hangup: called for every SIGHUP.
-        on_forced: called when the deadline has come, with its seconds; what it begins has `LAST_LINE` to show.
-        leave: ends the process at once.
+        on_signal: called for every SIGTERM and SIGINT, in the signals' thread.
+        on_hangup: called for every SIGHUP, in the signals' thread.
+        on_forced: called at the deadline with its seconds, in a thread of its own; has `LAST_LINE` seconds to run.
+        leave: ends the process at once, with an exit status.
     """
 
     def __init__(
@@ -66,31 +70,31 @@ class Ending:
             return
         self._signals += 1
         if self._signals <= 2:
-            self._arm(self._seconds if self._signals == 1 else HURRY)
-        self._on_signal()
-
-    def _arm(self, seconds: float) -> None:
-        timer = threading.Timer(max(0.0, seconds - LAST_LINE), self._force, [seconds])
-        timer.daemon = True
-        timer.start()
-        if self._leave is os._exit:
-            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # a stack is for nobody's eyes here
-            faulthandler.dump_traceback_later(seconds + BACKSTOP, exit=True, file=nowhere)
+            # A second timer doesn't cancel the first: the earlier of the two deadlines holds.
+            seconds = self._seconds if self._signals == 1 else HURRY
+            timer = threading.Timer(max(0.0, seconds - LAST_LINE), self._force, [seconds])
+            timer.daemon = True
+            timer.start()
+            if self._leave is os._exit:  # a test's substitute must not end the process of the tests
+                nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # a stack trace would be of no use
+                faulthandler.dump_traceback_later(seconds + BACKSTOP, exit=True, file=nowhere)
+        self._on_signal()  # after the timer: the deadline holds even if this call never returns
 
     def _force(self, seconds: float) -> None:
-        threading.Thread(target=self._on_forced, args=[seconds], daemon=True).start()  # the log may be what hangs
+        # In a thread, because the log may be what hangs.
+        threading.Thread(target=self._on_forced, args=[seconds], daemon=True).start()
         time.sleep(LAST_LINE)
         self._leave(FORCED)
 
 
 _lock = threading.Lock()
 _serving: list[Ending] = []
-"""What serves, if anything does yet."""
+"""Empty while starting, then one."""
 _begun = threading.Event()
 
 
 def begin() -> None:
-    """Read the signals from now on; called by the main thread before it starts any other: they inherit the mask."""
+    """Start the thread that reads the signals. The main thread must call this first: later threads inherit its mask."""
     if not _begun.is_set():
         _begun.set()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -98,12 +102,13 @@ def begin() -> None:
 
 
 def serve(ending: Ending) -> None:
-    """From now on there is something to end in order."""
+    """Enter the state "serving": from now on signals go to `ending`."""
     with _lock:
         _serving.append(ending)
 
 
 def _read() -> None:
+    """The signals' thread."""
     while True:
         number = signal.sigwait(SIGNALS)
         with _lock:

@@ -1,11 +1,17 @@
-"""What answers on `server.metrics_port`: `/metrics`, and the probes a second time.
+"""The server on `server.metrics_port`: `/metrics`, and the probes a second time.
 
-A server of its own, so that callers' connections can't keep probes out and their network policy and Prometheus' can
-differ. It runs in the main event loop: that `/healthz` answers here says that the loop does. Only a scrape's text is
-made in a thread beside it. Everything is bounded: a connection carries one request and has 30 s from connecting to its
-end, a request head has 8 KiB, and when there are 64 connections the oldest is closed for a new one. So whoever opens
-connections and says nothing loses them, and a probe, which takes a millisecond, gets through.
+It is separate from the API's server, so that callers' connections can't block probes, and so that the network policies
+of callers and of Prometheus can differ.
 """
+
+# It runs in the main event loop on purpose: an answer to `/healthz` here proves that the loop runs. Only the text of a
+# scrape is built in another thread, since that takes milliseconds.
+#
+# Everything is bounded, so that hostile connections can't keep a probe out:
+#
+# - A connection carries one request, and has 30 s from connecting to its end. A request's head has 8 KiB at most.
+# - When there are 64 connections, the oldest (`_open` is in order of arrival) is aborted for a new one. A probe takes a
+#   millisecond, so the oldest are those that send nothing.
 
 import asyncio
 import socket
@@ -22,19 +28,20 @@ from service.web import operations
 from service.web.reads import JSON
 
 CONNECTIONS = 64
+"""At a time."""
 LIFE = 30.0
-"""Seconds from connecting to the end of a connection; Prometheus gives up a scrape after 10 by itself."""
+"""Seconds from connecting to the end of a connection. By default Prometheus gives up a scrape after 10."""
 MAX_HEAD = 8 * 1024
 """Bytes of a request's head."""
 SCRAPES = 4
-"""Scrapes whose text is made or awaited at a time; more are told to come back."""
+"""Concurrent scrapes; more get a 503."""
 END_OF_HEAD = b"\r\n\r\n"
 TEXT = "text/plain; charset=utf-8"
 
 
 @asynccontextmanager
 async def serving(listener: socket.socket, gateway: Gateway) -> AsyncIterator[None]:
-    """While it lasts, the listening socket is answered; at the end every connection is closed at once."""
+    """Serve the listening socket until the block ends, then close every connection at once."""
     port = MetricsPort(gateway)
     server = await asyncio.start_server(port.answer, sock=listener, limit=MAX_HEAD)
     try:
@@ -55,7 +62,7 @@ class MetricsPort:
         self._thread = ThreadPoolExecutor(1, "metrics")
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from its beginning to its end."""
+        """Serve one connection, from its beginning to its end."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - asyncio runs this as a task
         while len(self._open) >= CONNECTIONS:
@@ -68,7 +75,7 @@ class MetricsPort:
                 writer.close()
                 await writer.wait_closed()
         except (OSError, TimeoutError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            pass  # it hung up, was too slow or too long, or made room for another
+            pass  # the client hung up or was too slow, the head was too long, or a newer connection needed the room
         finally:
             writer.transport.abort()
             self._open.pop(task, None)
@@ -83,11 +90,11 @@ class MetricsPort:
         task.cancel()
 
     async def _response(self, head: bytes) -> bytes:
-        """The whole answer to a request's head."""
+        """The whole answer to a request's head. Latin-1 decodes any bytes, and the comparisons below are all ASCII."""
         request, *fields = head.decode("latin-1").split("\r\n")
         match request.split(" "):
             case [method, target, "HTTP/1.1" | "HTTP/1.0"]:
-                status, content_type, body = await self._content(method, target.partition("?")[0], _accept(fields))
+                status, content_type, body = await self._content(method, target.partition("?")[0], fields)
             case _:
                 method, status, content_type, body = "GET", 400, TEXT, b"malformed request\n"
         allow = "Allow: GET, HEAD\r\n" if status == 405 else ""
@@ -98,7 +105,8 @@ class MetricsPort:
         )
         return lines.encode() + (b"" if method == "HEAD" else body)
 
-    async def _content(self, method: str, path: str, accept: str) -> tuple[int, str, bytes]:
+    async def _content(self, method: str, path: str, fields: list[str]) -> tuple[int, str, bytes]:
+        """Status, content type and body."""
         if path not in ("/metrics", "/healthz", "/readyz"):
             return 404, TEXT, b"not found; there are /metrics, /healthz and /readyz\n"
         if method not in ("GET", "HEAD"):
@@ -110,6 +118,8 @@ class MetricsPort:
             return status, JSON, body
         if self._scraping >= SCRAPES:
             return 503, TEXT, b"too many scrapes at a time\n"
+        named = (field.partition(":") for field in fields)
+        accept = next((value.strip() for name, _, value in named if name.lower() == "accept"), "")
         self._scraping += 1
         try:
             registry = self._gateway.metrics.registry
@@ -122,11 +132,5 @@ class MetricsPort:
 
 
 def _exposition(registry: CollectorRegistry, accept: str) -> tuple[str, bytes]:
-    encode, content_type = choose_encoder(accept)
+    encode, content_type = choose_encoder(accept)  # in the thread too: 8 KiB of commas in `Accept` take 4 ms
     return content_type, encode(registry)
-
-
-def _accept(fields: list[str]) -> str:
-    """The value of `Accept`; empty: none."""
-    named = (field.partition(":") for field in fields)
-    return next((value.strip() for name, _, value in named if name.lower() == "accept"), "")

@@ -1,4 +1,4 @@
-"""What the serving process asks of the kernel's scheduler, of its limit of open files, and of the garbage collector."""
+"""Process-wide settings of the server: scheduling policy, limit of open files, garbage collector."""
 
 import gc
 import os
@@ -12,52 +12,50 @@ from service.settings import Scheduling
 
 log = structlog.get_logger("coinm.process")
 
-Ask: TypeAlias = Callable[[int, int, Any], None]
+SetScheduler: TypeAlias = Callable[[int, int, Any], None]
 """`os.sched_setscheduler`, which only Linux has."""
 
-_KERNEL: Ask | None = getattr(os, "sched_setscheduler", None)
+_KERNEL: SetScheduler | None = getattr(os, "sched_setscheduler", None)
 _THIS_THREAD = 0
 _DESCRIPTORS = "/proc/self/fd"
 
 
-def schedule(how: Scheduling, ask: Ask | None = _KERNEL) -> None:
-    """Say how this thread, and those that it begins from now on, take their turns on a core (sched(7)).
-
-    The server reads and writes in threads of its own, and hands each request to the event loop's. By the normal policy
-    each interrupts the other as it is woken, and then waits for the interpreter's lock that the other still holds: some
-    two and a half switches a request. With `batch` each first does all that there is to do. Other processes are not
-    interrupted either: where those fill the core, an answer waits for the end of a slice.
-    """
-    if how == "normal" or ask is None:
+def schedule(how: Scheduling, set_scheduler: SetScheduler | None = _KERNEL) -> None:
+    """Set the scheduling policy of this thread, and of the threads that it starts from now on (sched(7))."""
+    # The server reads and writes in threads of its own, and hands each request to the event loop's thread. Under the
+    # normal policy a thread that wakes interrupts the other, then waits for the interpreter's lock that the other still
+    # holds: some two and a half switches per request. Under `batch` each first finishes all its work. It doesn't
+    # interrupt other processes either: where they fill the core, an answer waits for the end of a time slice.
+    if how == "normal" or set_scheduler is None:
         return
     try:
-        ask(_THIS_THREAD, os.SCHED_BATCH, os.sched_param(0))
-    except OSError as exc:  # sandboxes forbid it, or know no policy but one
+        set_scheduler(_THIS_THREAD, os.SCHED_BATCH, os.sched_param(0))
+    except OSError as exc:  # sandboxes forbid it, or support only one policy
         log.warning("scheduling_refused", wanted=how, reason=exc.strerror)
 
 
 MOST_CONNECTIONS = 10_000
-"""Callers' connections at a time; each takes some kilobytes, and a dozen services need hundreds."""
+"""Concurrent connections of callers. Each takes some kilobytes, and a dozen services need hundreds."""
 RESERVED = 128
-"""Descriptors for all else: Redis 33, the exchange and the API server some 40, the metrics port 64 at most, our files
-a dozen. They are never all in use at once."""
+"""Descriptors for everything else: Redis 33, the exchange and the API server some 40, the metrics port at most 64, our
+files a dozen. That is more than 128, but they are never all in use at once."""
 HANDSHAKES = 2_048
-"""Descriptors for TLS connections that are about to shake hands: a full queue of the kernel's, and what arrives between
-two looks at how many descriptors are in use."""
+"""Descriptors for TLS connections before their handshake: a full queue of the kernel's, and those that arrive between
+two readings of the number of open descriptors."""
 FEWEST_CONNECTIONS = 16
-"""With fewer no balancer and handful of services could be served: better not to start."""
+"""The server doesn't start with fewer: they don't suffice for a load balancer and a handful of services."""
 FEW_CONNECTIONS = 500
-"""With fewer a start says so: that is less than any system's default (1,024) gives."""
+"""With fewer, the start logs a warning: any system's default limit (1,024) allows more."""
 
 
 def open_files() -> int:
-    """The limit of open files, raised as far as this process may."""
+    """Raise the limit of open files as far as this process may; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return _bounded(soft)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS has a limit of its own below the hard one
+    except (OSError, ValueError):  # macOS enforces a limit below the hard one
         return _bounded(soft)
     return _bounded(hard)
 
@@ -67,36 +65,34 @@ def _bounded(limit: int) -> int:
 
 
 def connections(files: int, *, encrypted: bool) -> int | None:
-    """Callers' connections at a time, with this limit of open files; `None`: too few to start.
-
-    Encrypted ones are counted once they have shaken hands; as many may be about to.
-    """
+    """Concurrent connections of callers under this limit of open files; `None`: too few to start."""
+    # The server counts an encrypted connection only after its handshake, and as many may be before theirs: hence half.
     free = most_open(files, encrypted=encrypted) // 2 if encrypted else files - RESERVED
     return min(MOST_CONNECTIONS, free) if free >= FEWEST_CONNECTIONS else None
 
 
 def most_open(files: int, *, encrypted: bool) -> int:
-    """Descriptors in use beyond which no connection may be let in."""
+    """The number of open descriptors above which no connection may be accepted."""
     return files - RESERVED - (HANDSHAKES if encrypted else 0)
 
 
 def too_few(files: int, *, encrypted: bool) -> str:
-    """What is said of a limit that is too low."""
+    """The message for a limit that is too low."""
     least = RESERVED + (HANDSHAKES + 2 * FEWEST_CONNECTIONS if encrypted else FEWEST_CONNECTIONS)
     return f"the limit of open files is {files}: expected {least} or more (ulimit -n, LimitNOFILE)"
 
 
 def descriptors() -> int:
-    """Open descriptors of this process; 0: this system doesn't tell."""
+    """Open descriptors of this process; 0: this system doesn't report them."""
     try:
-        return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))  # noqa: PTH116, PTH208 - Linux 6.2; before
+        # Since Linux 6.2 the folder's size is the count; before, it is 0.
+        return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))  # noqa: PTH116, PTH208 - called often
     except OSError:
         return 0
 
 
 def freeze() -> None:
-    """Spare the garbage collector what the start has made: it lives as long as the process.
-
-    A full collection looks at all that lives and stops every request meanwhile, with what the libraries make for 50 ms.
-    """
+    """Exclude all present objects from garbage collection; called at the end of the start."""
+    # They live as long as the process. A full collection would visit them all and stop every request meanwhile: 50 ms
+    # for the objects of the libraries.
     gc.freeze()

@@ -120,7 +120,7 @@ def test_the_kubernetes_examples_fit_together(tmp_path: Path) -> None:
         (r"stops within (\d+) s", token_review.ACCEPTED_FOR // 1000),
         (r"a refused one for (\d+) s", token_review.REFUSED_FOR // 1000),
         (r"Of the rest (\d+) are reviewed", reviews.AT_ONCE),
-        (r"API server away\*\*, slow \((\d+) s\)", int(reviews.PATIENCE)),
+        (r"API server away\*\*, slow \((\d+) s\)", int(reviews.REVIEW_TIMEOUT_S)),
     ],
 )
 def test_what_it_says_of_token_reviews_is_so(words: str, number: int) -> None:

@@ -1,1 +1,1 @@
-"""ServiceAccounts' tokens, and whose they are: the cluster's API server says so. Alone knows Kubernetes."""
+"""ServiceAccount identity: the cluster's API server reviews tokens. The only room that knows Kubernetes."""

@@ -1,7 +1,15 @@
-"""The one way to the cluster's API server: a TokenReview sent, its bytes back.
+"""The only access to the cluster's API server: sends a TokenReview and returns the answer's bytes.
 
 Messages of httpx may quote header values, so only the kind of a failure is kept.
 """
+
+# Two tokens are in play, and must not be confused. Ours authenticates the request (`Authorization`). The caller's is
+# the subject of the review (`spec.token`). A status of 401 or 403 is always about ours: a caller's bad token gives a
+# 201 with `authenticated: false`.
+#
+# HTTP/1.1 matches answers to requests by their order on a connection, and by nothing else. An answer that belongs to
+# another request would give a caller an identity that is not its own. `bounded_http` discards connections with bytes
+# left over, and `_is_about` compares the token in the answer.
 
 import contextlib
 import hmac
@@ -19,11 +27,11 @@ from service.tls import trust
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 CONNECT_TIMEOUT = 1.0
-"""Seconds to connect, within the cluster a matter of milliseconds."""
+"""Seconds to connect; within the cluster it takes milliseconds."""
 CONNECTIONS = 16
-"""At a time: as many as reviews (`TokenReviews`)."""
+"""As many as there are concurrent reviews: 8 for each of the two queues of `TokenReviews`."""
 MAX_ANSWER = 64 * 1024
-"""Bytes. The token comes back in it, 8 KiB at the most, with a handful of groups."""
+"""Bytes. An answer repeats the token, of 8 KiB at most, and adds a handful of groups."""
 
 
 class _Spec(msgspec.Struct, frozen=True):
@@ -31,22 +39,24 @@ class _Spec(msgspec.Struct, frozen=True):
 
 
 class _Echo(msgspec.Struct, frozen=True):
-    """What comes back of a request."""
+    """The part of an answer that repeats the request."""
 
     spec: _Spec = _Spec()
 
 
 _BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
+_REFUSALS = {401: "unauthorized", 403: "forbidden", 408: "unavailable", 429: "unavailable"}
+"""Kinds of failure by status, beside 5xx (unavailable) and any other (invalid)."""
 
 
 class ApiServer:
-    """Asks by the gateway's own token.
+    """Sends reviews with the gateway's own token.
 
-    It is read for every review: the file is small and in memory, reviews are rare, and a kubelet changes it by swapping
-    a symlink, at a time of its own. So an outdated one is never used.
+    That token is read from its file for every review, so an outdated one is never used: the kubelet replaces it by
+    swapping a symlink, without notice. The file is small and in memory, and reviews are rare.
 
     Raises:
-        SettingsError: there is no such token.
+        SettingsError: the token can't be read.
     """
 
     def __init__(self, settings: Kubernetes, http: httpx.AsyncClient) -> None:
@@ -55,42 +65,44 @@ class ApiServer:
         self._own_token()
 
     async def review(self, token: str, audience: str) -> bytes:
-        """The TokenReview as it came back; the caller bounds the time.
+        """The TokenReview as received; the caller bounds the time.
 
         Raises:
             NotVerifiedError: there was no such answer, or it is about another token.
         """
-        content = _tokenreview(token, audience)
+        spec = {"token": token, "audiences": [audience]}
+        content = msgspec.json.encode({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec})
+        answer: bytes | None = None
         try:
-            answer = await self._post_again_if_broken(content)
+            # The server may have closed an idle connection just as it was reused, so a broken one gets a second try. To
+            # review twice changes nothing.
+            with contextlib.suppress(*_BROKEN):
+                answer = await self._post(content)
+            if answer is None:
+                answer = await self._post(content)
         except httpx.HTTPError as exc:
-            raise NotVerifiedError(_kind(exc)) from None
+            raise NotVerifiedError(_failure_kind(exc)) from None
         if not _is_about(answer, token):
             raise NotVerifiedError("invalid")
         return answer
 
     async def selftest(self, audience: str) -> bytes:
-        """The review of our own token, to see whether there can be any.
+        """The review of our own token, which shows whether reviews are possible.
 
         Raises:
-            NotVerifiedError: there can't.
+            NotVerifiedError: they aren't.
         """
         return await self.review(self._read_token(), audience)
 
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _post_again_if_broken(self, content: bytes) -> bytes:
-        """A second try for a connection kept open that the server closed just then; to review twice changes nothing."""
-        with contextlib.suppress(*_BROKEN):
-            return await self._post(content)
-        return await self._post(content)
-
     async def _post(self, content: bytes) -> bytes:
         headers = {"authorization": f"Bearer {self._read_token()}"}
         async with self._http.stream("POST", PATH, content=content, headers=headers) as response:
             if response.status_code != httpx.codes.CREATED:
-                raise NotVerifiedError(_refusal(response.status_code))
+                other = "unavailable" if response.status_code >= 500 else "invalid"
+                raise NotVerifiedError(_REFUSALS.get(response.status_code, other))
             body = bytearray()
             try:
                 await bounded_http.read_into(body, response, MAX_ANSWER)
@@ -109,10 +121,10 @@ class ApiServer:
 
 
 def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
-    """The one client; nobody is trusted but the cluster's CA.
+    """The HTTP client; it trusts the cluster's CA and no other.
 
     Raises:
-        SettingsError: the CA's file is not what is expected.
+        SettingsError: the file of the CA holds no certificates.
     """
     return bounded_http.open_client(
         settings.api_server,
@@ -124,22 +136,8 @@ def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None
     )
 
 
-def _tokenreview(token: str, audience: str) -> bytes:
-    return msgspec.json.encode(
-        {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [audience]},
-        }
-    )
-
-
 def _is_about(answer: bytes, token: str) -> bool:
-    """Whether an answer can be read and names no other token than this.
-
-    Answers are matched to requests by their order alone. One that belongs to another would give a caller a name that is
-    not its own.
-    """
+    """Whether an answer can be decoded, and repeats this token or none."""
     try:
         echoed = msgspec.json.decode(answer, type=_Echo).spec.token
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -147,21 +145,8 @@ def _is_about(answer: bytes, token: str) -> bool:
     return echoed is None or hmac.compare_digest(echoed.encode(), token.encode())
 
 
-def _refusal(status: int) -> str:
-    """What a status other than 201 means; a caller's token can bring about no 401 or 403: those are of our own."""
-    match status:
-        case 401:
-            return "unauthorized"
-        case 403:
-            return "forbidden"
-        case 408 | 429:
-            return "unavailable"
-        case _:
-            return "unavailable" if status >= 500 else "invalid"
-
-
-def _kind(exc: BaseException) -> str:
-    """What failed, of the kinds in `errors.FAILURES`."""
+def _failure_kind(exc: BaseException) -> str:
+    """The kind in `errors.FAILURES` of a failed call. httpx wraps the TLS error, so the whole chain is searched."""
     if isinstance(exc, httpx.TimeoutException):
         return "timeout"
     cause: BaseException | None = exc

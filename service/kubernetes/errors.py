@@ -1,4 +1,4 @@
-"""Why a token can't be verified just now: our trouble or the API server's, never the caller's."""
+"""Why a token can't be verified now: the cause is ours or the API server's, never the caller's."""
 
 FAILURES = {
     "unreachable": "no connection",
@@ -11,17 +11,17 @@ FAILURES = {
     "untrusted": "its certificate is not of the CA in ca_file: a configuration error",
     "no-token": "our own token can't be read from token_file: a configuration error",
 }
-"""What can be wrong, in words for an operator."""
+"""Every kind of failure, with a text for operators."""
 
 MISCONFIGURED = frozenset({"unauthorized", "forbidden", "untrusted", "no-token"})
-"""What doesn't pass by itself: people must act."""
+"""Kinds that don't pass by themselves: an operator must act."""
 
 RETRY = 1_000
-"""Ms after which a caller may try again: the API server is asked anew by every caller, so nothing builds up."""
+"""Milliseconds until a caller should retry. Each caller's retry starts a review of its own, so nothing builds up."""
 
 
 class NotVerifiedError(Exception):
-    """Nobody could say whose a token is; `kind` is one of `FAILURES`."""
+    """A token could not be verified; `kind` is one of `FAILURES`."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(FAILURES[kind])

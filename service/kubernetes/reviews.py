@@ -1,4 +1,22 @@
-"""A token's way to its verdict: remembered, else refused at a look, else reviewed by the API server."""
+"""From a token to its review result: remembered, else refused by the precheck, else reviewed by the API server."""
+
+# One token, by its digest:
+#
+#     unknown ── precheck refuses ──────────────────> Refusal, not remembered: the precheck is cheaper than an entry
+#        │
+#        └─ queue `_unknown` or `_known` ─ review ──> accepted: remembered for 10 s at most, then `known` until evicted
+#                                            │──────> refused: remembered for 2 s
+#                                            └──────> NotVerifiedError: not remembered, the next caller tries again
+#
+# What holds at any time, and why:
+#
+# 1. A digest has one review at most. Between the lookup in `_flights` and the start of the flight nothing awaits, so no
+#    second caller comes in between. The review writes the cache before it removes its flight: a caller that arrives
+#    after that finds the result.
+# 2. A caller that hangs up cancels its own wait only. The review goes on and its result is remembered.
+# 3. Made-up tokens can't delay known callers. Tokens that were accepted before have a queue, a limit and a time-out
+#    pause of their own. Only the unknown ones are rate limited.
+# 4. A result counts from before its request was sent: a token deleted meanwhile isn't accepted beyond `ACCEPTED_FOR`.
 
 import asyncio
 from collections import defaultdict
@@ -21,76 +39,84 @@ from service.telemetry.metrics import Metrics
 log = structlog.get_logger("coinm.kubernetes")
 
 AT_ONCE = 8
-"""Reviews under way, of tokens that were accepted before and of others apart: who invents tokens by the thousand can
-hold up others that nobody knows yet, not the callers whose memory has run out. More than enough: one takes
-milliseconds."""
+"""Concurrent reviews for each of the two queues. It is more than enough: one review takes milliseconds."""
 UNKNOWN_TOKEN_RATE = Rate(50)
-"""Reviews a second of tokens that were not accepted before, new ones of known pods among them: the API server counts
-them against the gateway, and has limits of its own."""
-TURN = 1.0
-"""Seconds that a token waits for its turn."""
-PATIENCE = 2.0
-"""Seconds for a review; it is much of what a caller waits for an answer at all."""
-PAUSE = 1_000
-"""Ms after one that had no answer in time, in which none is begun: nobody waits to be told what is known. Failures that
-come at once need no pause, and one of them says little of the next."""
+"""Reviews per second of tokens that were not accepted before; new tokens of known pods are among them. The API server
+counts these reviews against the gateway, and has rate limits of its own."""
+TURN_TIMEOUT_S = 1.0
+"""Seconds that a token waits in its queue."""
+REVIEW_TIMEOUT_S = 2.0
+"""Seconds for one review. This is a large part of what a caller waits for any answer."""
+TIMEOUT_PAUSE_MS = 1_000
+"""Milliseconds after a review that timed out in which no other of its queue starts: callers fail at once instead of
+waiting for a known result. Failures that come at once need no pause, and one says little about the next."""
 
 
 class Reviewer(Protocol):
-    """Who reviews tokens."""
+    """Reviews tokens."""
 
     async def review(self, token: str, audience: str) -> bytes:
-        """The TokenReview as it came back; raises NotVerifiedError."""
+        """The TokenReview as received; raises NotVerifiedError."""
         ...
 
     async def selftest(self, audience: str) -> bytes:
-        """The same of the reviewer's own token."""
+        """The TokenReview of the reviewer's own token; raises NotVerifiedError."""
         ...
 
     async def close(self) -> None: ...
 
 
 class _Queue:
-    """Tokens of one kind that wait for a review; a time-out of one makes others of its kind wait (ms, monotonic)."""
+    """Tokens of one kind that wait for a review. After a time-out, none starts before `next_try_ms` (monotonic)."""
 
     def __init__(self) -> None:
         self.turns = asyncio.Semaphore(AT_ONCE)
-        self.next_try = 0
+        self.next_try_ms = 0
 
 
 class TokenReviews:
-    """Verifies ServiceAccounts' tokens for one audience. One review for any number of callers with the same token."""
+    """Verifies ServiceAccount tokens for one audience. Concurrent callers with the same token share one review."""
 
     def __init__(self, audience: str, reviewer: Reviewer, clock: Clock, metrics: Metrics) -> None:
         self.audience = audience
         self._reviewer = reviewer
         self._clock = clock
         self._metrics = metrics
-        self._memory = ReviewCache()
+        self._cache = ReviewCache()
         self._flights: defaultdict[str, SingleFlight[ReviewResult]] = defaultdict(SingleFlight)
-        self._accepted, self._others = _Queue(), _Queue()
-        self._pace: Bucket | None = None
-        self._trouble: str | None = None
+        self._known, self._unknown = _Queue(), _Queue()
+        self._unknown_bucket: Bucket | None = None
+        self._failure: str | None = None
+        """Kind of the failure that was last logged; None: reviews work."""
 
     async def verify(self, token: bytes) -> ReviewResult:
-        """Whose token it is.
+        """The owner of a token, or why it is refused.
 
         Raises:
-            NotVerifiedError: nobody can say just now; nothing is remembered of that.
+            NotVerifiedError: no review was possible; this isn't remembered.
         """
         known = self.at_once(token)
         if known is not None:
             return known
         digest = tokens.digest(token)
         claims = precheck(token, self.audience, self._clock.epoch())
-        if isinstance(claims, Refusal):
+        if isinstance(claims, Refusal):  # it has expired since `at_once`
             return claims
+        # Only the caller that starts a review needs admission: joining one costs nothing.
         if digest not in self._flights:
-            self._admit(digest)
+            now_ms, queue = self._clock.monotonic(), self._queue(digest)
+            if now_ms < queue.next_try_ms:
+                self._count("timeout")
+                raise NotVerifiedError("timeout")
+            if queue is self._unknown:
+                self._unknown_bucket, wait = take(UNKNOWN_TOKEN_RATE, self._unknown_bucket, now_ms)
+                if wait:
+                    self._count("busy")
+                    raise NotVerifiedError("busy")
         return await self._flights[digest].join(partial(self._review, digest, token.decode(), claims))
 
     def at_once(self, token: bytes) -> ReviewResult | None:
-        """The same where that needs no review: found out a moment ago, or seen at a look."""
+        """The result if it needs no review: it is remembered, or the precheck refuses the token."""
         remembered = self.recall(token)
         if remembered is not None:
             self.note_recalled()
@@ -102,88 +128,69 @@ class TokenReviews:
         return None
 
     def recall(self, token: bytes) -> ReviewResult | None:
-        """Whose token it is, as far as that was found out a moment ago."""
-        return self._memory.recall(tokens.digest(token), self._clock.monotonic())
+        """The remembered result, while it is valid. Counts nothing: the fast path may yet hand the request on."""
+        return self._cache.get(tokens.digest(token), self._clock.monotonic())
 
     def note_recalled(self) -> None:
-        """What was recalled has been used."""
+        """Count a recalled result as used."""
         self._count("remembered")
 
     async def selftest(self) -> None:
-        """Try whether tokens can be reviewed.
+        """Check that tokens can be reviewed.
 
         Raises:
             NotVerifiedError: they can't.
         """
-        async with _in_time(PATIENCE, "timeout"):
+        async with _time_limit(REVIEW_TIMEOUT_S, "timeout"):
             decide(await self._reviewer.selftest(self.audience), self.audience)
 
     async def close(self) -> None:
-        """End what is under way and hang up."""
+        """Cancel the reviews under way and close the connections."""
         for flight in list(self._flights.values()):
             await flight.close()
         await self._reviewer.close()
 
-    def _queue(self, digest: str) -> "_Queue":
-        return self._accepted if self._memory.was_accepted(digest) else self._others
-
-    def _admit(self, digest: str) -> None:
-        """Raise what forbids a review now: one that has just timed out, or too many of tokens that nobody knows."""
-        now, queue = self._clock.monotonic(), self._queue(digest)
-        if now < queue.next_try:
-            self._count("timeout")
-            raise NotVerifiedError("timeout")
-        if queue is self._others:
-            self._pace, wait = take(UNKNOWN_TOKEN_RATE, self._pace, now)
-            if wait:
-                self._count("busy")
-                raise NotVerifiedError("busy")
+    def _queue(self, digest: str) -> _Queue:
+        return self._known if self._cache.was_accepted(digest) else self._unknown
 
     async def _review(self, digest: str, token: str, claims: Claims) -> ReviewResult:
         queue = self._queue(digest)
         try:
-            async with _in_time(TURN, "busy"):
+            async with _time_limit(TURN_TIMEOUT_S, "busy"):
                 await queue.turns.acquire()
             try:
-                verdict = await self._ask(digest, token, claims)
+                # Validity starts before the request is sent: what changes while it is under way must count.
+                requested_ms, epoch_ms = self._clock.monotonic(), self._clock.epoch()
+                with self._metrics.token_review_duration.time():
+                    async with _time_limit(REVIEW_TIMEOUT_S, "timeout"):
+                        result = decide(await self._reviewer.review(token, self.audience), self.audience)
+                self._cache.put(digest, result, requested_ms + remembered_for(result, claims, epoch_ms))
             finally:
                 queue.turns.release()
         except NotVerifiedError as exc:
             if exc.kind == "timeout":
-                queue.next_try = self._clock.monotonic() + PAUSE
-            self._fail(exc.kind)
+                queue.next_try_ms = self._clock.monotonic() + TIMEOUT_PAUSE_MS
+            self._count(exc.kind)
+            # One line per change. "busy" is our own limit, so it says nothing about the API server.
+            if exc.kind not in (self._failure, "busy"):
+                self._failure = exc.kind
+                (log.error if exc.kind in MISCONFIGURED else log.warning)("token_reviews_away", kind=exc.kind)
             raise
         finally:
             self._flights.pop(digest, None)
-        self._count("refused" if isinstance(verdict, Refusal) else "accepted")
-        if self._trouble is not None:
-            self._trouble = None
+        self._count("refused" if isinstance(result, Refusal) else "accepted")
+        if self._failure is not None:
+            self._failure = None
             log.info("token_reviews_back")
-        return verdict
-
-    async def _ask(self, digest: str, token: str, claims: Claims) -> ReviewResult:
-        """The API server's verdict. It holds from when it was asked for: what changes meanwhile counts."""
-        asked, epoch = self._clock.monotonic(), self._clock.epoch()
-        with self._metrics.token_review_duration.time():
-            async with _in_time(PATIENCE, "timeout"):
-                verdict = decide(await self._reviewer.review(token, self.audience), self.audience)
-        self._memory.keep(digest, verdict, asked + remembered_for(verdict, claims, epoch))
-        return verdict
-
-    def _fail(self, kind: str) -> None:
-        self._count(kind)
-        if kind in (self._trouble, "busy"):  # the API server has nothing to do with the latter
-            return
-        self._trouble = kind
-        (log.error if kind in MISCONFIGURED else log.warning)("token_reviews_away", kind=kind)
+        return result
 
     def _count(self, outcome: str) -> None:
         self._metrics.token_reviews.labels(outcome).inc()
 
 
 @asynccontextmanager
-async def _in_time(seconds: float, kind: str) -> AsyncIterator[None]:
-    """Raises NotVerifiedError of this kind once the time is up."""
+async def _time_limit(seconds: float, kind: str) -> AsyncIterator[None]:
+    """Raises NotVerifiedError of this kind when the time is up."""
     try:
         async with asyncio.timeout(seconds):
             yield

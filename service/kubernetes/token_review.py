@@ -1,7 +1,7 @@
-"""Whose token is it? Two pure decisions: on the token before anybody is asked, and on the API server's answer.
+"""The owner of a token, in two pure decisions: `precheck` on the token alone, `decide` on the API server's answer.
 
-The first believes nothing it reads, for no signature is checked: it only refuses what can't be a token for us, so that
-garbage costs no review. Who the caller is, the API server alone says.
+`precheck` checks no signature, so it trusts nothing it reads. It only refuses what can't be a token for us, so that
+garbage costs no review. Only the API server identifies a caller.
 """
 
 import base64
@@ -14,16 +14,16 @@ import msgspec
 from service.kubernetes.errors import NotVerifiedError
 
 MAX_TOKEN = 8_192
-"""Characters. A projected token has some 1,200; long names in it may add as many, and further audiences more."""
+"""Characters. A projected token has some 1,200; long names in it may double that, and further audiences add more."""
 MAX_SECONDS = 2**53
-"""An `exp` beyond it, either way, is no time: it is as far as every JSON reader counts exactly."""
+"""Bound of `exp` in either direction: every JSON reader is exact up to here."""
 LEEWAY = 60_000
-"""Ms that our clock may be ahead of the API server's; as much as that itself allows for."""
+"""Milliseconds that our clock may be ahead of the API server's, which allows for as much itself."""
 ACCEPTED_FOR = 10_000
-"""Ms that an accepted token is remembered: what a deleted ServiceAccount, or a pod's, may go on for. The API server is
-asked six times a minute for each caller, however often it reads."""
+"""Milliseconds that an accepted token is remembered: a deleted ServiceAccount, or one of a deleted pod, is served for
+so long. Each caller costs at most six reviews per minute, however often it reads."""
 REFUSED_FOR = 2_000
-"""Ms that a refused one is: a caller's loop costs little, and a token that becomes valid is soon accepted."""
+"""Milliseconds that a refused token is remembered: a retry loop costs little, a token that becomes valid works soon."""
 
 _JWT = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _USERNAME = re.compile(r"system:serviceaccount:([a-z0-9][a-z0-9-]{0,62}):([a-z0-9][a-z0-9.-]{0,252})")
@@ -35,19 +35,19 @@ Reason: TypeAlias = Literal[
     "expired",
     "not-authenticated",  # the API server says no
     "audiences-ignored",  # the API server says yes, but not for which audience
-    "no-service-account",  # a token of somebody else
+    "no-service-account",  # the token of a user or a node
 ]
 
 
 class ServiceAccount(msgspec.Struct, frozen=True):
-    """Whose token it is."""
+    """The owner of a token."""
 
     name: str
     """`namespace/name`, as the settings list it."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why it is nobody's; for the log, not for the caller."""
+    """Why a token is refused; for the log, not for the caller."""
 
     reason: Reason
 
@@ -56,7 +56,7 @@ ReviewResult: TypeAlias = ServiceAccount | Refusal
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a token says of itself. One without `exp` or `aud`, as of old kept in Secrets, is bound to no audience."""
+    """Unverified claims. Legacy tokens in Secrets have no `exp` or `aud`: they are bound to no audience, so refused."""
 
     iss: str
     exp: Annotated[int, msgspec.Meta(ge=-MAX_SECONDS, le=MAX_SECONDS)]
@@ -77,7 +77,7 @@ class _User(msgspec.Struct, frozen=True):
 
 
 class _Status(msgspec.Struct, frozen=True):
-    """As Go writes it: what is false or empty may be missing."""
+    """Go's `omitempty` leaves out false and empty members, so each has a default."""
 
     authenticated: bool = False
     user: _User = _User()
@@ -94,8 +94,9 @@ _HEADER = msgspec.json.Decoder(_Header)
 _CLAIMS = msgspec.json.Decoder(Claims)
 
 
-def precheck(token: bytes, audience: str, now: int) -> Claims | Refusal:
-    """What a token says of itself, or why it is not worth a review; `now` is ms since the epoch."""
+def precheck(token: bytes, audience: str, epoch_ms: int) -> Claims | Refusal:
+    """The token's claims, or why it is not worth a review; `epoch_ms` is the present time."""
+    # The bounded length and the regular expression come first: nothing is decoded that can't be a JWT.
     if len(token) > MAX_TOKEN or not _JWT.fullmatch(token):
         return Refusal("malformed")
     first, second, _ = token.split(b".")
@@ -103,28 +104,26 @@ def precheck(token: bytes, audience: str, now: int) -> Claims | Refusal:
         header, claims = _HEADER.decode(_decoded(first)), _CLAIMS.decode(_decoded(second))
     except (binascii.Error, msgspec.MsgspecError, UnicodeError, RecursionError):
         return Refusal("malformed")
+    # Reasons that no clock decides come before the expiry, so that the log names the lasting one.
     if header.alg.lower() == "none":
         return Refusal("unsigned")
     if audience not in claims.audiences:
         return Refusal("wrong-audience")
-    if claims.exp * 1000 + LEEWAY <= now:
+    if claims.exp * 1000 + LEEWAY <= epoch_ms:
         return Refusal("expired")
     return claims
 
 
 def _decoded(part: bytes) -> bytes:
-    """Base64url without its padding, as a token has it (RFC 7515 §2)."""
+    """Decode base64url without padding, the encoding of a token's parts (RFC 7515 §2)."""
     return base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
 
 
 def decide(answer: bytes, audience: str) -> ReviewResult:
-    """Whose token it is by a TokenReview that came back.
-
-    An answer without audiences is of a server that doesn't know them, and would take any pod's token (Kubernetes'
-    API reference, TokenReviewStatus).
+    """The owner of the reviewed token, or why it is refused.
 
     Raises:
-        NotVerifiedError: it is no TokenReview.
+        NotVerifiedError: the answer is no TokenReview.
     """
     try:
         status = _ANSWER.decode(answer).status
@@ -132,14 +131,16 @@ def decide(answer: bytes, audience: str) -> ReviewResult:
         raise NotVerifiedError("invalid") from None
     if not status.authenticated:
         return Refusal("not-authenticated")
+    # A server that doesn't support audiences answers without them, and would accept any pod's token
+    # (Kubernetes API reference, TokenReviewStatus).
     if audience not in (status.audiences or ()):
         return Refusal("audiences-ignored")
     username = _USERNAME.fullmatch(status.user.username)
     return ServiceAccount(f"{username[1]}/{username[2]}") if username else Refusal("no-service-account")
 
 
-def remembered_for(verdict: ReviewResult, claims: Claims, now: int) -> int:
-    """How many ms a verdict holds, asked for at `now` (ms since the epoch); an accepted token never past its end."""
-    if isinstance(verdict, Refusal):
+def remembered_for(result: ReviewResult, claims: Claims, epoch_ms: int) -> int:
+    """Milliseconds that a result is valid from `epoch_ms` on; an accepted token never past its expiry."""
+    if isinstance(result, Refusal):
         return REFUSED_FOR
-    return max(0, min(ACCEPTED_FOR, claims.exp * 1000 - now))
+    return max(0, min(ACCEPTED_FOR, claims.exp * 1000 - epoch_ms))

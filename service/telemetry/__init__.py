@@ -1,1 +1,1 @@
-"""What the gateway tells its operators: logs and metrics."""
+"""What operators see of the gateway: logs, the audit log and metrics."""

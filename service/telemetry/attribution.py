@@ -1,11 +1,11 @@
-"""On whose behalf the gateway acts, so that what it spends can be put to an account.
+"""The client on whose behalf the gateway acts, so that request weight can be attributed to it.
 
-A request's task says it once it knows its client. The tasks that it starts copy it with the rest of their context,
-and so a refresh, its retries and what it needs besides carry the client that caused it, also behind that client's back.
-Whoever joins a refresh under way caused nothing.
+A request's task sets it once its client is known. Tasks that it starts copy it with the rest of their context. So a
+refresh, its retries and the calls it needs carry the client that caused it, even after that client has its answer.
+A caller that joins a refresh under way has caused nothing.
 """
 
 from contextvars import ContextVar
 
 CLIENT: ContextVar[str] = ContextVar("coinm.client", default="")
-"""A client's name as the settings have it, never what a caller chose; empty: the gateway's own doing."""
+"""A client's name from the settings, never a text that a caller chose; empty: the gateway acts by itself."""

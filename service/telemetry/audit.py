@@ -1,9 +1,21 @@
-"""The audit log: who read what, one line a read, in a stream of its own. `docs/audit.md` has it for its readers.
+"""The audit log: which client read what, one line per read, in a stream of its own. `docs/audit.md` describes it.
 
-The event loop never waits for it. Lines go through a bounded queue to a thread that renders, masks and writes them;
-what the sink doesn't take is kept and tried again until it does. With `when_full = "refuse"` a read begins only once
-there is room for its line, and not at all while the sink fails; with `"drop"` a line without room is lost, and counted.
+The event loop never waits for it. Lines go through a bounded queue to a thread that renders, masks and writes them.
+What the sink doesn't accept is kept and retried. With `when_full = "refuse"` a read starts only if there is room for
+its line, and not at all while the sink fails. With `"drop"` a line without room is lost, and counted.
 """
+
+# A line's way:  reserve() -> put() -> `_lines` -> a batch of the writer thread (`_writing`) -> the sink
+#
+# - Room: reserved + queued + being written < `queue`. A reservation counts from the start of its read, so the line of
+#   an admitted read always has room. Under "refuse", lines without a reservation (refused reads) may fill only half of
+#   the queue, so that a flood of them can't stop the reads.
+# - `_changed` guards `_lines`, `_writing`, `_reserved` and `_ended`. `_failing` and `_full` are single flags read
+#   without it: a stale value refuses or admits one read more, or logs one line more.
+# - The writer clears `_writing` only after the sink took the batch, so a hanging sink fills the queue and is noticed.
+# - The end: `_closing` makes the writer drain the queue and fail at the first error. After `CLOSING` seconds `_ended`
+#   is set, and what is left counts as lost. The sink is closed only if nothing is left: otherwise the writer may still
+#   be in it.
 
 import asyncio
 import contextlib
@@ -21,14 +33,14 @@ from service.telemetry.sinks import Sink
 log = structlog.get_logger("coinm.audit")
 
 PAUSE = 1.0
-"""Seconds before a sink that failed is tried again; a full disk or a missing folder takes people, not milliseconds."""
+"""Seconds until a failed sink is retried. A full disk or a missing folder takes an operator, not milliseconds."""
 CLOSING = 1.0
-"""Seconds that the end of the process waits for lines to be written; 2 s are all it has after the last read."""
-_POLL = 0.01
+"""Seconds that the end of the process waits for the writer, of the 2 s that it has after the last read."""
+_POLL_S = 0.01
 
 
 class Filters(msgspec.Struct, frozen=True):
-    """What the rows were narrowed by, as it was asked; null: not by this. A name in the path is one of these."""
+    """The filters of the read as requested, a name in the path included; null: not filtered by this."""
 
     assets: tuple[str, ...] | None = None
     symbols: tuple[str, ...] | None = None
@@ -41,15 +53,15 @@ class SnapshotRead(msgspec.Struct, frozen=True):
     """The snapshot that was served."""
 
     time: str
-    """When the exchange was asked for it."""
+    """When it was requested from the exchange."""
     age_ms: int
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One read, in the order in which the line has it. A change of these fields' meaning is a new version."""
+    """One read; the fields are in the line's order. If the meaning of a field changes, `version` must too."""
 
     time: str
-    """When the read ended; RFC 3339, milliseconds, UTC, like the snapshot's."""
+    """When the read ended; RFC 3339, milliseconds, UTC, like the snapshot's time."""
     stream: Literal["audit"] = "audit"
     version: Literal[1] = 1
     request_id: str
@@ -66,12 +78,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def has_room(taken: int, settings: Audit, *, failing: bool = False) -> bool:
-    """Whether one more line has a place, `taken` of which are; a failing sink's queue has none for a new read."""
+    """Whether one more line fits beside `taken` others. While the sink fails, there is no room for a new read."""
     return taken < settings.queue and not failing
 
 
 class AuditLog:
-    """The queue, and the thread that empties it."""
+    """The queue of lines, and the thread that writes them."""
 
     def __init__(
         self, settings: Audit, sink: Sink, redact: Callable[[str], str], on_drop: Callable[[int], None]
@@ -82,19 +94,19 @@ class AuditLog:
         self._on_drop = on_drop
         self._lines: list[Line] = []
         self._writing = 0
-        """Lines that the writer has taken and the sink has not."""
+        """Lines that the writer has taken from the queue and the sink has not accepted yet."""
         self._reserved = 0
-        """Reads under way that have a place."""
+        """Reads under way that hold a reservation."""
         self._failing = self._full = self._ended = False
-        """`_full`: that there was no room has been logged since the writer last came by."""
+        """`_full`: a lack of room has been logged, and the writer has finished no batch since."""
         self.lost = False
-        """Whether the end of the process has lost lines."""
+        """Whether lines were lost to a sink that failed or hung at the end of the process."""
         self._changed = threading.Condition()
         self._closing = threading.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """While it lasts, lines are written; at the end, all that wait.
+        """Write lines until the block ends, then all that are still queued.
 
         Raises:
             OSError: the file can't be written.
@@ -108,60 +120,57 @@ class AuditLog:
             with self._changed:
                 self._closing.set()
                 self._changed.notify()
-            await _ended(writer)
-            self._end()
+            # Polled, not joined in another thread: the threads of a pool may all hang like this one.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING):
+                    while writer.is_alive():  # noqa: ASYNC110 - a thread has no event to await
+                        await asyncio.sleep(_POLL_S)
+            with self._changed:
+                self._ended, lost = True, len(self._lines) + self._writing
+            if lost:
+                self._lose(lost)
+            else:
+                self._sink.close()
 
     @property
     def failing(self) -> bool:
-        """Whether lines can't be written now: the sink fails, or has not made room since there was none."""
+        """Whether lines can't be written now: the sink fails, or the queue was full and no batch was written since."""
         return self._failing or self._full
 
     def reserve(self) -> bool:
-        """A place for the line of a read that begins; without one it must not be answered."""
+        """Reserve room for the line of a read that starts; if this returns false, the read must be refused."""
         with self._changed:
             reserved = has_room(self._taken, self.settings, failing=self._failing)
             self._reserved += reserved
         if not reserved:
-            self._tell_full()
+            self._report_full()
         return reserved
 
     def put(self, line: Line, *, reserved: bool) -> None:
-        """Take a line; one for which no place was reserved may be lost."""
+        """Queue a line. One without a reservation may be lost."""
+        # Counting double keeps half of the queue free for reads that need a reservation.
+        weight = 2 if self.settings.when_full == "refuse" else 1
         with self._changed:
-            kept = (reserved or has_room(self._taken * self._weight, self.settings)) and not self._ended
+            accepted = (reserved or has_room(self._taken * weight, self.settings)) and not self._ended
             self._reserved -= reserved
-            if kept:
+            if accepted:
                 self._lines.append(line)
                 self._changed.notify()
-        if not kept:
-            self._tell_full()
+        if not accepted:
+            self._report_full()
             self._on_drop(1)
-
-    @property
-    def _weight(self) -> int:
-        """Of a place, for lines without one reserved: where reads need theirs, those may fill half of the queue."""
-        return 2 if self.settings.when_full == "refuse" else 1
 
     @property
     def _taken(self) -> int:
         return len(self._lines) + self._writing + self._reserved
 
-    def _tell_full(self) -> None:
+    def _report_full(self) -> None:
         if not self._full:
             self._full = True
             log.error("audit_no_room", when_full=self.settings.when_full, failing=self._failing)
 
-    def _end(self) -> None:
-        """Nothing is written any more; what a stalled reader of our output hasn't taken by now is lost."""
-        with self._changed:
-            self._ended, lost = True, len(self._lines) + self._writing
-        if lost:
-            self._lose(lost)
-        else:
-            self._sink.close()
-
     def _write(self) -> None:
-        """The writer's thread: all that waits, as often as something does."""
+        """The writer thread: writes whatever is queued, batch by batch, until it is closed and the queue is empty."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._closing.is_set())
@@ -169,26 +178,24 @@ class AuditLog:
                 self._writing = len(batch)
             if not batch:
                 return
-            self._deliver(b"".join(map(self._rendered, batch)))
+            # Masked in the finished text, so that no field is forgotten.
+            text = b"".join(self._redact(msgspec.json.encode(line).decode()).encode() + b"\n" for line in batch)
+            while text:
+                try:
+                    text = self._sink.write(text)
+                except OSError as exc:
+                    self._note_state(exc)
+                    if self._closing.is_set():
+                        self._lose(text.count(b"\n"))
+                        break
+                    self._closing.wait(PAUSE)
+                else:
+                    self._note_state(None)
             with self._changed:
                 self._writing, self._full = 0, False
 
-    def _deliver(self, text: bytes) -> None:
-        """See text through; given up only at the end of the process."""
-        while text:
-            try:
-                text = self._sink.write(text)
-            except OSError as exc:
-                self._note(exc)
-                if self._closing.is_set():
-                    self._lose(text.count(b"\n"))
-                    return
-                self._closing.wait(PAUSE)
-            else:
-                self._note(None)
-
-    def _note(self, fault: OSError | None) -> None:
-        """One log line a change."""
+    def _note_state(self, fault: OSError | None) -> None:
+        """Log once when the sink starts to fail, and once when it works again."""
         before, self._failing = self._failing, fault is not None
         if fault is not None and not before:
             log.error("audit_unwritable", sink=str(self._sink), error=fault.strerror)
@@ -199,14 +206,3 @@ class AuditLog:
         self.lost = True
         log.error("audit_lines_lost", lines=lines, sink=str(self._sink))
         self._on_drop(lines)
-
-    def _rendered(self, line: Line) -> bytes:
-        return self._redact(msgspec.json.encode(line).decode()).encode() + b"\n"
-
-
-async def _ended(writer: threading.Thread) -> None:
-    """Wait for the writer's end, but not for a sink that takes nothing; without a thread, for they may all hang."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSING):
-            while writer.is_alive():  # noqa: ASYNC110 - it is a thread
-                await asyncio.sleep(_POLL)

@@ -1,10 +1,16 @@
-"""Logs: one JSON line an event, or a readable form on a terminal, through a bounded queue.
+"""Logs: one JSON line per event, or a readable form on a terminal, through a bounded queue."""
 
-The event loop never waits for a log: a full queue drops the line and counts it, and so does a stream that takes none.
-Lines are rendered in the queue's own thread, and what could be a secret is masked there, in the finished text, whoever
-wrote it. In a gateway nothing goes another way: Python's warnings, and faults of threads and finalisers, become lines
-too, because stderr is not masked.
-"""
+# A line's way:  any thread -> root logger -> `_BoundedQueueHandler` -> queue -> `_Listener`'s thread
+#                -> `_Redacting` renders and masks -> `_WholeLines` writes
+#
+# - The event loop never waits for a log. A full queue drops the line and counts it, and so does a stream that fails.
+# - Records cross the queue unrendered; only the listener's thread renders them, so rendering costs the loop nothing.
+# - Masking is the last step and works on the finished text, so it doesn't matter which code wrote the line.
+# - There is no other way out: Python's warnings, and faults of threads and finalisers, become lines too
+#   (`stray_output_logged`), because stderr is not masked. A handler that fails counts a drop; it prints no traceback.
+# - Two writers may share stdout, this log and the audit log. Both hold `WHOLE_LINES` for each write.
+# - At the end the listener writes on as long as the stream accepts lines. After `STALL` seconds without progress it
+#   gives up, and the rest counts as dropped.
 
 import contextlib
 import logging
@@ -25,30 +31,30 @@ from structlog.typing import EventDict, Processor
 from service.settings import Secret
 
 _FIRST = ("time", "level", "logger", "event")
-"""What a line begins with; the rest follows as the writer ordered it."""
+"""Members at the start of a line; the others follow in the order of the call."""
 
 STALL = 0.25
-"""Seconds without a line taken after which the end of logging gives up on a stream that nobody reads."""
+"""Seconds without progress after which the end of logging gives up on a blocked stream."""
 QUEUE_LINES = 10_000
-"""Some 3 MB of lines: seconds of a burst while the reader of our output stalls."""
+"""Some 3 MB of lines: a burst of some seconds while the reader of our output stalls."""
 
 _QUIET = ("httpx", "httpcore", "watchfiles", "websockets")
-"""At INFO they log whole URLs, signatures and keys included, or every change in a folder they watch, our log's too."""
+"""At INFO they log whole URLs with signatures and keys, or each change in a folder they watch, even of our own log."""
 
 MASK = "…"
-# A signature in a query, a bearer token of ours, a JWT, a key block: masked whether or not we know the value.
+# A signature in a query, one of our bearer tokens, a JWT, a key block: masked whether or not the value is known.
 _GIVEAWAYS = (
     r"(?<=signature=)[^&\s\"'\\]+|cgw_[0-9A-Za-z]{8,}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]*"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END|\Z)"
 )
 _TOKEN, _JWT = "cgw_", "eyJ"
 API_KEY_LENGTH = 64
-"""Letters and digits of an exchange's API key, and of its secret; a digest in hex looks alike."""
-_SHORTEST_SECRET = 6
-"""Characters; masking shorter values would garble the log without hiding them."""
+"""Letters and digits of the exchange's API keys, and of their secrets; a SHA-256 digest in hex has the same form."""
+_MIN_SECRET = 6
+"""Characters. Masking shorter values would garble the log without hiding them."""
 
 WHOLE_LINES = threading.Lock()
-"""Held for each write to the log's stream, by whoever else writes lines to it too."""
+"""Held for each write to the log's stream, by this log and by the audit log."""
 
 
 @contextmanager
@@ -59,7 +65,7 @@ def logging_to(
     redactor: "Redactor | None" = None,
     on_drop: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Send all logs of the process to a stream until the block ends; flushes what is queued."""
+    """Send all logs of the process to a stream until the block ends, then flush the queue."""
     handler = _WholeLines(stream, on_drop)
     handler.setFormatter(_Redacting(stream.isatty(), redactor or Redactor()))
     lines: queue.Queue[Any] = queue.Queue(QUEUE_LINES)
@@ -67,7 +73,10 @@ def logging_to(
     root = logging.getLogger()
     root.handlers = [_BoundedQueueHandler(lines, on_drop)]
     root.setLevel(level)
-    _gather_less()
+    # A seventh of what a logged hit costs is finding thread, process and source line, which our lines don't show
+    # ("Optimization" in Python's Logging HOWTO).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - it is the documented way
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
@@ -79,18 +88,18 @@ def logging_to(
     try:
         yield
     finally:
-        root.handlers = []
+        root.handlers = []  # first, so that the queue only shrinks from here on
         listener.stop()
         structlog.reset_defaults()
 
 
 @contextmanager
 def stray_output_logged() -> Iterator[None]:
-    """Log what Python would print on stderr by itself, unmasked."""
+    """Log what Python itself would print on stderr, unmasked: warnings, and faults of threads and finalisers."""
     log = logging.getLogger("python")
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
-        if args.exc_type is not SystemExit:
+        if args.exc_type is not SystemExit:  # the end of a thread, not a fault; Python ignores it too
             fault = args.exc_value or args.exc_type()
             log.error("thread_fault", exc_info=(args.exc_type, fault, args.exc_traceback))
 
@@ -108,25 +117,16 @@ def stray_output_logged() -> Iterator[None]:
         threading.excepthook, sys.unraisablehook = hooks
 
 
-def _gather_less() -> None:
-    """Don't find out for each line which thread, process and source line it is from: none of ours says so.
-
-    A seventh of what a logged hit costs ("Optimization" in Python's Logging HOWTO).
-    """
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # noqa: SLF001 - it is the documented way
-
-
 def looks_secret(word: str) -> bool:
-    """Whether a caller's word has the form of a token, a key or a JWT, or holds one, so that a log would mask it.
+    """Whether a caller's text has the form of a token, a key or a JWT, or contains one, so that a log would mask it.
 
-    By the form alone: an answer that depended on the secrets that we know would confirm a good guess.
+    Only the form counts: an answer that depended on the known secrets would confirm a correct guess.
     """
     return _TOKEN in word or _JWT in word or (len(word) == API_KEY_LENGTH and word.isascii() and word.isalnum())
 
 
 class Redactor:
-    """Masks the secrets it knows, and anything with a secret's form, in a text."""
+    """Masks known secrets in a text, and anything with the form of a secret."""
 
     def __init__(self, secrets: Iterable[Secret] = ()) -> None:
         self._known: set[str] = set()
@@ -134,10 +134,12 @@ class Redactor:
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[Secret]) -> None:
-        """Know these too; what was secret once stays so."""
+        """Mask these too. Secrets are never unlearned: what was secret once stays secret."""
+        # A secret of several lines may be logged line by line, and a JSON line holds its escaped form.
         texts = {part for secret in secrets for part in (secret.reveal(), *secret.reveal().splitlines())}
-        self._known |= texts | {msgspec.json.encode(text).decode()[1:-1] for text in texts}  # as a JSON line has it
-        known = sorted((text for text in self._known if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
+        self._known |= texts | {msgspec.json.encode(text).decode()[1:-1] for text in texts}
+        # Longest first: a regular expression takes the first alternative, and a secret may be another's beginning.
+        known = sorted((text for text in self._known if len(text) >= _MIN_SECRET), key=len, reverse=True)
         self._pattern = re.compile("|".join([*map(re.escape, known), _GIVEAWAYS]), re.DOTALL)
 
     def __call__(self, text: str) -> str:
@@ -149,18 +151,18 @@ _SHARED: list[Processor] = [
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    structlog.processors.format_exc_info,  # here, where the exception is; plain text, so never with locals
+    structlog.processors.format_exc_info,  # here, where the exception is known; as plain text without local variables
 ]
 
 
 class _WholeLines(logging.StreamHandler[TextIO]):
-    """Never prints that it failed, as its base does with the record and a traceback: it counts."""
+    """Counts a line that can't be written; its base class would print the record and a traceback on stderr."""
 
     def __init__(self, stream: TextIO, on_drop: Callable[[], None]) -> None:
         super().__init__(stream)
         self._on_drop = on_drop
         self.tried = 0
-        """Lines that were written or lost."""
+        """Lines written or lost: progress, as `_Listener.stop` sees it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -181,17 +183,17 @@ class _Listener(logging.handlers.QueueListener):
         self._on_drop = on_drop
 
     def stop(self) -> None:
-        """Write all that is queued, for as long as the stream takes any of it."""
+        """Write all that is queued, as long as the stream accepts lines."""
         thread, tried, ended = self._thread, -1, False
         while thread is not None and thread.is_alive() and tried != self._handler.tried:
             tried = self._handler.tried
             with contextlib.suppress(queue.Full):
                 if not ended:
-                    self._lines.put(None, timeout=STALL)  # after all that is in it
+                    self._lines.put(None, timeout=STALL)  # the end marker, behind all lines
                     ended = True
             thread.join(STALL)
         if thread is not None and thread.is_alive():
-            for _ in range(self._lines.qsize() + 1):  # with the line that is being written
+            for _ in range(self._lines.qsize() + 1):  # 1: the line that is being written
                 self._on_drop()
         self._thread = None
 
@@ -202,7 +204,7 @@ class _BoundedQueueHandler(logging.handlers.QueueHandler):
         self._on_drop = on_drop
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Unrendered: the reader is a thread of this process."""
+        """Leave the record unrendered: its reader is a thread of this process."""
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -213,7 +215,7 @@ class _BoundedQueueHandler(logging.handlers.QueueHandler):
 
 
 class _Redacting(ProcessorFormatter):
-    def __init__(self, console: bool, redact: Callable[[str], str]) -> None:  # noqa: FBT001 - two values of one kind
+    def __init__(self, console: bool, redact: Callable[[str], str]) -> None:  # noqa: FBT001 - the value of `isatty`
         renderer: list[Processor] = [structlog.dev.ConsoleRenderer()] if console else [_json]
         super().__init__(processors=[ProcessorFormatter.remove_processors_meta, *renderer], foreign_pre_chain=_SHARED)
         self._redact = redact
@@ -224,4 +226,5 @@ class _Redacting(ProcessorFormatter):
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:
     first = {name: event.pop(name) for name in _FIRST if name in event}
+    # `repr` for what JSON can't hold: a log line must not fail on a value.
     return msgspec.json.encode({**first, **event}, enc_hook=repr).decode()

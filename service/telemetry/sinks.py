@@ -1,4 +1,9 @@
-"""Where audit lines end: a file that may be rotated, or stdout beside the log. Whole lines, whoever else writes."""
+"""Sinks of the audit log: a file that may be rotated, or stdout beside the log. Lines stay whole in either."""
+
+# A write may take only part of a line: a full disk, or a pipe whose reader stalls. `write` returns the rest, and the
+# writer comes back with it. Meanwhile logrotate may move the file away. Then the new file would begin with half a line,
+# so `File` keeps the half that is already in the old file (`_partial`) and repeats it in the new one (`_carried`). The
+# old file ends with half a line, the new one has all of it: no line is lost, and each stands whole in one file.
 
 import os
 import sys
@@ -7,21 +12,23 @@ from typing import Protocol
 
 from service.telemetry.logs import WHOLE_LINES
 
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK  # which says of a pipe that nobody reads it
+# O_NONBLOCK: a pipe without a reader, or a full one, is an error instead of a wait. O_APPEND: each write goes to the
+# end, also after `copytruncate` and beside other writers.
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 _MODE = 0o600
-"""Who may read an audit is decided by whoever runs the gateway, who widens it if need be."""
+"""Readable by the owner only; the operator may widen it."""
 
 
 class Sink(Protocol):
-    """What takes lines."""
+    """A destination for lines."""
 
     def open(self) -> None: ...
 
     def write(self, lines: bytes) -> bytes:
-        """Write as much as goes; what is left, to be written next.
+        """Write as much as possible; returns the rest, which is to be written next.
 
         Raises:
-            OSError: nothing went.
+            OSError: nothing was written.
         """
         ...
 
@@ -29,7 +36,7 @@ class Sink(Protocol):
 
 
 class Stdout:
-    """Among the log's lines, between two of them."""
+    """Standard output, which the log may use too: `WHOLE_LINES` keeps lines of both apart."""
 
     def open(self) -> None:
         self._descriptor = sys.stdout.fileno()
@@ -39,49 +46,47 @@ class Stdout:
             return _write(self._descriptor, lines)
 
     def close(self) -> None:
-        """It is not ours."""
+        """Does nothing: stdout belongs to the process."""
 
     def __str__(self) -> str:
         return "stdout"
 
 
 class File:
-    """A file that is appended to, found anew by its path when it has been moved away."""
+    """A file that is appended to, and opened again by its path after it was moved away."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._begun = b""
-        """What stands in the file of a line whose rest it didn't take."""
-        self._owed = b""
-        """The same of a former file: a line stands whole in one, so this one gets it again."""
+        self._partial = b""
+        """The part already in the file of a line whose rest is still to be written."""
+        self._carried = b""
+        """The same part of a former file, to be repeated in this one."""
 
     def open(self) -> None:
         self._descriptor = os.open(self._path, _FLAGS | os.O_CREAT, _MODE)
 
     def write(self, lines: bytes) -> bytes:
-        if self._moved():
+        # Another file by now, or none: logrotate's `create`. After `copytruncate` it is still the same.
+        try:
+            moved = not os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            moved = True
+        if moved:
             former = self._descriptor
-            self.open()
+            self.open()  # if it raises, nothing has changed, and the next write tries again
             os.close(former)
-            self._owed, self._begun = self._owed + self._begun, b""
-        lines = self._owed + lines
+            self._carried, self._partial = self._carried + self._partial, b""
+        lines = self._carried + lines
         left = _write(self._descriptor, lines)
-        self._owed = b""
-        self._begun = (self._begun + lines[: len(lines) - len(left)]).rpartition(b"\n")[2]
+        self._carried = b""  # whatever of it wasn't written is in `left`
+        self._partial = (self._partial + lines[: len(lines) - len(left)]).rpartition(b"\n")[2]
         return left
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def __str__(self) -> str:
-        return "audit.file"  # its path is a value of the settings
-
-    def _moved(self) -> bool:
-        """Whether the path is another file by now, or none (logrotate's `create`; after `copytruncate` it is not)."""
-        try:
-            return not os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return True
+        return "audit.file"  # its path is a value of the settings, which no log shows
 
 
 def sink_of(path: Path | None) -> Sink:
@@ -89,7 +94,7 @@ def sink_of(path: Path | None) -> Sink:
 
 
 def fault(path: Path) -> str | None:
-    """Why a file can't be appended to, if so. Creates none: another user may be asking."""
+    """Why a file can't be appended to; None: it can. Creates no file: the check may run as another user."""
     try:
         os.close(os.open(path, _FLAGS))
     except FileNotFoundError:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from service.kubernetes.errors import NotVerifiedError
-from service.kubernetes.reviews import AT_ONCE, PAUSE, UNKNOWN_TOKEN_RATE, TokenReviews
+from service.kubernetes.reviews import AT_ONCE, TIMEOUT_PAUSE_MS, UNKNOWN_TOKEN_RATE, TokenReviews
 from service.kubernetes.token_review import ACCEPTED_FOR, REFUSED_FOR, Refusal, ServiceAccount
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
@@ -190,7 +190,7 @@ async def test_after_that_nobody_waits_for_a_second_to_be_told_the_same(scene: S
         assert raised.value.kind == "timeout"
     assert await scene.reviews.verify(token("known")) == ServiceAccount("desk/known")
     assert scene.reviewer.asked == {"known": 1, "risk": 1}
-    scene.clock.advance(PAUSE)
+    scene.clock.advance(TIMEOUT_PAUSE_MS)
     assert await scene.reviews.verify(token("other")) == ServiceAccount("desk/other")
     assert scene.outcomes() == {"timeout": 3, "accepted": 2, "remembered": 1}
 
