@@ -159,8 +159,8 @@ def _directives(value: str) -> dict[str, str]:
         match = _DIRECTIVE.match(value, position)
         if match is None:
             raise InvalidParameterError("header Cache-Control: malformed")
-        name, given = match[1].lower(), match[2] or ""
-        if found.setdefault(name, given) != given and name in _KNOWN:
+        name, argument = match[1].lower(), match[2] or ""
+        if found.setdefault(name, argument) != argument and name in _KNOWN:
             raise InvalidParameterError(f"header Cache-Control: {name} is given twice")
         position = match.end()
     return found

@@ -15,7 +15,8 @@ Request id, HEAD, the client's limit, log line, audit line, counters, and `Conne
 # one turn; the rest wait in `gateway.queue`, in order of arrival. Probes never wait there.
 #
 # Invariants:
-# - a request that has left the queue is counted exactly once, with the status that was sent (0: the caller hung up);
+# - a request that has left the queue, or found no place there, is counted exactly once, with the status that was sent
+#   (0: the caller hung up);
 # - each such read is audited exactly once, if there is an audit log; a log line may be left out, these two never;
 # - `x-request-id` of the answer, of the log line and of the audit line are the same;
 # - a malformed request, or one with too long a path, meets the framework only under a path that doesn't exist, so that
