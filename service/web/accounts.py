@@ -27,7 +27,10 @@ class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Accounts(Controller):
-    """Reads. The handlers only say what is selected; `reading.read` is what happens."""
+    """Reads. A handler only turns path and query into a selection; `reads.read` does the rest.
+
+    The docstrings of handlers are the summaries and descriptions of the OpenAPI document.
+    """
 
     path = "/v1/accounts"
 
@@ -117,9 +120,10 @@ class Accounts(Controller):
 def _item(query: bytes, shape: Shape, **names: str) -> Selection:
     """The selection of an item path: names from the path, and no filters."""
     parameters.no_filters(query)
+    # A name in the path selects like a filter with this one value, so that grants narrow both by one rule.
     fields = {"asset": "assets", "symbol": "symbols", "positionSide": "sides"}
-    given: dict[str, Any] = {fields[name]: parameters.path_value(name, value) for name, value in names.items()}
-    return Selection(shape, **given)
+    selected: dict[str, Any] = {fields[name]: parameters.path_value(name, value) for name, value in names.items()}
+    return Selection(shape, **selected)
 
 
 def _listed(names: frozenset[str] | None) -> list[str] | None:

@@ -1,4 +1,8 @@
-"""Which requests are reads, and the audit line of each. Routes say themselves what they read."""
+"""The audit line of each read. A route's `opt` says what it reads; a request without a route is one by its path."""
+
+# With `when_full = "refuse"` a read reserves a place in the queue before its handler runs, so that nothing is answered
+# whose line could be lost. The place is used by the read's own line, or by that of its refusal: every admitted request
+# ends in `audit` once. The fast path never reserves: it leaves such settings to the framework.
 
 import re
 from collections.abc import Mapping
@@ -18,26 +22,26 @@ from service.web.problems import AnyRequest, AuditUnavailableError, retry_after
 from service.web.reads import LISTS, READS
 
 UNMATCHED = "unmatched"
-"""The route of requests that match none: paths are unbounded, labels must not be."""
+"""The route of requests that match none: paths are unbounded, metric labels must not be."""
 
 _DATA_PATHS = re.compile(r"/+(?:v1/+accounts|binance)(?:/|\Z)")
-"""Where a request that no route takes is a refused read all the same; slashes as the framework counts them."""
+"""Below these a request without a route is a refused read. The framework ignores repeated slashes, and so do we."""
 _ACCOUNT = re.compile(NAME_PATTERN)
-_AGAIN = 1_000
-"""Ms after which whoever was refused for the audit's sake may try again; the queue is emptied in far less."""
+_RETRY_MS = 1_000
+"""When a read that found the queue full may be retried; the queue is emptied in far less."""
 
 
 async def admit(request: AnyRequest) -> None:
-    """Before any handler: where no read may go without its line, one that has no room for it ends here.
+    """Reserve the place of a read's line before its handler runs, if no read may go without a line.
 
     Raises:
-        AuditUnavailableError: the queue is full, or what it is written to fails.
+        AuditUnavailableError: the queue is full, or its sink fails.
     """
     audit = request.app.state.gateway.audit
     if audit is None or audit.settings.when_full != "refuse" or _shape(request.route_handler.opt) is None:
         return
     if not audit.reserve():
-        raise AuditUnavailableError("no read is answered without its line in the audit log", retry_after(_AGAIN))
+        raise AuditUnavailableError("no read is answered without its line in the audit log", retry_after(_RETRY_MS))
     context_of(request.scope).reserved = True
 
 
@@ -49,26 +53,27 @@ def audit(gateway: Gateway, scope: Mapping[str, Any], method: str, status: int) 
     shape = None if handler is None else _shape(handler.opt)
     if shape is None and (handler is not None or not _DATA_PATHS.match(scope["path"])):
         return
-    record, account = context_of(scope), str(scope.get("path_params", {}).get("account"))
+    # The account is that of the path, also where the read was refused: the line must say what was attempted.
+    context, account = context_of(scope), str(scope.get("path_params", {}).get("account"))
     put(
         gateway,
-        Access(
-            request_id=record.request_id,
-            client=record.client,
+        AuditedRead(
+            request_id=context.request_id,
+            client=context.client,
             account=account if _ACCOUNT.fullmatch(account) else None,
             method=method,
             route=str(scope.get("path_template") or UNMATCHED),
             shape=shape,
-            selection=record.selection,
+            selection=context.selection,
             status=status,
-            problem=record.problem,
-            served=record.served,
+            problem=context.problem,
+            served=context.served,
         ),
-        reserved=record.reserved,
+        reserved=context.reserved,
     )
 
 
-class Access(msgspec.Struct, frozen=True):
+class AuditedRead(msgspec.Struct, frozen=True):
     """What is known of a read that has ended; `status` 0: the caller hung up before."""
 
     request_id: str
@@ -83,23 +88,30 @@ class Access(msgspec.Struct, frozen=True):
     served: Served | None
 
 
-def put(gateway: Gateway, access: Access, *, reserved: bool = False) -> None:
-    """Write the line of a read, where there is an audit log."""
+def put(gateway: Gateway, read: AuditedRead, *, reserved: bool = False) -> None:
+    """Write the line of a read, if there is an audit log."""
     if gateway.audit is None:
         return
+    filters, snapshot, selection = None, None, read.selection
+    if selection is not None:
+        assets, symbols, sides = _listed(selection.assets), _listed(selection.symbols), _listed(selection.sides)
+        filters = Filters(assets, symbols, sides, selection.open, selection.nonzero)
+    # A refused or unanswered read showed no snapshot; a 304 did, for the caller holds the same rows.
+    if read.served is not None and 0 < read.status < 400:
+        snapshot = SnapshotRead(timestamp(read.served.held.snapshot.request_time), read.served.age)
     line = Line(
         time=timestamp(gateway.clock.epoch()),
-        request_id=access.request_id,
+        request_id=read.request_id,
         environment=gateway.settings.environment,
-        client=access.client,
-        account=access.account,
-        method=access.method,
-        route=access.route,
-        shape=access.shape,
-        filters=_filters(access.selection),
-        status=access.status or None,
-        problem=access.problem,
-        snapshot=_snapshot(access.served) if 0 < access.status < 400 else None,
+        client=read.client,
+        account=read.account,
+        method=read.method,
+        route=read.route,
+        shape=read.shape,
+        filters=filters,
+        status=read.status or None,
+        problem=read.problem,
+        snapshot=snapshot,
     )
     gateway.audit.put(line, reserved=reserved)
 
@@ -110,26 +122,8 @@ def _shape(opt: Mapping[str, Any]) -> str | None:
     return shape.value if shape else opt.get(LISTS)
 
 
-def _filters(selection: Selection | None) -> Filters | None:
-    if selection is None:
-        return None
-    return Filters(
-        _listed(selection.assets),
-        _listed(selection.symbols),
-        _listed(selection.sides),
-        selection.open,
-        selection.nonzero,
-    )
-
-
 def _listed(names: frozenset[str] | None) -> tuple[str, ...] | None:
-    """The names as they were asked for, but for what has a key's form, which the log doesn't mask by itself."""
-    return None if names is None else tuple(sorted(MASK if _is_key(name) else name for name in names))
-
-
-def _is_key(name: str) -> bool:
-    return len(name) == API_KEY_LENGTH and looks_secret(name)
-
-
-def _snapshot(served: Served | None) -> SnapshotRead | None:
-    return None if served is None else SnapshotRead(timestamp(served.held.snapshot.request_time), served.age)
+    """The names as the caller sent them; what looks like an API key is masked here, for the log itself doesn't."""
+    if names is None:
+        return None
+    return tuple(sorted(MASK if len(name) == API_KEY_LENGTH and looks_secret(name) else name for name in names))

@@ -1,4 +1,17 @@
-"""Who is calling: the one credential of a request → the client, within its own limit of requests."""
+"""The one credential of a request → the client, within its rate limit."""
+
+# A token is either a client's own secret, which the settings know by its digest, or the token of a Kubernetes
+# ServiceAccount, which the API server reviews. The own secrets come first: they need no I/O.
+#
+# A review is remembered (`TokenReviews`), so most requests of a ServiceAccount take no wait either. One that needs a
+# review waits under a name that no client has, because its client is not known yet: callers that invent tokens compete
+# among themselves for places, and can't displace a client's reads beyond one client's part.
+#
+# The response never says why a ServiceAccount's token was refused; only the log line does (`refusal`). While no review
+# can be made the answer has a `Retry-After`: a 401 under `/v1`, a 503 below `/binance/`, as for any trouble of our own.
+#
+# `authenticate_token` = `client_of` + the charge to the rate limit. A read that waited calls `client_of` again, because
+# the token may have been revoked or moved to another client meanwhile, and is not charged twice.
 
 from functools import partial
 from typing import cast
@@ -20,7 +33,7 @@ from service.web.problems import (
 )
 
 _UNKNOWN = ""
-"""Whose a read is before its token has been reviewed; not a client's name."""
+"""The name under which a request waits for a review; no client has it."""
 _CHALLENGE = 'Bearer realm="coinm-gateway"'
 
 
@@ -34,42 +47,43 @@ def bearer_of(request: AnyRequest) -> bytes:
     Raises:
         UnauthenticatedError: there is no credential, or several.
     """
-    given = request.headers.getall("authorization", [])
-    return bearer_token(given, another="x-mbx-apikey" in request.headers)
+    lines = request.headers.getall("authorization", [])
+    return bearer_token(lines, another="x-mbx-apikey" in request.headers)
 
 
 async def authenticate(request: AnyRequest) -> Client:
-    """The caller of a path under `/v1`, by its bearer token.
+    """The caller of a path under `/v1`, by its bearer token, charged to its rate limit.
 
     Raises:
-        UnauthenticatedError: no credential, several, or one that nobody holds.
-        TooManyRequestsError: the client asks more often than it may.
+        UnauthenticatedError: no credential, several, or an unknown one.
+        UnverifiedError: as `authenticate_token`.
+        TooManyRequestsError: the client sends more requests than it may.
     """
-    return await identify(request, bearer_of(request))
+    return await authenticate_token(request, bearer_of(request))
 
 
-async def identify(request: AnyRequest, token: bytes) -> Client:
-    """The client that holds a token, or whose ServiceAccount does, within its limit of requests.
+async def authenticate_token(request: AnyRequest, token: bytes) -> Client:
+    """The client that holds a token, or whose ServiceAccount does, charged to its rate limit.
 
     Raises:
-        UnauthenticatedError: nobody does.
-        UnverifiedError: a ServiceAccount may, but the API server can't say now.
-        TooManyRequestsError: the client asks more often than it may.
+        UnauthenticatedError: no client does.
+        UnverifiedError: a ServiceAccount may, but the API server can't confirm it now.
+        TooManyRequestsError: the client sends more requests than it may.
     """
-    gateway, client = gateway_of(request), await recognise(request, token)
-    record = context_of(request.scope)
-    record.quota = gateway.limits.take(client.name, gateway.clock.monotonic())
-    if record.quota is not None and not record.quota.admitted:
-        raise TooManyRequestsError("more requests a second than this client may send", retry_after(record.quota.gain))
+    gateway, client = gateway_of(request), await client_of(request, token)
+    context = context_of(request.scope)
+    context.quota = quota = gateway.limits.take(client.name, gateway.clock.monotonic())
+    if quota is not None and not quota.admitted:
+        raise TooManyRequestsError("more requests a second than this client may send", retry_after(quota.gain))
     return client
 
 
-async def recognise(request: AnyRequest, token: bytes) -> Client:
-    """The same whatever its limit, as of now: also after a wait, in which a token may have been revoked or moved.
+async def client_of(request: AnyRequest, token: bytes) -> Client:
+    """The client that holds a token now, whatever its rate limit.
 
     Raises:
-        UnauthenticatedError: nobody holds it.
-        UnverifiedError: a ServiceAccount may, but the API server can't say now.
+        UnauthenticatedError: no client does.
+        UnverifiedError: a ServiceAccount may, but the API server can't confirm it now.
     """
     gateway = gateway_of(request)
     client = gateway.clients.authenticate(token)
@@ -80,46 +94,46 @@ async def recognise(request: AnyRequest, token: bytes) -> Client:
             "the token is not known", {"www-authenticate": f'{_CHALLENGE}, error="invalid_token"'}
         )
     CLIENT.set(client.name)
-    record = context_of(request.scope)
-    if record.client != client.name:
-        record.client, record.quota = client.name, None
+    context = context_of(request.scope)
+    if context.client != client.name:  # another client after a wait: the quota in the context is the former one's
+        context.client, context.quota = client.name, None
     return client
 
 
 async def _by_service_account(request: AnyRequest, reviews: TokenReviews, token: bytes) -> Client | None:
-    """The client of the ServiceAccount whose token it is; why there is none is for the log alone."""
-    record = context_of(request.scope)
+    """The client of the ServiceAccount that a token belongs to; the reason why there is none goes to the log alone."""
+    context = context_of(request.scope)
     try:
-        verdict = reviews.at_once(token)
-        if verdict is None:
+        review = reviews.at_once(token)
+        if review is None:
             waiting = gateway_of(request).waiting
-            verdict = await waiting.wait(_UNKNOWN, request.receive, partial(reviews.verify, token))
+            review = await waiting.wait(_UNKNOWN, request.receive, partial(reviews.verify, token))
     except (NotVerifiedError, NoRoomError) as exc:
-        record.refusal = exc.kind
+        context.refusal = exc.kind
         headers = {"www-authenticate": _CHALLENGE} | retry_after(RETRY)
         raise UnverifiedError("the token cannot be verified now", headers) from None
-    if isinstance(verdict, Refusal):
-        record.refusal = verdict.reason
+    if isinstance(review, Refusal):
+        context.refusal = review.reason
         return None
-    record.service_account = verdict.name
-    client = gateway_of(request).clients.of_service_account(verdict.name)
-    record.refusal = "not-listed" if client is None else None
+    context.service_account = review.name
+    client = gateway_of(request).clients.of_service_account(review.name)
+    context.refusal = "not-listed" if client is None else None
     return client
 
 
-def bearer_token(given: list[str], *, another: bool) -> bytes:
-    """The one credential of a request under `/v1`: of the lines of its `Authorization`.
+def bearer_token(lines: list[str], *, another: bool) -> bytes:
+    """The token in the lines of `Authorization`, the one credential of a request under `/v1`.
 
-    A second one, be it in the header of the drop-in paths (`another`), makes it unclear who is calling.
+    A second credential, also in the header of the drop-in paths (`another`), makes the caller ambiguous.
 
     Raises:
         UnauthenticatedError: there is none, or more than one.
     """
-    if not given and not another:
+    if not lines and not another:
         raise UnauthenticatedError("a bearer token is needed", {"www-authenticate": _CHALLENGE})
-    scheme, _, token = given[0].partition(" ") if given else ("", "", "")
-    if len(given) != 1 or another or scheme.lower() != "bearer":
+    scheme, _, token = lines[0].partition(" ") if lines else ("", "", "")
+    if len(lines) != 1 or another or scheme.lower() != "bearer":
         raise UnauthenticatedError("exactly one bearer token is needed", {"www-authenticate": _CHALLENGE})
     if len(token) > MAX_TOKEN:
-        return b""  # nobody's, and not worth a digest
+        return b""  # no client holds it, and a digest of it would be work for nothing
     return token.strip().encode("latin-1", "replace")

@@ -1,6 +1,6 @@
-"""Any error → Binance's `{"code":…,"msg":…}`, for the paths that its own clients call.
+"""Any error → Binance's `{"code":…,"msg":…}`, for the paths that Binance's own clients call.
 
-The codes are those that clients act upon; the words are ours, or Binance's own where they give nothing away.
+The codes are those that clients act upon. The texts are ours, or Binance's own where they reveal nothing.
 """
 
 from typing import Annotated
@@ -26,7 +26,7 @@ CHALLENGE = 'ApiKey realm="coinm-gateway", header="X-MBX-APIKEY"'
 
 
 class MalformedKeyError(UnauthenticatedError):
-    """No key, several credentials, or what can't be a key: clients are told apart from one that nobody holds."""
+    """No key, several credentials, or no possible key. Clients get another code for it than for an unknown key."""
 
 
 class BinanceError(msgspec.Struct, frozen=True):
@@ -37,12 +37,12 @@ class BinanceError(msgspec.Struct, frozen=True):
 
 
 class Form(msgspec.Struct, frozen=True):
-    """What errors of some kind become."""
+    """What errors of one class become."""
 
     status: int
     code: int
     words: str = ""
-    """Empty: the error's own detail."""
+    """The text, which may name the problem; empty: the error's own detail."""
 
 
 _KEPT = ("cache-control", "retry-after")
@@ -60,23 +60,19 @@ FORMS: dict[type[ProblemError], Form] = {
     MethodNotAllowedError: Form(404, -5000, "Path, or method on it, is invalid."),
     TooManyRequestsError: Form(429, -1003, "Too many requests; this is the gateway's limit for this key."),
 }
-"""By the most specific kind. All else is our trouble or the exchange's, and so is a 5xx of these kinds."""
+"""By the most specific class. Every other error, and every 5xx, becomes `OURS`: our trouble or the exchange's."""
 
 
-def refusal(told: Reportable, headers: dict[str, str]) -> Refusal:
-    """The answer in Binance's form; of the headers, what still fits it."""
-    form = _form(told)
+def refusal(error: Reportable, headers: dict[str, str]) -> Refusal:
+    """Encode an error in Binance's form, with those of its headers that still fit."""
+    form = OURS
+    if error.status < 500:
+        form = next((FORMS[kind] for kind in type(error).__mro__ if kind in FORMS), OURS)
     headers = {name: headers[name] for name in _KEPT if name in headers}
     if form.status == 401:
         headers["www-authenticate"] = CHALLENGE
     if form is OURS:
         headers.setdefault("retry-after", "1")  # so that clients wait at all
-    words = form.words.format(problem=told.problem) or told.detail
+    words = form.words.format(problem=error.problem) or error.detail
     body = msgspec.json.encode(BinanceError(form.code, words))
     return Refusal(form.status, "application/json", headers, body)
-
-
-def _form(told: Reportable) -> Form:
-    if told.status >= 500:
-        return OURS
-    return next((FORMS[kind] for kind in type(told).__mro__ if kind in FORMS), OURS)

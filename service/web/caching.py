@@ -3,6 +3,20 @@
 RFC 9111 (directives, Age), RFC 9211 (Cache-Status), RFC 9110 §13 (If-None-Match).
 """
 
+# Directives we know must be well-formed and unambiguous, else 400: a misread `max-age` would serve data older than the
+# caller accepts. Directives we don't know are ignored, as RFC 9111 §5.2.3 wants. `max-age=0` means `no-cache`, and
+# `Pragma` counts only without `Cache-Control` (RFC 7234 §5.4).
+#
+# `Cache-Status` (RFC 9211) says how the cache met the read:
+#   hit; ttl=N                              fresh, or past `fresh_for` and as recent as this read can have
+#   hit; ttl=N; detail=R                    older than `fresh_for`, served for reason R (such as `swr`)
+#   fwd=miss; stored                        memory had nothing; the refresh that this read started brought it
+#   fwd=R; fwd-status=200; stored           memory had a snapshot, not good enough for reason R (`stale`, `request`)
+#   fwd=R; collapsed                        a refresh that another read had started brought it
+#   fwd=stale[; fwd-status=S]; ttl=N; detail=stale-if-error      the refresh failed, with status S if there was one
+#
+# Two sets of headers: those of a snapshot never change and are encoded once; those of its age change with each read.
+
 import re
 from collections.abc import Mapping
 
@@ -17,21 +31,21 @@ from service.web.problems import InvalidParameterError
 
 CACHE_NAME = "coinm-gateway"
 RESPONSE_CACHE_CONTROL = "private, no-cache"
-"""Store it, but ask again: with the entity tag that is cheap, and no cache in between mixes callers."""
+"""Store it, but revalidate it before each use, which the entity tag makes cheap. Shared caches must not store it."""
 
 MAX_DIRECTIVES = 1024
-"""Characters of `Cache-Control`, and of `Pragma`: more than all directives there are, each spelt at length."""
+"""Characters of `Cache-Control`, and of `Pragma`: more than all existing directives together."""
 MAX_TAGS = 8192
 """Characters of `If-None-Match`: a hundred of our entity tags."""
 LIMITS: Mapping[str, int] = {"Cache-Control": MAX_DIRECTIVES, "Pragma": MAX_DIRECTIVES, "If-None-Match": MAX_TAGS}
-"""Characters that are read of a request header, all of its lines together."""
+"""Characters that a request header may have, all of its lines together."""
 
 UNBOUNDED = 2**31 * 1000
 """Ms. RFC 9111 §1.2.2: a number too large counts as 2^31 seconds; so does `max-stale` without one."""
 
 _KNOWN = frozenset({"max-age", "min-fresh", "max-stale", "no-cache", "only-if-cached"})
-# Every part is possessive (`+`): nothing that was read is ever given back, so a caller's text is read once. Empty list
-# elements are allowed (RFC 9110 §5.6.1).
+# Every part is possessive (`++`, `*+`, `?+`): the match never backtracks, so time is linear in the caller's text. Empty
+# list elements are allowed (RFC 9110 §5.6.1).
 _DIRECTIVE = re.compile(
     r"""[ \t,]*+([!#$%&'*+.^_`|~0-9A-Za-z-]++)[ \t]*+"""
     r"""(?:=[ \t]*+("(?:[^"\\]|\\.)*+"|[^\s,"]++)[ \t]*+)?+(?=,|\Z)""",
@@ -48,7 +62,7 @@ _FORWARDED: Mapping[RefreshReason, str] = {
 }
 
 
-def fields(headers: Headers, name: str) -> list[str]:
+def header_lines(headers: Headers, name: str) -> list[str]:
     """The lines of a request header of `LIMITS`.
 
     Raises:
@@ -58,7 +72,7 @@ def fields(headers: Headers, name: str) -> list[str]:
 
 
 def bounded(name: str, lines: list[str]) -> list[str]:
-    """The lines, if they are not too long.
+    """Return the lines of a header unchanged.
 
     Raises:
         InvalidParameterError: together they are longer than the header's limit.
@@ -69,8 +83,8 @@ def bounded(name: str, lines: list[str]) -> list[str]:
     return lines
 
 
-def demand(cache_control: list[str], pragma: list[str]) -> RequestDirectives:
-    """What a request asks of freshness; unknown directives are ignored.
+def request_directives(cache_control: list[str], pragma: list[str]) -> RequestDirectives:
+    """The freshness that a request requires, in ms; unknown directives are ignored.
 
     Raises:
         InvalidParameterError: a directive is malformed, or given twice with different values.
@@ -90,8 +104,8 @@ def demand(cache_control: list[str], pragma: list[str]) -> RequestDirectives:
     )
 
 
-def lasting(snapshot: Snapshot, view: View, environment: str) -> dict[str, str]:
-    """What every data answer says of itself, 304 included, for as long as the snapshot is served."""
+def snapshot_headers(snapshot: Snapshot, view: View, environment: str) -> dict[str, str]:
+    """Headers fixed for the snapshot's life; also sent with 304."""
     return {
         "cache-control": RESPONSE_CACHE_CONTROL,
         "etag": view.etag,
@@ -101,8 +115,8 @@ def lasting(snapshot: Snapshot, view: View, environment: str) -> dict[str, str]:
     }
 
 
-def passing(served: Served) -> dict[str, str]:
-    """What it says besides, and what is another thing a moment later."""
+def age_headers(served: Served) -> dict[str, str]:
+    """Headers that change with age: `Age` in whole seconds (RFC 9111 §5.1), `Gateway-Snapshot-Age` in ms."""
     return {
         "age": str(served.age // 1000),
         "cache-status": cache_status(served),
@@ -111,8 +125,24 @@ def passing(served: Served) -> dict[str, str]:
 
 
 def cache_status(served: Served) -> str:
-    """RFC 9211. `ttl` is whole seconds, rounded down: what is stale at all shows a negative one."""
-    return "; ".join([CACHE_NAME, *_status_parameters(served, f"ttl={served.ttl // 1000}")])
+    """The value of `Cache-Status`, RFC 9211."""
+    ttl = f"ttl={served.ttl // 1000}"  # whole seconds, rounded down: what is stale by 1 ms shows -1
+    forwarded = _FORWARDED[served.refresh] if served.refresh else "miss"
+    match served.result:
+        case "fresh" | "recent":
+            parameters = ["hit", ttl]
+        case "stored" if forwarded == "miss":
+            parameters = ["fwd=miss", "stored"]
+        case "stored":
+            parameters = [f"fwd={forwarded}", "fwd-status=200", "stored"]
+        case "collapsed":
+            parameters = [f"fwd={forwarded}", "collapsed"]
+        case "stale-if-error":
+            status = [f"fwd-status={served.answered}"] if served.answered else []
+            parameters = ["fwd=stale", *status, ttl, "detail=stale-if-error"]
+        case reason:
+            parameters = ["hit", ttl, f"detail={reason}"]
+    return "; ".join([CACHE_NAME, *parameters])
 
 
 def not_modified(if_none_match: list[str], etag: str) -> bool:
@@ -121,34 +151,16 @@ def not_modified(if_none_match: list[str], etag: str) -> bool:
     return value.strip() == "*" or etag in _ENTITY_TAG.findall(value)
 
 
-def _status_parameters(served: Served, ttl: str) -> list[str]:
-    forwarded = _FORWARDED[served.refresh] if served.refresh else "miss"
-    match served.result:
-        case "fresh" | "recent":
-            return ["hit", ttl]
-        case "stored" if forwarded == "miss":
-            return ["fwd=miss", "stored"]
-        case "stored":
-            return [f"fwd={forwarded}", "fwd-status=200", "stored"]
-        case "collapsed":
-            return [f"fwd={forwarded}", "collapsed"]
-        case "stale-if-error":
-            status = [f"fwd-status={served.answered}"] if served.answered else []
-            return ["fwd=stale", *status, ttl, "detail=stale-if-error"]
-        case reason:
-            return ["hit", ttl, f"detail={reason}"]
-
-
 def _directives(value: str) -> dict[str, str]:
-    """Names in lower case to values as they are spelt; "" for a directive without one."""
+    """Lower-case names to values as they were sent; "" for a directive without a value."""
     found: dict[str, str] = {}
-    value, position = value.strip(" \t,"), 0
+    value, position = value.strip(" \t,"), 0  # a separator at the end would match no directive
     while position < len(value):
         match = _DIRECTIVE.match(value, position)
         if match is None:
             raise InvalidParameterError("header Cache-Control: malformed")
-        name, given = match[1].lower(), match[2] or ""
-        if found.setdefault(name, given) != given and name in _KNOWN:
+        name, argument = match[1].lower(), match[2] or ""
+        if found.setdefault(name, argument) != argument and name in _KNOWN:
             raise InvalidParameterError(f"header Cache-Control: {name} is given twice")
         position = match.end()
     return found
@@ -161,6 +173,7 @@ def _milliseconds(found: Mapping[str, str], name: str) -> int | None:
     if not _SECONDS.fullmatch(value):
         raise InvalidParameterError(f"header Cache-Control: {name} expects whole seconds")
     digits = value.strip('"').lstrip("0") or "0"
+    # The length decides first: `int` of thousands of digits is slow, and raises above 4300.
     return UNBOUNDED if len(digits) > len(str(UNBOUNDED)) else min(int(digits) * 1000, UNBOUNDED)
 
 

@@ -1,4 +1,4 @@
-"""What becomes of one request, noted by whoever knows it; the edge makes the log line and the counters of it."""
+"""The facts of one request. Every module notes what it learns; the edge makes the log line, audit line and counters."""
 
 from collections.abc import MutableMapping
 from typing import Any, cast
@@ -15,7 +15,7 @@ _LOGGED = (
 
 
 class RequestContext:
-    """One request's facts. A field nobody has set stays `None` and out of the log line."""
+    """One request's facts. A field that was not set stays `None` and out of the log line."""
 
     __slots__ = (*_LOGGED, "malformed", "quota", "reserved", "selection", "served")
 
@@ -25,34 +25,35 @@ class RequestContext:
         self.service_account: str | None = None
         """`namespace/name`, of a caller with a ServiceAccount's token."""
         self.refusal: str | None = None
-        """Why such a token is nobody's, or could not be verified."""
+        """Why such a token belongs to no client, or could not be verified."""
         self.account: str | None = None
         self.result: str | None = None
-        """How the cache met the read."""
+        """The cache's result (`Result`)."""
         self.refresh: str | None = None
-        """Why a refresh was waited for."""
+        """Why the read waited for a refresh."""
         self.age_ms: int | None = None
         self.problem: str | None = None
         self.quota: Quota | None = None
-        """What is left of the client's limit; `None`: it has none, or isn't known."""
+        """What is left of the client's rate limit; `None`: no limit, or the client isn't known."""
         self.selection: Selection | None = None
-        """What a read asks for, once that is known to be well-formed."""
+        """What the request reads, once its path and query have proved well-formed."""
         self.served: Served | None = None
-        """What a read was answered from, if it was."""
+        """What the read was answered from; `None`: it was not answered with data."""
         self.malformed: str | None = None
-        """What is wrong with the request itself, whatever it asks for."""
+        """What is wrong with the request itself, whatever its path; `None`: nothing."""
         self.reserved = False
-        """Whether the audit log keeps a place for this read's line."""
+        """Whether the audit log holds a place for this read's line."""
 
-    def facts(self) -> dict[str, Any]:
+    def log_fields(self) -> dict[str, Any]:
+        """The fields of the log line."""
         fields = {name: getattr(self, name) for name in _LOGGED}
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def attach(scope: MutableMapping[str, Any], record: RequestContext) -> None:
-    scope[_KEY] = record
+def attach(scope: MutableMapping[str, Any], context: RequestContext) -> None:
+    scope[_KEY] = context
 
 
 def context_of(scope: Any) -> RequestContext:
-    """The record of the request that a scope belongs to."""
+    """The context of the request that a scope belongs to."""
     return cast("RequestContext", scope[_KEY])

@@ -1,6 +1,6 @@
-"""`/docs`: Swagger UI and the document. Everything comes from this process; the page may ask nobody else.
+"""`/docs`: Swagger UI and the document. Everything comes from this process; the page may not contact another host.
 
-The UI's files are those of the `swagger-ui-py` distribution (of which nothing is imported), read when first asked for.
+The UI's files are those of the `swagger-ui-py` distribution, of which nothing is imported. They are read on first use.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from litestar import Controller, Litestar, Response, get
 from litestar.params import FromPath
-from litestar.routes import BaseRoute, HTTPRoute
+from litestar.routes import HTTPRoute
 
 from service.web import caching
 from service.web.accounts import Accounts
@@ -27,7 +27,7 @@ POLICY = (
 """Content-Security-Policy. `data:` images are the UI's own icons, inlined in its style sheet."""
 
 _HEADERS = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
-"""`no-cache`: a browser keeps the 1.5 MB, and asks by entity tag whether they are still right."""
+"""`no-cache`: a browser keeps the 1.5 MB, and revalidates them by entity tag."""
 
 _PAGE = """\
 <!doctype html>
@@ -74,7 +74,7 @@ _FILES = {
 
 
 class Docs(Controller):
-    """For people and generators; nothing here is secret, so nobody is asked who they are."""
+    """For people and generators. Nothing here is secret, so no credential is needed."""
 
     path = "/docs"
     include_in_schema = False
@@ -90,18 +90,18 @@ class Docs(Controller):
         return _answer(request, name, _FILES[name])
 
 
-def _place(route: BaseRoute) -> tuple[bool, bool, str]:
-    """The accounts first, what is there for compatibility last."""
-    return not route.path.startswith("/v1/accounts"), route.path.startswith("/binance/"), route.path
-
-
 @cache
 def openapi() -> Json:
     """The document of this version of the gateway: the same in every deployment."""
     app = Litestar([Accounts, DropIn, Operations], openapi_config=None, logging_config=None)
+    # The accounts come first; what is there for compatibility comes last.
+    routes = sorted(
+        app.routes,
+        key=lambda route: (not route.path.startswith("/v1/accounts"), route.path.startswith("/binance/"), route.path),
+    )
     return document(
         (route.path, handler)
-        for route in sorted(app.routes, key=_place)
+        for route in routes
         if isinstance(route, HTTPRoute)
         for handler in route.route_handlers
         if handler.operation_id  # the framework's own OPTIONS have none
@@ -116,7 +116,7 @@ def document_bytes(*, json: bool) -> bytes:
 
 @cache
 def _content(name: str) -> tuple[bytes, str]:
-    """A file's bytes and entity tag; the page is the one without a name."""
+    """A file's bytes and entity tag, for names of `_FILES` only; the page's name is empty."""
     match name:
         case "":
             body = _PAGE.encode()
@@ -134,6 +134,6 @@ def _content(name: str) -> tuple[bytes, str]:
 def _answer(request: AnyRequest, name: str, media_type: str) -> Response[bytes]:
     body, etag = _content(name)
     headers = {**_HEADERS, "etag": etag}
-    if caching.not_modified(caching.fields(request.headers, "If-None-Match"), etag):
+    if caching.not_modified(caching.header_lines(request.headers, "If-None-Match"), etag):
         return Response(b"", status_code=304, headers=headers)
     return Response(body, media_type=media_type, headers=headers)

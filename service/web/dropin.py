@@ -1,7 +1,7 @@
 """`/binance/{account}/dapi/v1/…`: for Binance's own clients, which change their base URL and API key, and nothing else.
 
-The account by the gateway's token; ping, time and exchangeInfo for anybody, from what this process has. Nothing that a
-caller sends reaches the exchange, and no caller of the public ones causes a call.
+The account needs the gateway's token. Ping, time and exchangeInfo need none, and are answered from what this process
+has. Nothing that a caller sends reaches the exchange, and no request of a public path causes a call.
 """
 
 import re
@@ -25,12 +25,12 @@ from service.web.problems import AnyRequest, NotFoundError
 from service.web.reads import JSON, READS, read_as
 
 IGNORED = frozenset({"recvWindow", "signature", "timestamp"})
-"""What clients add to a signed query: taken, whatever it is, and used for nothing."""
+"""What clients add to a signed query: accepted with any value, and ignored."""
 
 ACCOUNT = "[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,62}"
-"""More than accounts are called: one that can't be there is answered like one that isn't."""
+"""Wider than the names of accounts: an impossible account is answered like a missing one."""
 _PATH = re.compile(f"/binance/{ACCOUNT}/dapi/v1/[A-Za-z]+".encode())
-"""As sent: escapes and empty segments are other paths, whatever the framework makes of them."""
+"""Of the path as sent: the framework would also accept escapes and empty segments, which the exchange doesn't."""
 _KEY = re.compile(r"[\x21-\x7e]{1,8192}")
 _TAGS = ["drop-in"]
 
@@ -40,7 +40,7 @@ class _Time(msgspec.Struct, rename="camel", frozen=True):
 
 
 async def require_exact(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Nothing is here but what the exchange has: the framework would also answer OPTIONS, and `/ping/` like `/ping`.
+    """Return for what the exchange has too: the framework would also answer OPTIONS, and `/ping/` like `/ping`.
 
     Raises:
         NotFoundError: another method, or another spelling of a path.
@@ -62,8 +62,11 @@ class DropIn(Controller):
         The whole answer byte for byte where the key's grant is unrestricted; else the documented members, `assets` and
         `positions` cut to what is granted.
         """
-        answer = await read_as(_key(request), request, account, _whole)
-        answer.headers["vary"] = "X-MBX-APIKEY"
+        keys = request.headers.getall("x-mbx-apikey", [])
+        if len(keys) != 1 or "authorization" in request.headers or not _KEY.fullmatch(keys[0]):
+            raise MalformedKeyError("exactly one token is needed, in X-MBX-APIKEY")
+        answer = await read_as(keys[0].encode(), request, account, _whole)
+        answer.headers["vary"] = "X-MBX-APIKEY"  # not `Authorization`, as under `/v1`
         return answer
 
     @get("/exchangeInfo", operation_id="binance_exchange_info", tags=_TAGS)
@@ -76,8 +79,9 @@ class DropIn(Controller):
         public = _public(request).public
         if public.listing is None:
             raise _not_yet(request, "exchangeInfo has not been read yet")
-        told = {"age": str(public.listing_age // 1000), "gateway-environment": _environment(request)}
-        return Response(public.listing.body, media_type=JSON, headers=NO_STORE | told)
+        environment = gateway_of(request).settings.environment
+        headers = NO_STORE | {"age": str(public.listing_age // 1000), "gateway-environment": environment}
+        return Response(public.listing.body, media_type=JSON, headers=headers)
 
     @get("/ping", operation_id="binance_ping", tags=_TAGS)
     async def get_ping(self, request: AnyRequest) -> Response[bytes]:
@@ -94,32 +98,19 @@ class DropIn(Controller):
         return Response(msgspec.json.encode(_Time(clock.now())), media_type=JSON, headers=NO_STORE)
 
 
-def _key(request: AnyRequest) -> bytes:
-    """The token, in the place of an API key."""
-    given = request.headers.getall("x-mbx-apikey", [])
-    if len(given) != 1 or "authorization" in request.headers or not _KEY.fullmatch(given[0]):
-        raise MalformedKeyError("exactly one token is needed, in X-MBX-APIKEY")
-    return given[0].encode()
-
-
 def _whole(query: bytes) -> Selection:
     """All that the caller may see; the query selects nothing."""
-    parameters.only(IGNORED, query)
+    parameters.accept_only(IGNORED, query)
     return Selection(Shape.ACCOUNT)
 
 
 def _public(request: AnyRequest) -> ExchangeClient:
-    """What answers anybody, from what is at hand."""
-    parameters.only(IGNORED, request.scope["query_string"])
+    """The part of the gateway that answers the public paths, from memory."""
+    parameters.accept_only(IGNORED, request.scope["query_string"])
     return gateway_of(request).exchange
 
 
 def _not_yet(request: AnyRequest, detail: str) -> ExchangeUnavailableError:
-    """With the time before which it can't be asked for, if there is one."""
-    exchange = gateway_of(request).exchange
-    hold = exchange.egress.hold(ADDRESS)
-    return ExchangeUnavailableError(detail, retry_at=hold.until if exchange.egress.held else None)
-
-
-def _environment(request: AnyRequest) -> str:
-    return gateway_of(request).settings.environment
+    """The error for what was not fetched yet; while our address is in a cooldown it says until when."""
+    egress = gateway_of(request).exchange.egress
+    return ExchangeUnavailableError(detail, retry_at=egress.hold(ADDRESS).until if egress.held else None)

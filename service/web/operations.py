@@ -1,4 +1,6 @@
-"""What operators and their probes ask: `/healthz`, `/readyz`, `/v1/status`."""
+"""For operators and their probes: `/healthz`, `/readyz`, `/v1/status`."""
+
+# Docstrings of handlers and texts of `Meta` are those of the OpenAPI document.
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -83,7 +85,7 @@ class Status(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Operations(Controller):
-    """Health asks nothing of Redis or the exchange: failing all replicas at once for either would be the outage."""
+    """Health doesn't depend on Redis or the exchange: to fail all replicas at once for either would be the outage."""
 
     path = "/"
 
@@ -119,7 +121,7 @@ def readiness(gateway: Gateway) -> tuple[int, bytes]:
 
 
 def status_of(gateway: Gateway, client: Client) -> Status:
-    """What a client may know of this replica: nothing that moves with the reads of others."""
+    """What a client may know of this replica. What counts reads counts its own alone, never those of others."""
     egress, clock = gateway.exchange.egress, gateway.exchange.clock
     saved = weight_saved(gateway.metrics.cache_results)
     weight = Weight(

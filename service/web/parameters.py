@@ -1,5 +1,9 @@
 """Strict query → Selection. A misspelt filter must never answer unfiltered data, so everything unknown is a 400."""
 
+# The query is parsed here and not by the framework, so that each pair is either understood or refused: one that is
+# dropped or repaired would widen the selection. Each text is read once, so the time is linear in its length. Only the
+# suggestion for an unknown name takes longer, and has a bound of its own.
+
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -11,9 +15,9 @@ from service.settings import EXCHANGE_NAME_PATTERN, MAX_NAME
 from service.web.problems import InvalidParameterError
 
 MAX_VALUES = 100
-"""Values of one filter; the exchange lists some 30 symbols and 50 coins."""
+"""Values of one filter. The exchange lists some 30 symbols and 50 coins."""
 MAX_QUERY = 64 * 1024
-"""Bytes; the server takes no longer address. A hundred names of the greatest length fit, however they are escaped."""
+"""Bytes; the server accepts no longer address. `MAX_VALUES` names of the greatest length fit, however escaped."""
 MAX_PARAMETERS = 1_000
 
 _NAME = re.compile(EXCHANGE_NAME_PATTERN)
@@ -22,7 +26,7 @@ _SIDE = re.compile("|".join(POSITION_SIDES))
 _TRUTH = {"true": True, "false": False}
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LONGEST_MISSPELLING = 40
-"""Characters of an unknown name that is compared with the known ones, which takes time by its square."""
+"""Characters of an unknown name that is compared with the known ones: the time grows with the square of its length."""
 
 LISTS = {
     "asset": (_NAME, _NAME_WORDS),
@@ -56,7 +60,7 @@ def filtered(shape: Shape, query: bytes) -> Selection:
 
 
 def no_filters(query: bytes) -> None:
-    """Item paths take none.
+    """Return for an empty query, as item paths need it.
 
     Raises:
         InvalidParameterError: there is a query.
@@ -64,17 +68,17 @@ def no_filters(query: bytes) -> None:
     _values(query, frozenset())
 
 
-def only(known: frozenset[str], query: bytes) -> None:
-    """Take a query of these names, whatever their values.
+def accept_only(known: frozenset[str], query: bytes) -> None:
+    """Return for a query of these names, with any values.
 
     Raises:
-        InvalidParameterError: it has another name in it, or is none.
+        InvalidParameterError: it has another name, or is malformed.
     """
     _values(query, known)
 
 
 def path_value(name: str, value: str) -> frozenset[str]:
-    """A name in the path, checked like the filter of the same name (`%00` reaches us decoded).
+    """A name in the path, checked like the filter of the same name. It comes decoded: `%00` is a NUL.
 
     Raises:
         InvalidParameterError: malformed.
@@ -83,7 +87,7 @@ def path_value(name: str, value: str) -> frozenset[str]:
 
 
 def require_readable(raw_path: bytes) -> None:
-    """Pass if a path, as sent, is percent-encoded UTF-8: the server puts something of its own in place of what isn't.
+    """Return if a path, as sent, is percent-encoded UTF-8; the server silently replaces what isn't.
 
     Raises:
         InvalidParameterError: it isn't.
@@ -95,7 +99,7 @@ def require_readable(raw_path: bytes) -> None:
 
 
 def _unescaped(text: str, *, in_query: bool = False) -> str:
-    """Percent-encoded text as it is meant; in a query `+` is a space.
+    """Percent-encoded text, decoded; in a query `+` is a space.
 
     Raises:
         ValueError: it is not UTF-8 (UnicodeDecodeError is one), or an escape is broken.
@@ -106,7 +110,7 @@ def _unescaped(text: str, *, in_query: bool = False) -> str:
 
 
 def _values(query: bytes, known: frozenset[str]) -> dict[str, list[str]]:
-    """Each parameter's values in order; repeats of the lists' come together, of the flags' are refused."""
+    """Each parameter's values in order. A repeated list adds its values; a repeated flag is refused."""
     values: dict[str, list[str]] = {}
     for name, value in _pairs(query):
         if name not in known:
@@ -118,7 +122,7 @@ def _values(query: bytes, known: frozenset[str]) -> dict[str, list[str]]:
 
 
 def _pairs(query: bytes) -> Iterator[tuple[str, str]]:
-    """Names and values. Programs that join pairs leave a `&` at an end or two in the middle: that says nothing."""
+    """Names and values, decoded. Empty pairs are skipped: programs that join pairs leave a `&` too many."""
     pairs = [pair for pair in query.split(b"&") if pair]
     if len(query) > MAX_QUERY or len(pairs) > MAX_PARAMETERS:
         raise InvalidParameterError(f"the query is too long: at most {MAX_PARAMETERS} parameters, {MAX_QUERY} bytes")
@@ -134,12 +138,12 @@ def _pairs(query: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _names(name: str, values: Mapping[str, list[str]]) -> frozenset[str] | None:
-    given = values.get(name)
-    if given is None:
+    listed = values.get(name)
+    if listed is None:
         return None
-    if len(given) > MAX_VALUES:
+    if len(listed) > MAX_VALUES:
         raise InvalidParameterError(f"parameter {name}: at most {MAX_VALUES} values")
-    return frozenset(_well_formed(name, value) for value in given)
+    return frozenset(_well_formed(name, value) for value in listed)
 
 
 def _well_formed(name: str, value: str) -> str:
@@ -150,16 +154,16 @@ def _well_formed(name: str, value: str) -> str:
 
 
 def _flag(name: str, values: Mapping[str, list[str]]) -> bool | None:
-    given = values.get(name)
-    if given is None:
+    flags = values.get(name)
+    if flags is None:
         return None
-    if given[0] not in _TRUTH:
+    if flags[0] not in _TRUTH:
         raise InvalidParameterError(f"parameter {name}: expected true or false")
-    return _TRUTH[given[0]]
+    return _TRUTH[flags[0]]
 
 
 def _unknown(name: str, known: frozenset[str]) -> str:
-    """What is wrong with a name, without repeating it: what is pasted into a query by mistake may be a secret."""
+    """What is wrong with a name. The text never repeats it: a name pasted by mistake may be a secret."""
     if not known:
         return "a parameter is unknown: this path takes no parameters"
     near = get_close_matches(name, sorted(known), 1) if len(name) <= _LONGEST_MISSPELLING else []

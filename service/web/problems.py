@@ -18,14 +18,14 @@ log = structlog.get_logger("coinm.web")
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:coinm-gateway:problem:"
 
-AGAIN = 5
-"""Seconds within which who found no place may come again."""
+MAX_RETRY_S = 5
+"""Seconds within which a caller that found no place may retry."""
 
 AnyRequest = Request[Any, Any, Any]
 
 
 class ProblemError(Exception):
-    """An error of the edge's own; base of those below."""
+    """Base of the edge's own errors. `problem` is stable; programs decide by it."""
 
     problem: str
     status: int
@@ -46,7 +46,7 @@ class UnauthenticatedError(ProblemError):
 
 
 class UnverifiedError(UnauthenticatedError):
-    """Who is calling could not be found out: our trouble, not the caller's."""
+    """The caller could not be identified now: the gateway's trouble, not the caller's."""
 
 
 class ForbiddenError(ProblemError):
@@ -90,7 +90,7 @@ class InternalError(ProblemError):
 
 
 Reportable: TypeAlias = ProblemError | ExchangeError | FreshnessUnmetError
-"""The errors that know what a caller is told of them."""
+"""The errors that carry their own problem, title, status and detail for the caller."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -104,7 +104,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Refusal(NamedTuple):
-    """An error as it is sent, in whatever form."""
+    """An error as it is sent, as a problem or in Binance's form."""
 
     status: int
     media_type: str
@@ -112,31 +112,31 @@ class Refusal(NamedTuple):
     body: bytes
 
 
-def refusal(request_id: str, told: Reportable, headers: dict[str, str]) -> Refusal:
-    """An error as a problem."""
+def refusal(request_id: str, error: Reportable, headers: dict[str, str]) -> Refusal:
+    """Encode an error as a problem."""
     instance = f"urn:request:{request_id}"
-    problem = Problem(TYPE_PREFIX + told.problem, told.title, told.status, told.detail, instance)
-    return Refusal(told.status, MEDIA_TYPE, headers, msgspec.json.encode(problem))
+    problem = Problem(TYPE_PREFIX + error.problem, error.title, error.status, error.detail, instance)
+    return Refusal(error.status, MEDIA_TYPE, headers, msgspec.json.encode(problem))
 
 
 def overloaded() -> OverloadedError:
-    """Too many wait; when to come back is drawn, so that they don't come back together."""
-    again = retry_after(random.randint(1, AGAIN) * 1000)  # noqa: S311 - spreads callers, keeps no secret
-    return OverloadedError("too many requests wait on this replica", again)
+    """Too many requests wait. The time to retry is random, so that the refused don't return together."""
+    headers = retry_after(random.randint(1, MAX_RETRY_S) * 1000)  # noqa: S311 - spreads callers, keeps no secret
+    return OverloadedError("too many requests wait on this replica", headers)
 
 
 def retry_after(milliseconds: int) -> dict[str, str]:
-    """`Retry-After`, so that nobody comes back too early."""
+    """`Retry-After` in whole seconds, rounded up: a retry must not come too early."""
     return {"retry-after": str(whole_seconds(milliseconds))}
 
 
 def whole_seconds(milliseconds: int) -> int:
-    """Rounded up and never zero."""
+    """Milliseconds in seconds, rounded up and never zero."""
     return max(1, math.ceil(milliseconds / 1000))
 
 
-def told(exc: Exception) -> Reportable:
-    """What a caller is told of an exception: ours as it is, the framework's and bugs as one of ours."""
+def to_problem(exc: Exception) -> Reportable:
+    """The error to report for an exception: our own as it is, the framework's and bugs as one of ours."""
     if isinstance(exc, Reportable):
         return exc
     if isinstance(exc, NotFoundException):
@@ -144,17 +144,17 @@ def told(exc: Exception) -> Reportable:
     if isinstance(exc, MethodNotAllowedException):
         return MethodNotAllowedError("the path is read-only", {"allow": "GET, HEAD, OPTIONS"})
     if isinstance(exc, HTTPException) and exc.status_code < 500:
-        # The framework's own text repeats the query; none of ours reaches its validation.
+        # The framework's text repeats the query. Our own parameters never reach its validation.
         return InvalidParameterError("the request is malformed")
     log.error("internal_error", exc_info=exc)
     return InternalError("the gateway failed; the request id finds the trace in its log")
 
 
-def headers(request: AnyRequest, told: Reportable) -> dict[str, str]:
-    """What an error's headers say: how to do better, or when to come back."""
-    if isinstance(told, ProblemError):
-        return told.headers
-    if isinstance(told, ExchangeError) and told.retry_at is not None:
-        now = request.app.state.gateway.exchange.clock.now()
-        return retry_after(told.retry_at - now)
+def headers(request: AnyRequest, error: Reportable) -> dict[str, str]:
+    """An error's headers: how to correct the request, or when to retry it."""
+    if isinstance(error, ProblemError):
+        return error.headers
+    if isinstance(error, ExchangeError) and error.retry_at is not None:
+        # `retry_at` is on the exchange's clock, from which ours may differ.
+        return retry_after(error.retry_at - request.app.state.gateway.exchange.clock.now())
     return {}

@@ -1,4 +1,4 @@
-"""Any error → what the caller is told of it, in the form of the path it asked on: the one exception handler's work."""
+"""Any error → the answer in the form of the requested path. The app's only exception handler."""
 
 import re
 from typing import Any
@@ -10,22 +10,23 @@ from service.web.context import context_of
 from service.web.problems import AnyRequest, InvalidParameterError, Refusal, Reportable
 
 UNSTORED = {"cache-control": "no-store"}
-"""What every error says to caches."""
-_BELOW_BINANCE = re.compile(r"/+binance/")
+"""Header of every error."""
+_BELOW_BINANCE = re.compile(r"/+binance/")  # the framework ignores repeated slashes, and so does the form of errors
 
 
 def answer(request: AnyRequest, exc: Exception) -> Response[bytes]:
-    """For ours, the framework's, and what nobody foresaw."""
+    """Answer our own errors, the framework's, and bugs."""
+    # A malformed request goes to a path that doesn't exist (see `edge`); its own error replaces that 404.
     malformed = context_of(request.scope).malformed
-    told = problems.told(exc) if malformed is None else InvalidParameterError(malformed)
-    status, media_type, headers, body = refused(request.scope, told, problems.headers(request, told))
+    error = problems.to_problem(exc) if malformed is None else InvalidParameterError(malformed)
+    status, media_type, headers, body = refused(request.scope, error, problems.headers(request, error))
     return Response(body, status_code=status, media_type=media_type, headers=headers)
 
 
-def refused(scope: Any, told: Reportable, headers: dict[str, str]) -> Refusal:
-    """An error as it is sent; noted in the request's record."""
-    record = context_of(scope)
-    record.problem, headers = told.problem, UNSTORED | headers
+def refused(scope: Any, error: Reportable, headers: dict[str, str]) -> Refusal:
+    """Encode an error for the path, and note its problem in the request's context."""
+    context = context_of(scope)
+    context.problem, headers = error.problem, UNSTORED | headers
     if _BELOW_BINANCE.match(scope["path"]):
-        return binance_errors.refusal(told, headers)
-    return problems.refusal(record.request_id, told, headers)
+        return binance_errors.refusal(error, headers)
+    return problems.refusal(context.request_id, error, headers)

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.account.selection import MAX_VIEWS
 from service.kubernetes.token_review import ACCEPTED_FOR
 from service.web.edge import Edge
-from service.web.fast_path import PLANS
+from service.web.fast_path import MAX_PARSED_READS
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage
 from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask, outcomes
@@ -185,10 +185,10 @@ async def test_hits_may_be_logged_now_and_then_and_are_counted_and_audited_all_t
 
 async def test_requests_are_forgotten_before_they_are_too_many(stage: Stage) -> None:
     gateway = await stage.warm()
-    for number in range(PLANS + 10):
+    for number in range(MAX_PARSED_READS + 10):
         await gateway.get(f"{POSITIONS}?symbol={delivered(number)}")
     hits = gateway.app.edge.hits
-    await gateway.get(f"{POSITIONS}?symbol={delivered(PLANS)}")
+    await gateway.get(f"{POSITIONS}?symbol={delivered(MAX_PARSED_READS)}")
     assert gateway.app.edge.hits == hits + 1
     await gateway.get(f"{POSITIONS}?symbol={delivered(0)}")
     assert gateway.app.edge.hits == hits + 1

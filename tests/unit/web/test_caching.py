@@ -7,7 +7,15 @@ from service.account.selection import Selection, Shape, Views
 from service.account.snapshot import parse
 from service.cache.policy import RefreshReason, RequestDirectives
 from service.cache.ports import Held, Result, Served
-from service.web.caching import UNBOUNDED, cache_status, demand, fields, lasting, not_modified, passing
+from service.web.caching import (
+    UNBOUNDED,
+    age_headers,
+    cache_status,
+    header_lines,
+    not_modified,
+    request_directives,
+    snapshot_headers,
+)
 from service.web.problems import InvalidParameterError
 
 SNAPSHOT = parse(b'{"assets":[],"positions":[]}', 1_790_000_040_123, {})
@@ -50,7 +58,7 @@ def served(
     ],
 )  # fmt: skip
 def test_directives_become_a_demand(cache_control: str, expected: RequestDirectives) -> None:
-    assert demand([cache_control], []) == expected
+    assert request_directives([cache_control], []) == expected
 
 
 MALFORMED_AGES = ["", "=", '=""', "=-1", "=1.5", "=5s", "=5;", "=5 no-cache", "=\u0665", '="5', "=1, max-age=2"]
@@ -61,19 +69,19 @@ NO_DIRECTIVES = ["=5", '"no-cache"', "no-cache; max-age=5"]
 @pytest.mark.parametrize("cache_control", [*(f"max-age{age}" for age in MALFORMED_AGES), *MALFORMED, *NO_DIRECTIVES])
 def test_a_malformed_directive_is_refused_without_an_echo(cache_control: str) -> None:
     with pytest.raises(InvalidParameterError, match=r"^header Cache-Control: [a-z -]+$"):
-        demand([cache_control], [])
+        request_directives([cache_control], [])
 
 
 def test_several_header_lines_are_one_list() -> None:
-    assert demand(["max-age=5", "max-stale=1"], []) == RequestDirectives(max_age=5_000, max_stale=1_000)
+    assert request_directives(["max-age=5", "max-stale=1"], []) == RequestDirectives(max_age=5_000, max_stale=1_000)
     with pytest.raises(InvalidParameterError, match="max-age is given twice"):
-        demand(["max-age=5", "max-age=6"], [])
+        request_directives(["max-age=5", "max-age=6"], [])
 
 
 @pytest.mark.parametrize(("name", "limit"), [("Cache-Control", 1024), ("Pragma", 1024), ("If-None-Match", 8192)])
 def test_a_header_is_read_up_to_its_limit_all_lines_together(name: str, limit: int) -> None:
     def sent(*lines: str) -> list[str]:
-        return fields(Headers([(name.lower().encode(), line.encode()) for line in lines]), name)
+        return header_lines(Headers([(name.lower().encode(), line.encode()) for line in lines]), name)
 
     half = "x" * (limit // 2)
     assert sent("x" * limit) == ["x" * limit]
@@ -85,17 +93,17 @@ def test_a_header_is_read_up_to_its_limit_all_lines_together(name: str, limit: i
 
 
 def test_pragma_counts_where_no_cache_control_is_sent() -> None:
-    assert demand([], ["no-cache"]) == RequestDirectives(no_cache=True)
-    assert demand([], ["x, No-Cache"]) == RequestDirectives(no_cache=True)
-    assert demand([], ["x-no-cache"]) == RequestDirectives()
-    assert demand(["max-age=5"], ["no-cache"]) == RequestDirectives(max_age=5_000)
-    assert demand([], []) == demand([], ["other"]) == RequestDirectives()
+    assert request_directives([], ["no-cache"]) == RequestDirectives(no_cache=True)
+    assert request_directives([], ["x, No-Cache"]) == RequestDirectives(no_cache=True)
+    assert request_directives([], ["x-no-cache"]) == RequestDirectives()
+    assert request_directives(["max-age=5"], ["no-cache"]) == RequestDirectives(max_age=5_000)
+    assert request_directives([], []) == request_directives([], ["other"]) == RequestDirectives()
 
 
 @given(st.text(st.sampled_from('max-ge=5,; "\\no\tch\x00é'), max_size=30))
 def test_any_header_is_a_demand_or_a_refusal(cache_control: str) -> None:
     try:
-        found = demand([cache_control], [])
+        found = request_directives([cache_control], [])
     except InvalidParameterError:
         return
     assert found.max_age is None or 0 < found.max_age <= UNBOUNDED
@@ -131,14 +139,14 @@ def test_the_cache_status_says_how_a_read_was_met(how: Served, status: str) -> N
 
 @pytest.mark.parametrize(("age", "seconds"), [(0, "0"), (999, "0"), (1_000, "1"), (61_999, "61")])
 def test_the_age_is_whole_seconds_rounded_down_beside_milliseconds(age: int, seconds: str) -> None:
-    told = passing(served("fresh", age=age))
+    told = age_headers(served("fresh", age=age))
     assert (told["age"], told["gateway-snapshot-age"]) == (seconds, str(age))
 
 
 def test_every_data_answer_has_these_headers() -> None:
     view = HELD.views.view(Selection(Shape.ASSETS))
     assert view is not None
-    assert lasting(HELD.snapshot, view, "testing") | passing(served("fresh", 1_000)) == {
+    assert snapshot_headers(HELD.snapshot, view, "testing") | age_headers(served("fresh", 1_000)) == {
         "age": "0",
         "cache-control": "private, no-cache",
         "cache-status": "coinm-gateway; hit; ttl=1",

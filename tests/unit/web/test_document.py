@@ -146,7 +146,7 @@ def test_every_read_takes_the_headers_of_freshness(operation: str) -> None:
     assert list(headers) == ["Cache-Control", "If-None-Match"]
     assert all(each["schema"]["maxLength"] == caching.LIMITS[name] for name, each in headers.items())
     for each in headers["Cache-Control"]["examples"].values():
-        caching.demand([each["value"]], [])  # none is refused
+        caching.request_directives([each["value"]], [])  # none is refused
 
 
 def test_every_problem_is_told_by_some_operation_but_the_one_that_no_operation_has() -> None:

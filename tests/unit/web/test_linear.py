@@ -12,16 +12,16 @@ from service.account.selection import Shape
 from service.kubernetes.token_review import precheck
 from service.telemetry.logs import looks_secret
 from service.web.authentication import bearer_token
-from service.web.caching import bounded, demand, not_modified
-from service.web.parameters import filtered, no_filters, only, path_value, require_readable
+from service.web.caching import bounded, not_modified, request_directives
+from service.web.parameters import accept_only, filtered, no_filters, path_value, require_readable
 from service.web.problems import ProblemError
 
 Parser = Callable[[str], object]
 
 PARSERS: dict[str, Parser] = {
-    "Cache-Control": lambda text: demand([text], []),
-    "Cache-Control, lines": lambda text: demand(text.split(), []),
-    "Pragma": lambda text: demand([], [text]),
+    "Cache-Control": lambda text: request_directives([text], []),
+    "Cache-Control, lines": lambda text: request_directives(text.split(), []),
+    "Pragma": lambda text: request_directives([], [text]),
     "If-None-Match": lambda text: not_modified([text], '"a"'),
     "Authorization": lambda text: bearer_token([text], another=False),
     "Authorization, token": lambda text: bearer_token([f"Bearer {text}"], another=False),
@@ -29,7 +29,7 @@ PARSERS: dict[str, Parser] = {
     "query": lambda text: filtered(Shape.ACCOUNT, text.encode()),
     "query, values": lambda text: filtered(Shape.ACCOUNT, f"asset={text}".encode()),
     "query of an item": lambda text: no_filters(text.encode()),
-    "query of Binance's": lambda text: only(frozenset({"timestamp"}), f"timestamp={text}".encode()),
+    "query of Binance's": lambda text: accept_only(frozenset({"timestamp"}), f"timestamp={text}".encode()),
     "path": lambda text: require_readable(text.encode()),
     "name in a path": lambda text: path_value("asset", text),
     "JWT": lambda text: precheck(text.encode(), "a", 0),
@@ -89,6 +89,6 @@ def test_a_text_eight_times_as_long_takes_no_more_than_its_share(name: str, shap
 @given(texts, st.booleans())
 def test_a_cache_control_of_8_kib_costs_less_than_a_millisecond(shape: tuple[str, str, str, str], split: bool) -> None:  # noqa: FBT001
     def read(given: str) -> object:
-        return demand(bounded("Cache-Control", given.split(" ") if split else [given]), [])
+        return request_directives(bounded("Cache-Control", given.split(" ") if split else [given]), [])
 
     assert min(seconds(read, text(shape, length)) for length in (1_000, 8_192) for _ in range(3)) < 0.001
