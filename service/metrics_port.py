@@ -132,5 +132,8 @@ class MetricsPort:
 
 
 def _exposition(registry: CollectorRegistry, accept: str) -> tuple[str, bytes]:
-    encode, content_type = choose_encoder(accept)  # in the thread too: 8 KiB of commas in `Accept` take 4 ms
+    try:
+        encode, content_type = choose_encoder(accept)  # in the thread too: 8 KiB of commas in `Accept` take 4 ms
+    except (TypeError, ValueError):  # a `version` that is not one (packaging compares it with `None`)
+        encode, content_type = choose_encoder("")
     return content_type, encode(registry)

@@ -27,6 +27,9 @@ POLICIES = Path(__file__).parents[1] / ".venv" / "policies"
 FOLDERS = {"clients": CLIENTS, "checkov": POLICIES}
 """What make installs beside the environment, by the fixture that looks into it."""
 
+LONGEST = {"test_schemathesis.py"}
+"""Files that take minutes: they begin first, so that no worker is alone with one in the end."""
+
 _NOT_RUN = pytest.StashKey[list[str]]()
 _TOLD = "not run"
 
@@ -37,6 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not_run:
         config.hook.pytest_deselected(items=not_run)
         items[:] = [item for item in items if item not in not_run]
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

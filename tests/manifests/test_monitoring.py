@@ -1,5 +1,6 @@
 """Alerts and dashboard ask for what a scrape has, promtool takes it, and each alert has its tests and its section."""
 
+import asyncio
 import re
 import subprocess
 from collections.abc import Iterator
@@ -51,12 +52,19 @@ Scrape = dict[str, set[str]]
 
 @pytest.fixture
 async def scrape(tmp_path: Path) -> Scrape:
-    """Of a gateway that has met callers of both kinds, a failing exchange and a Redis that is away."""
-    stage = Stage(tmp_path, kubernetes=KUBERNETES, clients=CLIENTS)
+    """Of a gateway that has met callers of both kinds and too many, a failing exchange and a Redis that is away."""
+    stage = Stage(tmp_path, kubernetes=KUBERNETES, clients=CLIENTS, server={"waiters": 1})
     desk = Desk(stage)
     gateway, _ = await stage.start_watched()
     for _ in range(2):  # a miss and a hit
         await ask(gateway, desk.token())
+    await stage.advance(10_000)
+    stage.exchange.hold()
+    waiting = asyncio.create_task(gateway.get())
+    await stage.exchange.wait_held()
+    await gateway.get()  # one too many
+    stage.exchange.release()
+    await waiting
     await stage.advance(10_000)
     stage.fail("not-json")
     stage.redis_server.connected = False

@@ -128,6 +128,8 @@ async def test_half_open_scrapes_neither_keep_a_probe_out_nor_take_threads(narro
     [
         (b"GET /metrics?name=x HTTP/1.1\r\n\r\n", b"200"),
         (b"HEAD /healthz HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET /metrics HTTP/1.1\r\naccept: text/plain;version=x\r\n\r\n", b"200"),
+        (b"GET /metrics HTTP/1.1\r\naccept: application/openmetrics-text;version=1..0;q=9\r\n\r\n", b"200"),
         (b"GET /v1/accounts HTTP/1.1\r\n\r\n", b"404"),
         (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
         (b"GET\r\n\r\n", b"400"),

@@ -34,6 +34,9 @@ PHASES = ("examples", "coverage", "fuzzing", "stateful")
 FAULTS = {"503-unavailable": 3, "not-json": 1, "404-path": 1, "408": 3, "301": 1, "451": 1, "500": 3}
 """Faults that end as they began, without a hold, and how many calls of one refresh meet them."""
 
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "150"))
+"""Of an operation and seed, where the exchange is well; more look further."""
+
 SEEDS = (1, 2)
 """The same requests in every run, so that a red one can be repeated; others look further."""
 
@@ -103,12 +106,12 @@ def _unmeasured() -> dict[str, str]:
 
 
 @pytest.mark.timeout(900)  # it generates for minutes where cores are busy
-async def test_five_thousand_requests_to_a_gateway_whose_exchange_is_well(
+async def test_thousands_of_requests_to_a_gateway_whose_exchange_is_well(
     tmp_path: Path, gateway: GatewayProcess, exchange: Exchange
 ) -> None:
-    cases = await asyncio.gather(*(run(tmp_path, gateway, 400, seed) for seed in SEEDS))
+    cases = await asyncio.gather(*(run(tmp_path, gateway, EXAMPLES, seed) for seed in SEEDS))
 
-    assert sum(cases) >= 5_000
+    assert sum(cases) >= 10 * EXAMPLES
     told = await answered(gateway)
     unmet = {
         503,
@@ -116,7 +119,7 @@ async def test_five_thousand_requests_to_a_gateway_whose_exchange_is_well(
     }  # freshness-unmet, by the demand, the 503 in Binance's form; nothing else, for the exchange is well
     assert {status for status in told if status >= 500} <= unmet
     assert {call.status for call in exchange.calls.kept()} <= {200, None}  # one may be under way
-    assert told[200] > 1_000
+    assert told[200] > 2 * EXAMPLES
 
 
 @pytest.mark.timeout(900)
