@@ -233,7 +233,7 @@ async def test_a_snapshot_without_life_left_is_gone(store: AccountStore) -> None
 FOREIGN: list[dict[str, Any]] = [
     {"format": "1"},
     {"format": ""},
-    {"request_time": "canary"},
+    {"asked_at": "canary"},
     {"identity": SECOND},
     {"life": "1.5"},
     {"margin_assets": "[]"},
@@ -251,7 +251,7 @@ async def test_what_somebody_else_wrote_counts_as_no_snapshot(
     assert await shared(store) is None
 
 
-@pytest.mark.parametrize("foreign", [{"request_time": "canary"}, {"request_time": "1"}, {"request_time": "9" * 5_000}])
+@pytest.mark.parametrize("foreign", [{"asked_at": "canary"}, {"asked_at": "1"}, {"asked_at": "9" * 5_000}])
 async def test_a_snapshot_replaces_what_somebody_else_wrote(
     store: AccountStore, redis: Any, foreign: dict[str, Any]
 ) -> None:
