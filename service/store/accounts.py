@@ -9,7 +9,7 @@ what that replica shares. Each script is atomic; anything can happen between two
 #   adopts the snapshot, or acquires the lease itself when that is free.
 # - *The holder dies.* Nothing renews the lease, so it expires within `LEASE`; a waiting replica acquires it.
 # - *The holder stalls for longer than the lease.* Another replica acquires it with its own token. The old holder's next
-#   `renew` is `False`, and its store and its failure are refused (`lost`): both compare the token in Redis.
+#   `renew` is `False`; its store (`lost`) and its failure are refused, for both compare the token in Redis.
 # - *Redis loses the lease* (restart, failover). `renew` sets it again, but only if by the holder's own clock it can't
 #   have expired, and no other replica has acquired it meanwhile.
 # - *The answer to a try is lost.* The script may have acquired the lease all the same. The caller goes on without Redis
