@@ -1,1 +1,1 @@
-"""What the replicas share, in Redis. Alone knows redis-py; every failure of Redis ends here as "away"."""
+"""The state that the replicas share, in Redis. The only room that knows redis-py; a failing Redis is "unavailable"."""

@@ -1,7 +1,7 @@
--- Whether the caller alone may do something now; it is its own for so long, whatever comes of it.
+-- Acquire the sole right to do something, for so many ms, whatever comes of it. Returns 1 if the caller has it now.
 -- KEYS: the claim
 -- ARGV: token, ms
--- A claim without an end, or with one far beyond any that is made, was made by nobody.
+-- A claim without an end, or with one far beyond any that a replica sets, is foreign and doesn't count.
 local milliseconds = tonumber(ARGV[2])
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', milliseconds) then
     return 1

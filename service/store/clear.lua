@@ -1,8 +1,8 @@
--- An operator knows better: forget what stands in an account's way, but for its snapshot.
+-- On an operator's order: forget what keeps an account from a refresh. Its snapshot stays.
 -- KEYS: failures, lease, the claim to try the credential out, the account's credentials
--- ARGV: ms of a lease; the caller's identity; now (ms), ms that a credential is remembered
--- Gives how many failures were remembered, whether the lease was one that would not have ended, and how many other
--- credentials were known.
+-- ARGV: ms of a lease; the caller's identity; now (ms), ms for which a credential is remembered
+-- Returns how many failures in a row were remembered, whether the lease was foreign (it would not have expired in time),
+-- and how many other credentials were known.
 local failures = whole(fields(KEYS[1], 15, 'count')[1], 1e6) or 0
 local left, stuck, others = redis.call('PTTL', KEYS[2]), 0, 0
 if left == -1 or left > tonumber(ARGV[1]) or read('STRLEN', KEYS[2]) == false then

@@ -1,4 +1,12 @@
-"""Not-befores as they stand in Redis."""
+"""Cooldowns as they are stored in Redis."""
+
+# `budget.joined` merges two copies of a cooldown, and `hold.lua` applies the same rule to the stored one. The latest
+# `until` wins there. So one forged or mistaken `until` would bind the fleet for ever; and a resume dated in the future,
+# or a probe that was answered before it could be sent, would free the fleet of a ban. Everything read here is therefore
+# limited to what a replica can have written by now.
+#
+# "Now" is the exchange's time. A replica that hasn't measured it yet takes it from the cooldown itself: the script sets
+# the key's life to `until - now + COOLDOWN_MEMORY`, so `now` is `until` less what is left beyond COOLDOWN_MEMORY.
 
 import re
 
@@ -6,56 +14,62 @@ from service.exchange.budget import MAX_COOLDOWN, NO_COOLDOWN, Cooldown, joined
 from service.exchange.clock import EARLIEST, LATEST, ExchangeClock
 from service.exchange.errors import ERRORS, ExchangeBannedError
 from service.exchange.ports import Cooldowns
-from service.store.scripts import Found
+from service.store.scripts import ScriptResult
 from service.store.values import whole
 
 COOLDOWN_MEMORY = 10 * MAX_COOLDOWN
-"""Ms past its end that a hold and a resume are remembered: far longer than any hold the resume could void."""
+"""Ms after its end for which a cooldown or a resume is remembered: far longer than any cooldown a resume could void."""
 
 _PROBLEM = re.compile("[a-z-]{1,64}")
 
 SLACK = 24 * 60 * 60 * 1000
-"""Ms by which this machine's clock may be behind before it is measured; a long ban must not count as none for that."""
+"""Ms by which this machine's clock may be behind before it is measured: a long ban must not be refused for that."""
 
 CLOCK_ERROR = 5_000
-"""Ms by which another replica's clock may be ahead of one that the exchange has told: a `Date` has whole seconds."""
+"""Ms by which another replica's clock may be ahead of one that the exchange has set: a `Date` has whole seconds."""
 
 
-def cooldowns_of(found: Found, clock: ExchangeClock) -> Cooldowns:
-    """The address's and the credential's, and what time it is at the exchange by the life they have left."""
-    (address, one), (credential, other) = (_told(fields, left, clock) for fields, left in found)
+def cooldowns_of(stored: ScriptResult, clock: ExchangeClock) -> Cooldowns:
+    """Decode the address's and the credential's, and the exchange's time by the life that they have left."""
+    (address, one), (credential, other) = (_with_time(fields, left_ms, clock) for fields, left_ms in stored)
     return Cooldowns(address, credential, one or other)
 
 
 def cooldown_of(fields: list[bytes | None], now: int, latest: int) -> Cooldown:
-    """A not-before as it stands in Redis; what no replica can have written by `now` counts as none.
+    """Decode a cooldown; one that no replica can have written by `now` counts as none.
 
-    A resume after `latest`, or a probe that was answered before it could be sent, would free the fleet of a ban.
-    Problem types that a newer release wrote count as a ban: what stands there reaches callers, and so is ours.
+    Args:
+        fields: resumed, imposed, until, opened, problem.
+        now: epoch ms on the exchange's clock.
+        latest: epoch ms of the latest moment at which a replica can have resumed or imposed anything.
     """
     resumed, imposed, until, opened, problem = (fields + 5 * [None])[:5]
     voided, deadline = whole(resumed, latest) or 0, whole(until, latest_until(now)) or 0
     name = (problem or b"").decode("latin-1")
     if not deadline or not _PROBLEM.fullmatch(name):
         return Cooldown(voided)
-    told = min(whole(imposed, LATEST) or 0, latest)
+    imposed_at = min(whole(imposed, LATEST) or 0, latest)
+    # A newer release's problem type counts as a ban, for this name reaches callers.
     name = name if name in ERRORS else ExchangeBannedError.problem
-    return joined(NO_COOLDOWN, Cooldown(voided, deadline, opened == b"1" and deadline <= now + CLOCK_ERROR, name, told))
+    # A probe is only sent after the deadline, so one that was answered before it never took place.
+    answered = opened == b"1" and deadline <= now + CLOCK_ERROR
+    return joined(NO_COOLDOWN, Cooldown(voided, deadline, answered, name, imposed_at))
 
 
 def latest_moment(clock: ExchangeClock) -> int:
-    """Epoch ms, of what has happened at another replica by now."""
+    """Epoch ms by which everything that has happened at another replica is dated."""
     return clock.now() + (SLACK if clock.offset is None else CLOCK_ERROR)
 
 
 def latest_until(now: int) -> int:
+    """Epoch ms of the latest end that a replica can have written by now."""
     return now + MAX_COOLDOWN + SLACK
 
 
-def _told(fields: list[bytes | None], left: int, clock: ExchangeClock) -> tuple[Cooldown, int | None]:
-    """A hold, and the time that its life tells: none where it has no end, or one that no replica gave it."""
+def _with_time(fields: list[bytes | None], left_ms: int, clock: ExchangeClock) -> tuple[Cooldown, int | None]:
+    """Decode a cooldown, and the time by its life: `None` if it has no life, or one that no replica gave it."""
     until = whole(fields[2] if len(fields) > 2 else None, LATEST)
-    now = until - (left - COOLDOWN_MEMORY) if until and 0 < left <= COOLDOWN_MEMORY + MAX_COOLDOWN else None
+    now = until - (left_ms - COOLDOWN_MEMORY) if until and 0 < left_ms <= COOLDOWN_MEMORY + MAX_COOLDOWN else None
     if now is not None and not EARLIEST <= now <= LATEST:
         now = None
     if clock.offset is not None or now is None:

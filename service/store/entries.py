@@ -10,24 +10,23 @@ from service.exchange.errors import ExchangeError
 from service.exchange.ports import Cooldowns
 
 Lease: TypeAlias = Literal["not-tried", "needless", "superseded", "taken", "busy"]
-"""What became of a try for it: `needless` where a young snapshot spares the call, `superseded` where a credential that
-replaced the caller's is in use."""
+"""The result of a try for it: `taken` (acquired), `busy` (another replica holds it), `needless` (a young snapshot makes
+a call unnecessary) or `superseded` (a credential that replaced the caller's is in use)."""
 
 LONGEST_NUMBER = 12
-"""Digits of an age in ms: beyond any window."""
+"""Digits of an age in ms: beyond any freshness window."""
 
-LONGEST_MESSAGE = 160
-"""Bytes of an announcement: an account's name, two identities and two numbers, with room."""
+LONGEST_MESSAGE_BYTES = 160
+"""An account's name (64), two identities (16 each) and a number (12), with room."""
 
 _MESSAGE = re.compile(rf"([a-z0-9~-]{{1,64}}) ([0-9a-f]{{16}})(?: ([0-9a-f]{{16}}) ([0-9]{{1,{LONGEST_NUMBER}}}))?")
 
 Bond: TypeAlias = Literal["lasting", "passing", "none"]
-"""A link from the replaced credential to the accepted one: `passing` where strangers use that, `none` where they use
-the replaced one; `store.lineage` has the theory."""
+"""A link from the replaced credential to the accepted one: `passing` if strangers use the accepted one, `none` if they
+use the replaced one; `store.lineage` has the theory."""
 
 StoreResult: TypeAlias = Literal["kept", "older", "superseded", "lost"]
-"""What became of a snapshot: refused where an older one than what is there, by a replaced credential, or without the
-lease."""
+"""What became of a snapshot. Refused: `older` than the stored one, by a replaced credential, or without the lease."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -37,32 +36,32 @@ class Entry(msgspec.Struct, frozen=True):
     request_time: int
     """Ms since the epoch, on the exchange's clock."""
     life: int
-    """Ms from `request_time` to the hard cap; the entry expires with it."""
+    """Ms from `request_time` to the hard cap, at which the entry expires."""
     margin_assets: Mapping[str, str]
-    """What exchangeInfo said when it was indexed, so that every replica cuts the same views."""
+    """From the exchangeInfo that it was indexed with, so that every replica renders the same views."""
 
 
 class Failed(msgspec.Struct, frozen=True):
     """A failed refresh, on its way into or out of Redis."""
 
     count: int
-    """How many in a row."""
+    """Failures in a row, this one included."""
     error: ExchangeError
     pause: int
-    """Ms until the next try; negative: since then."""
+    """Ms until the next attempt; negative: ms since it was due."""
 
 
 class RefreshRequest(msgspec.Struct, frozen=True):
-    """What a replica whose credential was replaced wants of one that has the newer: a refresh."""
+    """A replica whose credential was replaced requests a refresh from one that has the newer credential."""
 
     identity: str
     """Of the replaced credential."""
     max_age_ms: int
-    """Age in ms below which a snapshot will do."""
+    """Age in ms below which a snapshot is young enough."""
 
 
 class Notification(msgspec.Struct, frozen=True):
-    """An announcement: the state of an account under a credential has changed, or a refresh is wished for."""
+    """A published message: the state of an account under a credential has changed, or a refresh is requested."""
 
     account: str
     identity: str
@@ -70,18 +69,18 @@ class Notification(msgspec.Struct, frozen=True):
     wish: RefreshRequest | None = None
 
     def encode(self) -> str:
-        told = f"{self.account} {self.identity}"
-        return told if self.wish is None else f"{told} {self.wish.identity} {self.wish.max_age_ms}"
+        changed = f"{self.account} {self.identity}"
+        return changed if self.wish is None else f"{changed} {self.wish.identity} {self.wish.max_age_ms}"
 
     @classmethod
     def decode(cls, message: bytes) -> "Notification | None":
-        """A message as it was heard; `None`: no replica sent it. Its length is looked at before anything else."""
-        if len(message) > LONGEST_MESSAGE:
+        """Decode a received message; `None` if no replica can have sent it."""
+        if len(message) > LONGEST_MESSAGE_BYTES:  # first, so that a huge foreign message costs nothing
             return None
-        found = _MESSAGE.fullmatch(message.decode("latin-1"))
-        if found is None:
+        match = _MESSAGE.fullmatch(message.decode("latin-1"))  # latin-1 decodes any bytes
+        if match is None:
             return None
-        account, identity, replaced, max_age_ms = found.groups()
+        account, identity, replaced, max_age_ms = match.groups()
         return cls(account, identity, RefreshRequest(replaced, int(max_age_ms)) if replaced else None)
 
 
@@ -90,31 +89,31 @@ class LeaseRequest(msgspec.Struct, frozen=True):
 
     token: str
     max_age_ms: int
-    """Age in ms below which a snapshot spares the call."""
+    """Age in ms below which a shared snapshot makes the lease unnecessary; 0: none is young enough."""
 
 
 class Lineage(msgspec.Struct, frozen=True):
-    """How a credential stands among those that use its account; `store.lineage` has the theory."""
+    """How a credential relates to the others that use its account; `store.lineage` has the theory."""
 
     superseded: bool = False
-    """Whether one that replaced it is in use."""
+    """Whether a credential that replaced it is in use."""
     replaced: frozenset[str] = frozenset()
-    """The identities that it has replaced, sooner or later."""
+    """The identities that it has replaced, directly or over others."""
     foreign: int = 0
-    """How many are in use that have nothing to do with it: another deployment's, or another exchange account's."""
+    """How many unrelated credentials are in use: another deployment's, or another exchange account's."""
     in_use: bool = False
-    """Whether the exchange has accepted it lately, in whoever's hands."""
+    """Whether the exchange has accepted it lately, from any replica."""
     passing: bool = False
-    """Whether a link leads to it that was written while strangers used it."""
+    """Whether a link to it was written while strangers used it."""
 
 
 class SharedState(msgspec.Struct, frozen=True):
-    """What one look found."""
+    """An account's shared state at one moment."""
 
     entry: Entry | None
-    """Only where it is newer than what the looker has."""
+    """Only if it is newer than the snapshot that the reader has."""
     remaining: int
-    """Ms the entry has left to live."""
+    """Ms that the entry still has to live."""
     holds: Cooldowns
     failed: Failed | None
     lineage: Lineage
@@ -122,10 +121,10 @@ class SharedState(msgspec.Struct, frozen=True):
 
 
 class Cleared(msgspec.Struct, frozen=True):
-    """What stood in an account's way."""
+    """What kept an account from a refresh, until an operator cleared it."""
 
     failures: int
     lease: bool
-    """Whether there was one that would never have ended."""
+    """Whether there was a foreign one, which might never have expired."""
     credentials: int
-    """How many others were known."""
+    """How many other credentials were known."""

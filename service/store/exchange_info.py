@@ -6,7 +6,7 @@ from service.account.snapshot import MAX_BODY
 from service.exchange.ports import EXCHANGE_INFO_MAX_AGE, SharedExchangeInfo
 from service.settings import Settings
 from service.store.guard import RedisGuard, RedisUnavailableError
-from service.store.scripts import Scripts, claim
+from service.store.scripts import Scripts, acquire_once
 
 
 def exchange_info_key(settings: Settings) -> str:
@@ -14,28 +14,28 @@ def exchange_info_key(settings: Settings) -> str:
 
 
 class RedisExchangeInfo:
-    """`exchange.ports.ExchangeInfoStore`, in Redis, with the claim beside it; `None` while Redis is unavailable."""
+    """`exchange.ports.ExchangeInfoStore`, in Redis; both reads return `None` while Redis is unavailable."""
 
-    def __init__(self, link: RedisGuard, scripts: Scripts, key: str) -> None:
+    def __init__(self, guard: RedisGuard, scripts: Scripts, key: str) -> None:
         self.key = key
         self.claim_key = f"{key}-claim"
-        self._link = link
+        self._guard = guard
         self._scripts = scripts
 
     async def get(self) -> SharedExchangeInfo | None:
-        """What is shared; what somebody else wrote there (no string, no end of life, too large) counts as none."""
+        """Read the shared copy; a foreign value (no string, no end of life, too large) counts as none."""
         with contextlib.suppress(RedisUnavailableError):
-            remaining, body = await self._link.run(lambda: self._scripts.listing(keys=[self.key], args=[MAX_BODY]))
-            if isinstance(body, bytes) and remaining > 0:
-                return SharedExchangeInfo(body, min(remaining, EXCHANGE_INFO_MAX_AGE))
+            read = self._scripts.exchange_info
+            remaining_ms, body = await self._guard.run(lambda: read(keys=[self.key], args=[MAX_BODY]))
+            if isinstance(body, bytes) and remaining_ms > 0:
+                # Clamped: a longer life than replicas give it was set by something else.
+                return SharedExchangeInfo(body, min(remaining_ms, EXCHANGE_INFO_MAX_AGE))
         return None
 
     async def put(self, body: bytes) -> None:
-        await self._link.attempt(lambda: self._write(body))
+        redis = self._guard.redis
+        await self._guard.post_and_wait(lambda: redis.set(self.key, body, px=EXCHANGE_INFO_MAX_AGE))
 
     async def claim(self, milliseconds: int) -> bool | None:
-        """Whether this replica may fetch it for all; it is its own for so long, whatever comes of it."""
-        return await claim(self._link, self._scripts, self.claim_key, milliseconds)
-
-    async def _write(self, body: bytes) -> None:
-        await self._link.redis.set(self.key, body, px=EXCHANGE_INFO_MAX_AGE)
+        """Acquire the right to fetch it for the whole fleet; it lasts that long, whatever comes of the fetch."""
+        return await acquire_once(self._guard, self._scripts, self.claim_key, milliseconds)

@@ -1,7 +1,7 @@
--- Remember a failed refresh, tell the replicas, and give the lease back. Refused without the lease.
+-- Store a failed refresh, notify the replicas, and release the lease. Refused without the lease.
 -- KEYS: failures, lease
--- ARGV: failures in a row, error, ms to remember it (the pause, and then long enough to go on counting), token,
---       channel, message
+-- ARGV: failures in a row, error, ms to remember it (the pause, then long enough to count the next failure in the row),
+--       token, channel, message
 if read('GET', KEYS[2]) ~= ARGV[4] then
     return 0
 end

@@ -1,14 +1,33 @@
-"""Settings → a client of Redis, and the breaker through which every operation goes.
+"""Settings → a Redis client, and the guard through which every operation on it goes.
 
-redis-py's defaults wait and repeat (measured: 58 s against a hung server, and a repeated script counts twice).
-Here an operation has 250 ms and no second try, a refresh waits for all of its operations together no longer than for
-one, and after a failure nobody tries for a second: Redis is shared state, never a reason to fail a read that memory can
-answer.
+redis-py's defaults wait and repeat (measured: 58 s against a hung server, and a repeated script counts twice). Here an
+operation has 250 ms and one attempt, and all operations of one refresh share one such budget. After a failure, no
+operation is sent for a second. Redis is shared state, never a reason to fail a read that memory can answer.
 """
+
+# Waiting. A `WaitBudget` counts ticks of the event loop, so that a stalled loop isn't mistaken for a slow Redis:
+# - A tick that ends late isn't counted: the loop was busy, perhaps with a burst of callers.
+# - An operation that is answered within its first tick costs nothing: that is a round trip, not a wait.
+# - Waiting for one of the `CONCURRENT` slots counts like waiting for the answer.
+# - When the ticks run out, the operation is cancelled. redis-py then drops the connection, so a late answer can't be
+#   read as the answer to the next operation. Redis may have run the script: the scripts are therefore safe to repeat.
+#
+# The breaker. Each replica has its own; it is not shared.
+#
+#     up ──failure──► down until `_next_trial_ms` ──first operation after that──► trial ──success──► up (`on_back`)
+#                      ▲                                                           │
+#                      └────────────────────── any other outcome ──────────────────┘
+#
+# - Only one operation is the trial: it moves `_next_trial_ms` before its first await, so operations that start while it
+#   runs still fail at once. A trial that is cancelled therefore leaves the breaker down until the next one.
+# - Operations that were already under way at the failure run to their own end. The success of any closes the breaker.
+# - A timeout opens the breaker only if the operation had a full budget. What was left of a refresh's budget may be too
+#   short for a healthy Redis, so that timeout says little about it.
+# - Other exceptions are bugs of ours and pass through; they change nothing here.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
@@ -43,33 +62,30 @@ log = structlog.get_logger("coinm.redis")
 
 T = TypeVar("T")
 
-TICK = 0.025
-"""Seconds. Waits are counted in ticks of the event loop. One that comes late doesn't count: the loop was busy, and a
-burst of callers must not be taken for a slow Redis. What is answered within one is a round trip, not a wait."""
-PATIENCE = 10
-"""Ticks for an operation, and for all of a refresh together, from one wait for other replicas to the next: 250 ms."""
-LONGEST = 2.0
-"""Seconds after which an operation is given up however busy the loop is."""
+TICK_S = 0.025
+"""Length of one tick of a wait budget."""
+WAIT_TICKS = 10
+"""For one operation, or for all operations of a refresh between two waits for other replicas: 250 ms."""
+LONGEST_WAIT_S = 2.0
+"""An operation is given up after this time, however busy the loop is."""
 CONCURRENT = 32
-"""Operations at a time; redis-py's pool refuses more than 100, and Redis does one after the other anyhow."""
-BEAT_PATIENCE = 40
-"""Ticks for a heartbeat, for which nobody waits: time to ask several Sentinels where the master is."""
-CONNECT_TIMEOUT = 0.2
-"""Seconds to connect."""
-SENTINEL_TIMEOUT = 0.1
-"""Seconds for a Sentinel to answer, before the next is asked."""
-SOCKET_TIMEOUT = 3.0
-"""Seconds that redis-py waits for an answer: never, for an operation is ended before."""
-PAUSE = 1_000
-"""Ms without a try after a failure; then one operation tries for all."""
-BEAT = 1.0
-"""Seconds between heartbeats."""
-BEAT_LIFE = 5_000
-"""Ms that one is seen in Redis."""
+"""Operations at a time: redis-py's pool refuses more than 100 connections, and Redis serves one at a time anyhow."""
+HEARTBEAT_TICKS = 40
+"""For a heartbeat, which no request waits for: time to query several Sentinels for the master."""
+CONNECT_TIMEOUT_S = 0.2
+SENTINEL_TIMEOUT_S = 0.1
+"""For one Sentinel to answer, before the next is queried."""
+SOCKET_TIMEOUT_S = 3.0
+"""redis-py's own limit on an answer. It is never reached, because the guard cancels the operation first."""
+PAUSE_MS = 1_000
+"""From a failure to the next trial."""
+HEARTBEAT_INTERVAL_S = 1.0
+HEARTBEAT_LIFE_MS = 5_000
+"""How long one heartbeat stays visible in Redis."""
 
 
 class RedisUnavailableError(Exception):
-    """Redis did not answer in time, or is being left alone after it didn't; `kind` is `failure_kind`'s."""
+    """Redis failed an operation, or the breaker is open after a failure; `kind` is a key of `FAILURES`."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(FAILURES[kind])
@@ -86,219 +102,202 @@ FAILURES = {
     "sharded": "it is a cluster of several shards: expected one that has all keys, or Sentinel",
     "script": "it fails our script",
 }
-"""What can be wrong with it, in words for an operator."""
-
+"""What can be wrong with Redis, in words for an operator."""
 
 _REFUSED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't run this command")
-"""How newer and older servers say that the ACL denies a command to a script of ours."""
+"""How newer and older servers report that the ACL denies a command to one of our scripts."""
 
 
 def connect(settings: RedisSettings) -> Redis:
-    """A client; connects when it is first used.
+    """Create a client; it connects when it is first used.
 
     Raises:
-        SettingsError: a secret file is unreadable, or the URL is none.
+        SettingsError: a secret file is unreadable, or the URL is invalid.
     """
     options: dict[str, Any] = {
-        "socket_timeout": SOCKET_TIMEOUT,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,  # plain answers: nothing here needs pushes, and Sentinel speaks it everywhere
-        "driver_info": None,  # no CLIENT SETINFO: one command less for the ACL
+        "driver_info": None,  # no CLIENT SETINFO: the ACL has one command less to allow
     }
+    tls: dict[str, Any] = {}
     if settings.ca_file is not None:
-        trust(settings.ca_file, "redis.ca_file")  # redis-py reads the file itself, at the first connection
-    tls = {"ssl_ca_certs": str(settings.ca_file)} if settings.ca_file is not None else {}
-    if settings.sentinels:
-        return _by_sentinel(settings, options | tls)
-    url = redis_url(settings)
-    if settings.password_file is not None:
-        options |= {"password": read_secret(settings.password_file, "redis.password_file").reveal()}
-    if url.reveal().startswith("rediss:"):
-        options |= tls
-    return Redis.from_url(url.reveal(), **options)
-
-
-def _by_sentinel(settings: RedisSettings, options: dict[str, Any]) -> Redis:
-    secrets = {
-        "password": settings.password_file,
-        "sentinel_password": settings.sentinel_password_file,
-    }
+        trust(settings.ca_file, "redis.ca_file")  # redis-py reads the file itself, but only at the first connection
+        tls = {"ssl_ca_certs": str(settings.ca_file)}
+    if not settings.sentinels:
+        url = redis_url(settings)
+        if settings.password_file is not None:
+            options |= {"password": read_secret(settings.password_file, "redis.password_file").reveal()}
+        if url.reveal().startswith("rediss:"):
+            options |= tls
+        return Redis.from_url(url.reveal(), **options)
+    secret_files = {"password": settings.password_file, "sentinel_password": settings.sentinel_password_file}
     passwords = {
-        name: read_secret(file, f"redis.{name}_file").reveal() for name, file in secrets.items() if file is not None
+        name: read_secret(file, f"redis.{name}_file").reveal()
+        for name, file in secret_files.items()
+        if file is not None
     }
-    tls = {"ssl": True} if settings.ca_file is not None else {}
+    # Sentinels have no URL whose scheme says TLS: a CA file does, and it holds for the Sentinels and the master.
+    options |= tls | ({"ssl": True} if tls else {})
+    timeouts = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
+    sentinel_options = options | timeouts | {"password": passwords.get("sentinel_password")}
     addresses = [address for each in settings.sentinels if (address := host_and_port(each))]
-    quick = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
-    sentinel_options = options | tls | quick | {"password": passwords.get("sentinel_password")}
     sentinel = cast("Any", Sentinel)(addresses, sentinel_kwargs=sentinel_options)  # redis-py leaves it untyped
-    redis: Redis = sentinel.master_for(settings.master, **options, **tls, password=passwords.get("password"))
+    redis: Redis = sentinel.master_for(settings.master, **options, password=passwords.get("password"))
     return redis
 
 
 class WaitBudget:
-    """The ticks that are left to wait for Redis."""
+    """The ticks that may still be spent on waiting for Redis."""
 
-    def __init__(self, ticks: int = PATIENCE) -> None:
+    def __init__(self, ticks: int = WAIT_TICKS) -> None:
         self.ticks = ticks
 
     async def wait(self, task: asyncio.Task[Any]) -> bool:
-        """Wait for a task as long as there are ticks left; whether it is done."""
+        """Wait for a task while ticks are left; return whether it is done. The task goes on either way."""
         now = asyncio.get_running_loop().time
-        end = now() + LONGEST
+        end = now() + LONGEST_WAIT_S  # a loop that is late every time would count no tick
         while not task.done() and self.ticks > 0 and now() < end:
             began = now()
-            await asyncio.wait({task}, timeout=TICK)
-            if now() - began < 2 * TICK and not task.done():
+            await asyncio.wait({task}, timeout=TICK_S)
+            if now() - began < 2 * TICK_S and not task.done():
                 self.ticks -= 1
         return task.done()
 
 
-_patience: ContextVar[WaitBudget | None] = ContextVar("patience", default=None)
+_wait_budget: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None)
 
 
 @contextlib.contextmanager
 def patience() -> Iterator[None]:
-    """Within the block, operations that name no patience of their own wait no longer together than one may alone."""
-    token = _patience.set(WaitBudget())
+    """Within the block, operations without a budget of their own share one; together they wait at most 250 ms."""
+    token = _wait_budget.set(WaitBudget())
     try:
         yield
     finally:
-        _patience.reset(token)
+        _wait_budget.reset(token)
 
 
 async def while_patient(task: asyncio.Task[Any]) -> None:
-    """Wait for what goes on without us, as long as the block's patience lasts."""
-    await (_patience.get() or WaitBudget()).wait(task)
+    """Wait for a task within the block's budget; the task goes on when the budget is spent."""
+    await (_wait_budget.get() or WaitBudget()).wait(task)
 
 
 class RedisGuard:
-    """The one way to Redis."""
+    """The only way to Redis: bounds each operation in time, and stops calling a Redis that fails."""
 
     def __init__(self, redis: Redis, clock: Clock, metrics: Metrics) -> None:
         self.redis = redis
         self._clock = clock
         self._metrics = metrics
-        self._next_try = 0
+        self._next_trial_ms = 0
         self._kind = "unreachable"
-        self._telling: set[asyncio.Task[None]] = set()
+        self._posted: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
         self.up = True
         """Whether the last operation worked."""
         self.on_back: Callable[[], None] = lambda: None
-        """Called when it works again."""
+        """Called when Redis works again."""
 
-    async def run(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: WaitBudget | None = None) -> T:
-        """Carry out one operation, within `limit` or what is left of the block's patience.
+    async def run(self, operation: Callable[[], Awaitable[T]], limit: WaitBudget | None = None) -> T:
+        """Run one operation within `limit`, or else within what is left of the block's budget.
 
         Raises:
-            RedisUnavailableError: Redis failed it, or failed one within the last second, or there is no patience left.
+            RedisUnavailableError: Redis failed the operation, or one within the last second, or the budget is spent.
         """
-        limit, now = limit or _patience.get() or WaitBudget(), self._clock.monotonic()
-        if limit.ticks <= 0:
-            raise RedisUnavailableError("timeout")  # too slow for who asks; it may be well
+        budget, now = limit or _wait_budget.get() or WaitBudget(), self._clock.monotonic()
+        if budget.ticks <= 0:
+            raise RedisUnavailableError("timeout")  # too slow for this caller; Redis itself may be well
         if not self.up:
-            if now < self._next_try:
+            if now < self._next_trial_ms:
                 raise RedisUnavailableError(self._kind)
-            self._next_try = now + PAUSE  # this one tries; the others go on without
-        patient = limit.ticks >= PATIENCE
+            self._next_trial_ms = now + PAUSE_MS  # this operation is the trial; the others go on without Redis
+        full_budget = budget.ticks >= WAIT_TICKS
+
+        async def in_slot() -> T:
+            async with self._slots:
+                return await operation()
+
+        running = asyncio.create_task(in_slot())
         try:
-            result = await self._in_time(operation, limit)
+            if not await budget.wait(running):
+                raise TimeoutError
+            result = running.result()
         except TimeoutError as exc:
-            if patient:
-                await self._fail(exc)
-            raise RedisUnavailableError("timeout") from None  # after less than 250 ms it says little of how Redis is
+            if full_budget:
+                await self._open_breaker(exc)
+            raise RedisUnavailableError("timeout") from None
         except (RedisError, OSError) as exc:
-            await self._fail(exc)
+            await self._open_breaker(exc)
             raise RedisUnavailableError(self._kind) from None
+        finally:
+            running.cancel()  # also when the caller was cancelled: an operation doesn't outlive its caller
         if not self.up:
             self.up = True
             log.info("redis_back")
             self.on_back()
         return result
 
-    def tell(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[None]:
-        """Carry out what nobody decides by; it goes on whatever becomes of who tells."""
-        telling = asyncio.create_task(self._told(operation))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
-        return telling
+    def post(self, operation: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+        """Fire and forget: runs on even if the caller is cancelled, with a budget of its own."""
 
-    async def attempt(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """The same, waited for as long as the block's patience lasts: what comes after should find it done."""
-        await while_patient(self.tell(operation))
+        async def posted() -> None:
+            with contextlib.suppress(RedisUnavailableError):
+                await self.run(operation, WaitBudget())
+
+        task = asyncio.create_task(posted())
+        self._posted.add(task)  # the loop holds a task only weakly
+        task.add_done_callback(self._posted.discard)
+        return task
+
+    async def post_and_wait(self, operation: Callable[[], Awaitable[object]]) -> None:
+        """Post, and wait within the block's budget, so that what the caller does next normally finds it done."""
+        await while_patient(self.post(operation))
 
     async def reach(self) -> None:
-        """Find Redis, with the time that several Sentinels and a handshake may take.
+        """Ping Redis, within the time that several Sentinels and a handshake may take.
 
         Raises:
-            RedisUnavailableError: it can't be reached.
+            RedisUnavailableError: Redis can't be reached.
         """
-        await self.run(self._ping, WaitBudget(BEAT_PATIENCE))
+        await self.run(self.redis.ping, WaitBudget(HEARTBEAT_TICKS))
 
     async def beat(self, key: str) -> None:
-        """Write something every second: that Redis fails, and is back, is known before a request asks."""
+        """Write a key every second, so that a failure and a recovery are noticed before a request needs Redis."""
         while True:
             with contextlib.suppress(RedisUnavailableError):
-                await self.run(lambda: self._write(key), WaitBudget(BEAT_PATIENCE))
-            await asyncio.sleep(BEAT)
+                await self.run(lambda: self.redis.set(key, "", px=HEARTBEAT_LIFE_MS), WaitBudget(HEARTBEAT_TICKS))
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
     async def info(self) -> dict[str, Any]:
-        """What Redis tells of itself."""
+        """What Redis reports about itself."""
         return await self.redis.info()
 
     async def flush(self) -> None:
-        """Wait until all has been told."""
-        if self._telling:
-            await asyncio.wait(self._telling)
+        """Wait until every posted operation has ended."""
+        if self._posted:
+            await asyncio.wait(self._posted)
 
     async def close(self) -> None:
-        """Hang up, once all has been told."""
+        """Flush, then close the connections."""
         await self.flush()
         await self.redis.aclose()
 
-    async def _told(self, operation: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        with contextlib.suppress(RedisUnavailableError):
-            await self.run(operation, WaitBudget())
-
-    async def _ping(self) -> None:
-        await self.redis.ping()
-
-    async def _write(self, key: str) -> None:
-        await self.redis.set(key, "", px=BEAT_LIFE)
-
-    async def _in_time(self, operation: Callable[[], Coroutine[Any, Any, T]], limit: WaitBudget) -> T:
-        """An operation's result, if it comes while there is patience left.
-
-        Raises:
-            TimeoutError: it didn't.
-        """
-        under_way = asyncio.create_task(self._in_turn(operation))
-        try:
-            if await limit.wait(under_way):
-                return under_way.result()
-            raise TimeoutError
-        finally:
-            under_way.cancel()
-
-    async def _in_turn(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        async with self._slots:
-            return await operation()
-
-    async def _fail(self, exc: Exception) -> None:
+    async def _open_breaker(self, exc: Exception) -> None:
         kind = self._kind = failure_kind(exc)
         self._metrics.redis_failures.labels(kind).inc()
-        self._next_try = self._clock.monotonic() + PAUSE
+        self._next_trial_ms = self._clock.monotonic() + PAUSE_MS  # from the end of the failed attempt, not its start
         if self.up:
             self.up = False
             level = log.error if kind == "refused" else log.warning
             level("redis_away", kind=kind, error=type(exc).__name__)
-        if kind == "read-only":  # behind a proxy the master may be another by now, for new connections
+        if kind == "read-only":  # behind a proxy, new connections may lead to another master by now
             await self.redis.connection_pool.disconnect(inuse_connections=False)
 
 
 def failure_kind(exc: Exception) -> str:
-    """What is wrong, as one of `FAILURES`."""
+    """Classify what is wrong, as a key of `FAILURES`."""
     match exc:
         case AuthenticationError() | AuthorizationError() | NoPermissionError():
             return "refused"

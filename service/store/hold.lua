@@ -1,4 +1,5 @@
--- Remember a not-before, or that a probe after it was answered, or a resume; `budget.joined` has the rule.
+-- Store a cooldown, or that a probe after it was answered, or a resume, merged with the stored one by the rule of
+-- `budget.joined`. Returns 1 if that changed anything.
 -- KEYS: hold
 -- ARGV: resumed, imposed, until, 1 once a probe was answered, problem type, now (all times in ms since the epoch, on the
 --       exchange's clock), the latest of a moment and of an until that a replica can have written by now, ms to remember
@@ -39,7 +40,7 @@ if news == 1 then
     redis.call('HSET', KEYS[1], 'resumed', string.format('%.0f', both.resumed), 'imposed',
         string.format('%.0f', both.imposed), 'until', string.format('%.0f', both.deadline), 'opened', both.opened,
         'problem', both.problem)
-    -- What is left of a not-before's life tells the time; a resume alone tells none.
+    -- Replicas compute the time from what is left of a cooldown's life; a resume alone gives none.
     local life = both.deadline > 0 and both.deadline - now + memory or memory
     redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.max(1, life)))
 end

@@ -1,6 +1,21 @@
 """The ledger of one public address: what the replicas have spent this minute, and until when nothing may be sent."""
 
+# One call in the ledger of its minute:
+#
+#     reserve: pending += weight ──► sent ──answer──► settle: pending -= weight, spent += weight, reported = max
+#                                     ├──not sent after all──► cancel: pending -= weight
+#                                     └──no answer, or this replica dies──► pending stays until the ledger expires
+#
+# - The reservation comes before the call, so two replicas can't both see the last weight as free. The state returned is
+#   that *before* the reservation: the caller decides by it, and cancels if there was no room.
+# - An id counts once: `reserve` enters it among the calls in flight, `settle` and `cancel` act only on an id that is
+#   in there and remove it. So a repeat, or an answer of Redis that gets lost, doesn't change the sums.
+# - A `settle` that never arrives leaves the call pending. The sum then errs towards too much weight, never too little.
+# - A call is entered in the minute it is sent in, but may be counted by the exchange in the next. So a window includes
+#   what is still pending of the minute before.
+
 import re
+from functools import partial
 
 from service.exchange.budget import MINUTE, Charge, Cooldown, Window
 from service.exchange.clock import ExchangeClock
@@ -8,89 +23,91 @@ from service.exchange.ports import LedgerState, Reservation
 from service.settings import NAME_PATTERN
 from service.store.cooldowns import COOLDOWN_MEMORY, cooldown_of, cooldowns_of, latest_moment, latest_until
 from service.store.guard import RedisGuard, RedisUnavailableError
-from service.store.scripts import Args, EgressKeys, Found, Scripts, claim
+from service.store.scripts import Args, EgressKeys, ScriptResult, Scripts, acquire_once
 from service.store.values import whole
 
 LEDGER_MEMORY = 3 * MINUTE
-"""Ms that a minute's ledger is kept: its own minute, the next, which looks back, and room for wrong clocks."""
-MOST_WEIGHT = 1_000_000
-"""Of any figure: a hundred times what an address may spend a minute."""
+"""Ms that a minute's ledger is kept: its own minute, the next (which reads it too), and one more for wrong clocks."""
+MAX_WEIGHT = 1_000_000
+"""Bound of any figure: a hundred times what an address may spend per minute."""
 
 _ACCOUNT = re.compile(f"account:({NAME_PATTERN})")
 _FORCED = re.compile(f"forced:((?:{NAME_PATTERN})?):({NAME_PATTERN})")
 
 
 class EgressLedger:
-    """`exchange.ports.Ledger`, in Redis. Only `resume` raises when Redis is away."""
+    """`exchange.ports.Ledger`, in Redis. If Redis is unavailable, only `resume` raises."""
 
-    def __init__(self, link: RedisGuard, scripts: Scripts, keys: EgressKeys, clock: ExchangeClock) -> None:
-        self._link = link
+    def __init__(self, guard: RedisGuard, scripts: Scripts, keys: EgressKeys, clock: ExchangeClock) -> None:
+        self._guard = guard
         self._scripts = scripts
         self._keys = keys
         self._clock = clock
 
     async def reserve(self, reservation: Reservation) -> LedgerState | None:
-        """Enter a call; the ledger as it was before."""
-        claim, own = reservation.claim, self._keys
-        holds = [own.hold, own.credential_cooldown(claim.credential) if claim.credential else own.hold]
-        keys = [*own.minute(reservation.minute), own.minute(reservation.minute - 1)[0], *holds]
-        args: Args = [reservation.id, claim.weight, claim.account, _forced_by(claim), LEDGER_MEMORY]
+        """Enter a call; return the ledger as it was before. `None`: Redis is unavailable."""
+        charge, own = reservation.claim, self._keys
+        # An unsigned call is bound by the address alone; the script wants two keys all the same.
+        cooldowns = [own.hold, own.credential_cooldown(charge.credential) if charge.credential else own.hold]
+        keys = [*own.minute(reservation.minute), own.minute(reservation.minute - 1)[0], *cooldowns]
+        args: Args = [reservation.id, charge.weight, charge.account, _forced_by(charge), LEDGER_MEMORY]
         try:
-            found: Found = await self._link.run(lambda: self._scripts.reserve(keys=keys, args=args))
+            state: ScriptResult = await self._guard.run(lambda: self._scripts.reserve(keys=keys, args=args))
         except RedisUnavailableError:
             return None
-        ledger, before, *held = found
+        ledger, before, *stored_cooldowns = state
         window = window_of(reservation.minute, _pairs(ledger), _pairs(before))
-        return LedgerState(window, cooldowns_of(held, self._clock))
+        return LedgerState(window, cooldowns_of(stored_cooldowns, self._clock))
 
     async def settle(self, reservation: Reservation, reported: int | None) -> None:
-        await self._settle(reservation, "answered", reported)
+        """Record that the exchange answered; `reported` is its own count for the minute, if it gave one."""
+        self._settle(reservation, "answered", "" if reported is None else reported)
 
     async def cancel(self, reservation: Reservation) -> None:
-        await self._settle(reservation, "cancelled", None)
+        """Record that the call was not sent."""
+        self._settle(reservation, "cancelled", "")
 
     async def cool_down_address(self, hold: Cooldown) -> None:
-        """Share a not-before of the address, or that a probe after it was answered; what overrides it stands."""
-        await self._hold(self._keys.hold, hold)
+        """Share a cooldown of the address, or that a probe after it was answered; Redis keeps what takes precedence."""
+        await self._share(self._keys.hold, hold)
 
     async def cool_down_credential(self, claim: Charge, hold: Cooldown) -> None:
-        await self._hold(self._keys.credential_cooldown(claim.credential), hold)
+        await self._share(self._keys.credential_cooldown(claim.credential), hold)
 
     async def probe(self, milliseconds: int) -> bool | None:
-        """Whether this replica may send the probe; it is its own for so long, whatever comes of it."""
-        return await claim(self._link, self._scripts, self._keys.probe, milliseconds)
+        """Acquire the sole right to send the probe; it lasts that long, whatever comes of the probe."""
+        return await acquire_once(self._guard, self._scripts, self._keys.probe, milliseconds)
 
     async def resume(self, credential: str) -> dict[str, Cooldown]:
-        """Forget the not-befores that bind a credential; what each was, by scope.
+        """Forget the cooldowns that bind a credential; return what each was, by scope.
 
         Raises:
-            RedisUnavailableError: Redis can't be reached: nothing was forgotten.
+            RedisUnavailableError: Redis can't be reached: not all of them were forgotten.
         """
         keys = {"address": self._keys.hold, "credential": self._keys.credential_cooldown(credential)}
-        return {scope: await self._forget(key) for scope, key in keys.items()}
+        forgotten = {}
+        for scope, key in keys.items():
+            args: Args = [COOLDOWN_MEMORY, self._clock.now(), latest_moment(self._clock)]
+            fields, _ = await self._guard.run(partial(self._scripts.resume, keys=[key], args=args))
+            forgotten[scope] = cooldown_of(fields, self._clock.now(), latest_moment(self._clock))
+        return forgotten
 
-    async def _settle(self, reservation: Reservation, outcome: str, reported: int | None) -> None:
-        claim = reservation.claim
-        figure = "" if reported is None else reported
-        args: Args = [reservation.id, outcome, figure, claim.account, _forced_by(claim), LEDGER_MEMORY]
-        keys = self._keys.minute(reservation.minute)
-        _ = self._link.tell(lambda: self._scripts.settle(keys=keys, args=args))  # nobody waits: it counts either way
+    def _settle(self, reservation: Reservation, outcome: str, figure: str | int) -> None:
+        charge, keys = reservation.claim, self._keys.minute(reservation.minute)
+        args: Args = [reservation.id, outcome, figure, charge.account, _forced_by(charge), LEDGER_MEMORY]
+        # Posted: the answer is already here, and must not wait for the books.
+        _ = self._guard.post(lambda: self._scripts.settle(keys=keys, args=args))
 
-    async def _hold(self, key: str, hold: Cooldown) -> None:
-        """The replica keeps its own copy, and shares it again if this is lost."""
+    async def _share(self, key: str, cooldown: Cooldown) -> None:
+        # If this is lost, the replica still has its own copy, and shares that again.
         now = self._clock.now()
-        args: Args = [hold.resumed, hold.imposed, hold.until, int(hold.opened), hold.problem, now]
+        args: Args = [cooldown.resumed, cooldown.imposed, cooldown.until, int(cooldown.opened), cooldown.problem, now]
         args += [latest_moment(self._clock), latest_until(now), COOLDOWN_MEMORY]
-        await self._link.attempt(lambda: self._scripts.hold(keys=[key], args=args))
-
-    async def _forget(self, key: str) -> Cooldown:
-        args: Args = [COOLDOWN_MEMORY, self._clock.now(), latest_moment(self._clock)]
-        fields, _ = await self._link.run(lambda: self._scripts.resume(keys=[key], args=args))
-        return cooldown_of(fields, self._clock.now(), latest_moment(self._clock))
+        await self._guard.post_and_wait(lambda: self._scripts.cool_down(keys=[key], args=args))
 
 
 def window_of(minute: int, ledger: dict[bytes, bytes], before: dict[bytes, bytes]) -> Window:
-    """The fleet's window, from its ledger and that of the minute before, whose last calls may be under way still."""
+    """The fleet's window, from the ledger of its minute and of the minute before, whose last calls may be in flight."""
     return Window(
         minute,
         reported=_number(ledger, b"reported"),
@@ -104,22 +121,22 @@ def window_of(minute: int, ledger: dict[bytes, bytes], before: dict[bytes, bytes
     )
 
 
-def _forced_by(claim: Charge) -> str:
-    """The client that forces a call; `-`, which no client's name begins with: it is not forced."""
-    return claim.client if claim.forced else "-"
+def _forced_by(charge: Charge) -> str:
+    """The client that forces the call, or `-`, with which no client's name begins."""
+    return charge.client if charge.forced else "-"
 
 
 def _named(pattern: re.Pattern[str], ledger: dict[bytes, bytes]) -> dict[tuple[str, ...], int]:
-    """The figures whose names are such, by what the names tell."""
+    """The figures whose names match, by the groups of the pattern."""
     found = ((pattern.fullmatch(name.decode("latin-1")), name) for name in ledger)
     return {match.groups(): _number(ledger, name) for match, name in found if match}
 
 
 def _number(ledger: dict[bytes, bytes], name: bytes) -> int:
-    """A figure of the ledger; what no replica can have written there counts as nothing."""
-    return whole(ledger.get(name), MOST_WEIGHT) or 0
+    """A figure of the ledger; a value that no replica can have written counts as 0."""
+    return whole(ledger.get(name), MAX_WEIGHT) or 0
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
-    """Names and values in turn, as a script gives them."""
+    """A hash from its names and values in turn, which is how a script returns one."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

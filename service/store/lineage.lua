@@ -1,11 +1,11 @@
--- Stands before the scripts that need to know which credential has replaced which; `lineage.py` has the theory.
--- The hash has a field for each credential's identity: when the exchange last accepted it in a replica's hands (ms since
--- the epoch, on the exchange's clock), behind a colon the identity that replaced it, and behind an @ when a link ends that
--- is followed for a while only.
+-- Loaded before the scripts that need to know which credential has replaced which; `lineage.py` has the theory.
+-- The hash has a field for each credential's identity. Its value is `USED[:SUCCESSOR[@ENDS]]`: when the exchange last
+-- accepted it from a replica, the identity that replaced it, and the end of a link that is followed for a while only
+-- (times in ms since the epoch, on the exchange's clock).
 
 local MOST_CREDENTIALS = 16
 
--- Who has used the account: by identity, when, and by what it was replaced, by the links that are followed now.
+-- The credentials that have used the account, by identity: when, and their successors by the links that hold now.
 local function credentials_at(key, now, memory)
     local found, size = {}, read('HLEN', key)
     if not size or size > 4 * MOST_CREDENTIALS then
@@ -29,12 +29,12 @@ local function credentials_at(key, now, memory)
     return found
 end
 
--- Whether a credential was in use lately.
+-- Whether a credential was in use within `memory`; a use may be dated ahead, by a replica whose clock is.
 local function is_live(credential, now, memory)
     return credential and credential.used >= now - memory and credential.used <= now + memory
 end
 
--- The credential that is to be used in the place of one: the last in use of those that replaced it, or itself.
+-- The credential to follow: the last one in use of those that replaced `identity`, or `identity` itself.
 local function newest_of(known, identity, now, memory)
     local at, newest = identity, identity
     for _ = 1, MOST_CREDENTIALS do
@@ -48,7 +48,7 @@ local function newest_of(known, identity, now, memory)
     return newest
 end
 
--- Whether one credential was replaced, sooner or later, by the other.
+-- Whether the other credential replaced this one, directly or over others.
 local function leads_to(known, identity, other)
     for _ = 1, MOST_CREDENTIALS do
         identity = known[identity] and known[identity].successor
@@ -59,7 +59,7 @@ local function leads_to(known, identity, other)
     return identity == other
 end
 
--- Write down what is still of use: credentials in use, and those that one in use has replaced; the latest of them.
+-- Store what is still needed: credentials in use, and those that one in use has replaced; of these the ones used last.
 local function remember(key, known, now, memory)
     local kept = {}
     for identity, credential in pairs(known) do

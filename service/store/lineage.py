@@ -1,45 +1,50 @@
-"""Which credential has replaced which: whose entries a replica may read, and whose work it has to wait for.
+"""Which credential has replaced which: whose entries a replica may read, and whose refreshes it waits for.
 
-An account's name says nothing of whose account it is: two deployments may each call theirs `main`, and a key file may
-be given another exchange account's key while the gateway is stopped. What a key may see is only known to the
-exchange. So all state of an account is kept for each **identity** (a digest of key and secret) apart: snapshot,
-lease, failures. What stands under another identity can't be read, overwritten, fenced out or waited for.
+An account's name doesn't say whose account it is: two deployments may each call theirs `main`, and a key file may be
+given another exchange account's key while the gateway is stopped. Only the exchange knows what a key may see. So the
+state of an account (snapshot, lease, failures) is kept for each **identity** apart, a digest of key and secret. State
+under another identity can't be read, overwritten, fenced out or waited for.
 
-The one thing that joins two identities is an **accepted rotation**: a replica that had used the old pair itself was
-given a new one, and saw the exchange accept it. It then writes `old → new`. A process that is started with a pair
-links nothing: it can't know what was used before it. A link is followed while the credential at its end was in use
-within `MEMORY`; the replicas that still hold the old pair are then *superseded*: they read the newer one's snapshot,
-wait for its refreshes, and ask its replicas for some. Nobody else reads over a link, and nobody reads back over one.
-
-The interleavings:
-
-- *A new pod starts with the new pair before an old one has proven it.* Both work, each under its own identity with
-  its own calls, and see each other as foreign. Once an old replica has proven the pair, `old → new` leads the other
-  old replicas to what the new pod stores; the new pod had all the time what it needed. Nothing has to be merged.
-- *Two rotations in a row.* `first → second → third`: a replica follows the chain to the last that is in use.
-- *Back to an earlier pair.* What is accepted last is used: if the accepted one leads to the replaced one, its own
-  link is removed first. So a chain never closes to a ring, whoever writes what in which order.
-- *A slow replica proves a pair that others have replaced already.* It doesn't lead to the slow one's, so its own link
-  stays: the slow one is superseded by the latest at once, and does as that says.
-- *Redis has lost everything.* A replica that has used both pairs writes the link again with its next snapshot, unless
-  the old pair has a link. Until then the others work apart: that costs calls, and never shows wrong numbers.
-- *The new pair is in use already, by who has nothing to do with ours*, as another deployment's account of the same name
-  that a wrong file names, or as a new pod's that was started with it. To the strangers we are none of their business: a
-  link away from the pair would lead them to whatever we use next. So a process that came to a pair in use by
-  **strangers** writes no link away from it, only removes the one that led there when it goes back; and the link to it
-  is **passing**: followed for `MEMORY`, so that replicas which see the new files a little later share what is under it,
-  and not for as long as the strangers keep the pair in use. Who adopts over a passing link came to strangers too, and
-  so did, for all it knows, who proved a pair while Redis was away. A process that was started with a pair, or proved
-  one that nobody used, or goes back to the one it had before, may link away from it: so a rotation or a restart ends
-  the matter. Until then each replica proves the next pair with a call of its own.
-- *The new pair is taken back, its pods are gone.* After `MEMORY` the link leads to nobody in use, and the old pair
-  goes on.
-- *The files are given another exchange account's key under a running replica.* The exchange accepts it, so it is a
-  rotation like any other: no gateway can tell. Replicas with the old pair are then shown the new account, as they
-  will be themselves when they see the files; who used that account's key before is led nowhere.
-
-The hash is bounded: 16 credentials, the latest; a longer chain loses its oldest links.
+Only an **accepted rotation** joins two identities: a replica that had used the old pair itself was given a new pair,
+and the exchange accepted it. The replica then writes the link `old → new`. A process that starts with a pair writes no
+link, because it can't know what was used before. A link is followed while the credential at its end was in use within
+`MEMORY`. The replicas that still hold the old pair are then *superseded*: they read the newer credential's snapshot,
+wait for its refreshes, and request refreshes from its replicas. No other replica reads over a link, and none reads
+back over one.
 """
+
+# Invariants: a chain of links never closes to a ring; it is never followed to a credential that isn't in use; and a
+# process that shares a pair with strangers never leads the strangers anywhere.
+#
+# The interleavings:
+#
+# - *A new pod starts with the new pair before an old pod has proven it.* Both work, each under its own identity with
+#   its own calls, and each sees the other as foreign. Once an old replica has proven the pair, `old → new` leads the
+#   other old replicas to what the new pod stores. The new pod lacked nothing meanwhile; nothing has to be merged.
+# - *Two rotations in a row.* `first → second → third`: a replica follows the chain to the last credential in use.
+# - *Back to an earlier pair.* The pair that was accepted last is used: if the accepted one leads to the replaced one,
+#   its own link is removed before the new one is written. So no ring closes, whatever the order of the writes.
+# - *A slow replica proves a pair that others have replaced already.* That pair doesn't lead to the slow replica's old
+#   one, so its link stays. The latest pair supersedes the slow replica at once.
+# - *Redis has lost everything.* A replica that has used both pairs writes the link again with its next snapshot, unless
+#   the old pair has a link. Until then the others work apart: that costs calls, and never shows wrong numbers.
+# - *The new pair is taken back, and its pods are gone.* After `MEMORY` the link leads to no credential in use, and the
+#   old pair goes on.
+# - *A running replica is given another exchange account's key.* The exchange accepts it, so it is a rotation like any
+#   other; no gateway can tell. Replicas with the old pair are then shown the new account, as they will be when they see
+#   the files themselves. Those that used the other account's key before are led nowhere.
+# - *Strangers use the new pair already*: another deployment that has an account of the same name, whose pair a wrong
+#   file names, or a new pod that was started with it. A link away from the pair would lead the strangers to whatever
+#   this process uses next. So a process that came to a pair of strangers writes no link away from it. When it goes
+#   back, it only removes the link that led there (bond `none`). The link to the pair is `passing`: followed for
+#   `MEMORY`, so that replicas which see the new files a little later share the pair's state, but not for as long as
+#   the strangers use it.
+#   + A replica that adopts over a passing link came to strangers too. So, for all it knows, did one that proved a pair
+#     while Redis was unavailable. Until the matter ends, each of them proves the next pair with a call of its own.
+#   + It ends by a rotation or a restart: a process may link away from a pair that it was started with, that no other
+#     used when it proved it, or that it had before and goes back to.
+#
+# The hash is bounded to the 16 credentials used last; a longer chain loses its oldest links. `lineage.lua` writes it.
 
 from collections.abc import Mapping, Sequence
 
@@ -48,36 +53,39 @@ import msgspec
 from service.store.entries import Lineage
 
 MEMORY = 120_000
-"""Ms that a credential counts as in use after the exchange has accepted it last: longer than two replicas see a changed
-Secret apart (kubelet's minute and its cache: 90 s), short enough that one that was taken back doesn't bar the other."""
+"""Ms for which a credential counts as in use after the exchange last accepted it. Longer than the time between two
+replicas seeing a changed Secret (kubelet's minute and its cache: 90 s); short enough that a credential that was taken
+back doesn't bar the old one for long."""
 
-MOST = 16
-"""Links of a chain that are followed."""
+MAX_LINKS = 16
+"""Links of a chain that are followed; `lineage.lua` has the same bound."""
 
 
 class Use(msgspec.Struct, frozen=True):
     """One credential's use of the account."""
 
     used: int
-    """When the exchange accepted it last, epoch ms on its clock."""
+    """When the exchange last accepted it: epoch ms on the exchange's clock."""
     successor: str = ""
     """The identity that replaced it."""
     passing: bool = False
-    """Whether that was in use by strangers when it did."""
+    """Whether strangers used the successor when it replaced this one."""
 
 
-def uses_of(found: Sequence[tuple[bytes, int, bytes, int]]) -> dict[str, Use]:
-    """Who has used the account, as the script gives it."""
+def uses_of(rows: Sequence[tuple[bytes, int, bytes, int]]) -> dict[str, Use]:
+    """Decode the credentials that have used the account, by identity."""
     return {
-        identity.decode(): Use(used, successor.decode(), bool(passing)) for identity, used, successor, passing in found
+        identity.decode(): Use(used, successor.decode(), bool(passing)) for identity, used, successor, passing in rows
     }
 
 
 def lineage_of(uses: Mapping[str, Use], identity: str, newest: str, now: int) -> Lineage:
-    """How an identity stands among the others; `newest` is the one in use that replaced it, or itself."""
-    related = _successors(uses, identity)
-    last = related[-1] if related else identity
+    """How an identity relates to the others; `newest` is the last one in use that replaced it, or itself."""
+    successors = _successors(uses, identity)
+    last = successors[-1] if successors else identity
     replaced = frozenset(each for each in uses if identity in _successors(uses, each))
+    # Related credentials lead to the same end of a chain, whichever of the two is the older. `abs`: a use may be dated
+    # ahead, by a replica whose clock is.
     foreign = [
         each
         for each, use in uses.items()
@@ -89,9 +97,9 @@ def lineage_of(uses: Mapping[str, Use], identity: str, newest: str, now: int) ->
 
 
 def _successors(uses: Mapping[str, Use], identity: str) -> list[str]:
-    """What replaced a credential, in order."""
+    """The identities that replaced a credential, in order."""
     found: list[str] = []
-    while len(found) < MOST and identity in uses and uses[identity].successor:
+    while len(found) < MAX_LINKS and identity in uses and uses[identity].successor:
         identity = uses[identity].successor
         found.append(identity)
     return found

@@ -1,12 +1,12 @@
--- The exchange has accepted a credential in the hands of a replica that used another until now: the other is replaced.
+-- The exchange has accepted a credential from a replica that used another one until now: the other is replaced.
 -- KEYS: the account's credentials, failures of the accepted one, the claim to try it out
--- ARGV: the accepted identity, the replaced one, now (ms), ms that a credential is remembered, channel, the messages that
---       tell those who use either, the link from the replaced one to it: 'lasting', 'passing', or 'none'
+-- ARGV: the accepted identity, the replaced one, now (ms), ms for which a credential is remembered, channel, the
+--       messages for the users of either, the link from the replaced one to it: 'lasting', 'passing', or 'none'
 local accepted, replaced, now, memory = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local known, bond = credentials_at(KEYS[1], now, memory), ARGV[8]
 local before = known[accepted] or {}
 if leads_to(known, accepted, replaced) then
-    before.successor = nil -- a rotation back to an earlier one: it replaces those that had replaced it
+    before.successor = nil -- a rotation back to an earlier one: it replaces those that replaced it
 end
 known[accepted] = { used = now, successor = before.successor, ends = before.ends }
 if bond ~= 'none' then
@@ -16,7 +16,7 @@ end
 remember(KEYS[1], known, now, memory)
 redis.call('DEL', KEYS[2])
 if bond == 'none' then
-    redis.call('DEL', KEYS[3]) -- nobody is led to it: each tries it out, and need not wait
+    redis.call('DEL', KEYS[3]) -- no replica is led to it: each tries it out itself, without waiting
 end
 redis.call('PUBLISH', ARGV[5], ARGV[6])
 redis.call('PUBLISH', ARGV[5], ARGV[7])

@@ -1,5 +1,5 @@
--- The shared copy of exchangeInfo and the ms it has left to live; none where it is larger than one can be.
--- KEYS: the listing
+-- Read the shared copy of exchangeInfo, and the ms that it has left to live; none if it is larger than a real one.
+-- KEYS: the copy
 -- ARGV: most bytes
 local size = read('STRLEN', KEYS[1])
 if not size or size == 0 or size > tonumber(ARGV[1]) then

@@ -1,9 +1,10 @@
--- One look at what the replicas share about an account, and a try for its lease.
+-- Read what the replicas share about an account, and try for its lease.
 -- KEYS: snapshot and failures of the credential that the caller follows, the caller's own lease, the account's credentials
--- ARGV: format version, request time (ms) of the snapshot the caller has, token ('' just looks), ms of the lease, age (ms)
---       below which a snapshot spares the call, the caller's identity, the identity it follows, now (ms), ms that a
---       credential is remembered, most bytes of a body, most ms that a failure is remembered
--- Gives the body only where it is newer than the caller's: a snapshot is tens of kilobytes.
+-- ARGV: format version, request time (ms) of the snapshot that the caller has, token ('' only reads), ms of the lease,
+--       age (ms) below which a snapshot makes a call unnecessary, the caller's identity, the identity that it follows,
+--       now (ms), ms for which a credential is remembered, most bytes of a body, most ms that a failure is
+--       remembered
+-- Returns the body only if it is newer than the caller's: a snapshot is tens of kilobytes.
 local token, lease_ms, own, followed, now = ARGV[3], tonumber(ARGV[4]), ARGV[6], ARGV[7], tonumber(ARGV[8])
 local memory = tonumber(ARGV[9])
 local known = credentials_at(KEYS[4], now, memory)
@@ -22,7 +23,7 @@ if valid and (whole(entry[3], 1e14) or 0) > tonumber(ARGV[2]) then
     end
 end
 
--- A failure without an end, or with one beyond any that a replica gives it, would hold everybody back for ever.
+-- A failure without an end, or with one beyond any that a replica sets, would bar every replica for ever.
 local failure, failure_left = fields(KEYS[2], 256, 'count', 'error'), redis.call('PTTL', KEYS[2])
 if failure_left == -1 or failure_left > tonumber(ARGV[11]) then
     redis.call('DEL', KEYS[2])
@@ -47,7 +48,7 @@ if token ~= '' then
         else
             lease = 'busy'
             if redis.call('PTTL', KEYS[3]) > lease_ms or redis.call('PTTL', KEYS[3]) < 0 then
-                redis.call('PEXPIRE', KEYS[3], lease_ms) -- no replica takes one for longer: it ends all the same
+                redis.call('PEXPIRE', KEYS[3], lease_ms) -- no replica sets a longer life: this one must expire too
             end
         end
     end

@@ -1,4 +1,4 @@
--- Give a lease back, if it is still ours, and tell who waits for it.
+-- Release the lease if the caller still holds it, and notify the replicas that wait for it.
 -- KEYS: lease
 -- ARGV: token, channel, message
 if read('GET', KEYS[1]) ~= ARGV[1] then

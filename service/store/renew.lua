@@ -1,6 +1,6 @@
--- Hold a lease for longer, if it is still ours.
+-- Extend the lease if the caller still holds it. Returns 1 if it does.
 -- KEYS: lease
--- ARGV: token, ms of the lease, 1 if it can't have expired yet: then Redis has lost it, and gets it back
+-- ARGV: token, ms of the lease, 1 if it can't have expired yet: if it is gone, Redis has lost it, and it is set again
 local holder = read('GET', KEYS[1])
 if holder == ARGV[1] then
     return redis.call('PEXPIRE', KEYS[1], ARGV[2])

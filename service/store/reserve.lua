@@ -1,11 +1,11 @@
--- Enter a call in the ledger of its minute. An id counts once, however often it comes.
--- KEYS: the minute's ledger, its calls under way, the ledger of the minute before, hold on the address, hold on the
+-- Enter a call in the ledger of its minute. An id counts once, however often it is entered.
+-- KEYS: the minute's ledger, its calls in flight, the ledger of the minute before, hold on the address, hold on the
 --       credential
 -- ARGV: id, weight, account ('' serves all), client that forces it on a fresh snapshot ('-' if none does), ms to remember
--- Gives both ledgers as they were before, and what binds the call.
+-- Returns both ledgers as they were before, and the cooldowns that bind the call.
 local by_account, by_client = 'account:' .. ARGV[3], 'forced:' .. ARGV[4] .. ':' .. ARGV[3]
 
--- The figures of a minute; those of other accounts only while there is a plausible number of them.
+-- The figures of a minute. Beyond a plausible number of fields, other accounts' figures are left out.
 local function ledger_at(key)
     local size, flat, found = read('HLEN', key) or 0, {}, {}
     if size <= 1000 then

@@ -1,12 +1,18 @@
-"""The Lua scripts, and the names of what they work on.
+"""The Lua scripts, and the names of the keys that they work on.
 
 An account's keys are `{prefix}:{account:ENVIRONMENT:HOST:NAME}:…`. A public address belongs to no environment: its keys
-are `{prefix}:{egress:HOST:NAME}:…`, the not-befores of the credentials that are used there among them (a rejection may
-be about the address too). The inner braces are Redis' hash tags and stand in the keys as they do here: one tag an
-account and one an address, and no command touches keys of two, so that a server whose keys are spread over slots serves
-too, if one shard has them all. What belongs to one credential ends in its identity. All numbers are whole milliseconds,
-or weight.
+are `{prefix}:{egress:HOST:NAME}:…`. The cooldowns of the credentials that are used there are among them, because a
+rejected credential may be rejected for its address. A key that belongs to one credential ends in its identity. All
+numbers are whole milliseconds, or weight.
 """
+
+# The inner braces are Redis' hash tags, and stand in the keys as they do above: one tag per account, one per address.
+# No command or script touches keys of two tags. So a server that spreads keys over slots works too, if one shard holds
+# all slots; `store.selftest` finds out whether it does.
+#
+# A script may run twice, or run without its answer ever arriving: the guard gives up after 250 ms and never repeats,
+# but its callers may call again. A token, an id or a comparison of times makes the second run
+# of a script harmless.
 
 import contextlib
 import secrets
@@ -23,21 +29,21 @@ from service.store.guard import RedisGuard, RedisUnavailableError, WaitBudget
 
 Args: TypeAlias = list[bytes | str | int]
 """A script's arguments."""
-Found: TypeAlias = list[Any]
-"""What a script gives: lists, bytes, whole numbers and `None`, as Redis has them."""
+ScriptResult: TypeAlias = list[Any]
+"""A script's result in Redis' types: lists, bytes, whole numbers and `None`."""
 
 
 class AccountKeys(msgspec.Struct, frozen=True):
-    """The names of one account's state."""
+    """The keys of one account's state."""
 
     account: str
     scope: str
     channel: str
-    """Where replicas tell each other that an account's state has changed."""
+    """Where replicas publish that the state of any account has changed."""
 
     @property
     def credentials(self) -> str:
-        """Who uses the account, and which credential has replaced which."""
+        """Which credentials use the account, and which has replaced which."""
         return f"{self.scope}:credentials"
 
     def snapshot(self, identity: str) -> str:
@@ -50,12 +56,12 @@ class AccountKeys(msgspec.Struct, frozen=True):
         return f"{self.scope}:lease:{identity}"
 
     def proof(self, identity: str) -> str:
-        """Who tries the credential out."""
+        """Held by the replica that may try the credential out."""
         return f"{self.scope}:proof:{identity}"
 
 
 class EgressKeys(msgspec.Struct, frozen=True):
-    """The names of one public address's state."""
+    """The keys of one public address's state."""
 
     scope: str
 
@@ -68,11 +74,11 @@ class EgressKeys(msgspec.Struct, frozen=True):
         return f"{self.scope}:probe"
 
     def credential_cooldown(self, identity: str) -> str:
-        """Of one credential; a changed one leaves its latch behind."""
+        """One per credential: a new credential isn't bound by the cooldown of the one it replaced."""
         return f"{self.scope}:hold:{identity}"
 
     def minute(self, minute: int) -> list[str]:
-        """A minute's ledger, and its calls under way."""
+        """A minute's ledger, and its calls in flight."""
         return [f"{self.scope}:ledger:{minute}", f"{self.scope}:ledger:{minute}:calls"]
 
 
@@ -92,56 +98,60 @@ def heartbeat_key(settings: Settings) -> str:
 
 
 class Scripts:
-    """The Lua scripts, registered with one client; each is atomic and safe to repeat."""
+    """The Lua scripts, registered with one client; each is atomic, and safe to repeat."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._look = _script(redis, "look", "lineage")
-        self._holds = _script(redis, "holds")
-        self.keep = _script(redis, "keep", "lineage")
+        self._read_account = _script(redis, "look", "lineage")
+        self._read_cooldowns = _script(redis, "holds")
+        self.store_fenced = _script(redis, "keep", "lineage")
         self.link = _script(redis, "link", "lineage")
         self.clear = _script(redis, "clear", "lineage")
-        self.fail = _script(redis, "fail")
+        self.record_failure = _script(redis, "fail")
         self.renew = _script(redis, "renew")
         self.release = _script(redis, "release")
-        self.claim = _script(redis, "claim")
+        self.acquire_once = _script(redis, "claim")
         self.reserve = _script(redis, "reserve")
         self.settle = _script(redis, "settle")
-        self.hold = _script(redis, "hold")
+        self.cool_down = _script(redis, "hold")
         self.resume = _script(redis, "resume")
-        self.listing = _script(redis, "listing")
+        self.exchange_info = _script(redis, "listing")
 
-    async def look(self, keys: list[str], args: Args, holds: list[str]) -> tuple[Found, Found]:
-        """What is shared of an account, and what forbids its calls: two scripts, for their keys may be in two slots.
+    async def read_state(
+        self, keys: list[str], args: Args, cooldown_keys: list[str]
+    ) -> tuple[ScriptResult, ScriptResult]:
+        """Read an account's shared state (and try for its lease), and the cooldowns that bind its calls.
 
-        They travel together, in one round trip.
+        Two scripts, for their keys may be in two slots; both travel in one round trip.
         """
         try:
-            return await self._look_at_both(keys, args, holds)
-        except NoScriptError:
-            for each in (self._look, self._holds):
+            return await self._read_both(keys, args, cooldown_keys)
+        except NoScriptError:  # Redis restarted, or was flushed; what of the first script did run is repeated
+            for each in (self._read_account, self._read_cooldowns):
                 await self._redis.script_load(each.script)
-            return await self._look_at_both(keys, args, holds)
+            return await self._read_both(keys, args, cooldown_keys)
 
-    async def _look_at_both(self, keys: list[str], args: Args, holds: list[str]) -> tuple[Found, Found]:
-        async with self._redis.pipeline(transaction=False) as pipeline:  # MULTI: one command more to allow
-            _ = pipeline.evalsha(self._look.sha, len(keys), *keys, *args)
-            _ = pipeline.evalsha(self._holds.sha, len(holds), *holds)
-            look, bound = await pipeline.execute()
-        return look, bound
+    async def _read_both(
+        self, keys: list[str], args: Args, cooldown_keys: list[str]
+    ) -> tuple[ScriptResult, ScriptResult]:
+        async with self._redis.pipeline(transaction=False) as pipeline:  # MULTI: one command more for the ACL to allow
+            _ = pipeline.evalsha(self._read_account.sha, len(keys), *keys, *args)
+            _ = pipeline.evalsha(self._read_cooldowns.sha, len(cooldown_keys), *cooldown_keys)
+            account, cooldowns = await pipeline.execute()
+        return account, cooldowns
 
 
-async def claim(
-    link: RedisGuard, scripts: Scripts, key: str, milliseconds: int, limit: WaitBudget | None = None
+async def acquire_once(
+    guard: RedisGuard, scripts: Scripts, key: str, milliseconds: int, limit: WaitBudget | None = None
 ) -> bool | None:
-    """Whether this replica alone may do something; nobody else may for so long, whatever comes of it. `None`: away."""
+    """Acquire the sole right to do something; it lasts that long, whatever comes of it. `None`: unavailable."""
     args: Args = [secrets.token_hex(8), milliseconds]
     with contextlib.suppress(RedisUnavailableError):
-        return bool(await link.run(lambda: scripts.claim(keys=[key], args=args), limit))
+        return bool(await guard.run(lambda: scripts.acquire_once(keys=[key], args=args), limit))
     return None
 
 
 def _script(redis: Redis, name: str, *before: str) -> AsyncScript:
-    """A script behind the functions that it uses."""
+    """Register a script together with the files of functions that it uses; Redis has no way to import one."""
     files = [resources.files("service.store").joinpath(f"{each}.lua") for each in ("values", *before, name)]
     return redis.register_script("\n".join(file.read_text("utf-8") for file in files))

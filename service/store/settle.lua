@@ -1,5 +1,5 @@
--- A call that was entered in the ledger was answered, or was not sent after all. Counts once.
--- KEYS: the minute's ledger, its calls under way
+-- A call in the ledger was answered, or was not sent after all. Counts once, because the id is removed.
+-- KEYS: the minute's ledger, its calls in flight
 -- ARGV: id, 'answered' or 'cancelled', the exchange's own count ('' without one), account, client that forced it ('-' if
 --       none did), ms to remember
 local weight = whole(read('HGET', KEYS[2], ARGV[1]), 1e6)

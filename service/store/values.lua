@@ -1,7 +1,7 @@
--- Stands before every script. What no replica can have written counts as none, for that key alone: one value of somebody
--- else's must not make a script fail, for a script that fails is taken for a Redis that is away, by every account.
+-- Loaded before every script. A value that no replica can have written counts as none, for that key alone. One foreign
+-- value must not make a script fail: a failed script counts as a failure of Redis, and opens the breaker for all accounts.
 
--- A command's answer. A key of another type is nobody's: it is removed, so that the next write finds nothing in its way.
+-- A command's answer. A key of another type is foreign: it is removed, so that the next write succeeds.
 local function read(command, key, ...)
     local found = redis.pcall(command, key, ...)
     if type(found) == 'table' and found.err then
@@ -22,7 +22,7 @@ local function whole(text, most)
     return nil
 end
 
--- Fields of a hash, each no longer than `longest` bytes; false where there is none.
+-- Fields of a hash, each no longer than `longest` bytes; false for a field that is missing or longer.
 local function fields(key, longest, ...)
     local found = read('HMGET', key, ...) or {}
     for place, value in ipairs({ ... }) do
@@ -32,12 +32,12 @@ local function fields(key, longest, ...)
     return found
 end
 
--- A not-before, and the ms it is still remembered.
+-- A cooldown, and the ms for which it is still remembered.
 local function hold_at(key)
     return { fields(key, 64, 'resumed', 'imposed', 'until', 'opened', 'problem'), redis.call('PTTL', key) }
 end
 
--- Count on in a hash's field, which never falls below nothing.
+-- Add to a number in a hash's field; it never falls below 0.
 local function add(key, field, amount)
     local figure = (whole(redis.call('HGET', key, field), 1e6) or 0) + tonumber(amount)
     redis.call('HSET', key, field, string.format('%.0f', math.max(0, figure)))

@@ -12,8 +12,8 @@ from service.settings import Redis as RedisSettings
 from service.settings_file import SettingsError
 from service.store.guard import (
     CONCURRENT,
-    PATIENCE,
-    TICK,
+    TICK_S,
+    WAIT_TICKS,
     RedisGuard,
     RedisUnavailableError,
     WaitBudget,
@@ -103,13 +103,13 @@ async def test_a_hung_operation_is_given_up_after_250_ms(wire: Wire) -> None:
     began = loop.time()
     with pytest.raises(RedisUnavailableError):
         await wire.link.run(hang)
-    assert PATIENCE * TICK == 0.25 <= loop.time() - began < 0.25 + 1
+    assert WAIT_TICKS * TICK_S == 0.25 <= loop.time() - began < 0.25 + 1
     assert wire.metrics.registry.get_sample_value("coinm_redis_failures_total", {"kind": "timeout"}) == 1
 
 
 async def test_all_operations_of_one_refresh_together_wait_no_longer(wire: Wire, clock: FakeClock) -> None:
     async def slow() -> None:
-        await asyncio.sleep(4 * TICK)
+        await asyncio.sleep(4 * TICK_S)
 
     async def patient() -> int:
         done = 0
@@ -143,7 +143,7 @@ async def test_what_goes_on_without_us_is_waited_for_no_longer_than_patience_las
     with patience():
         await while_patient(task)
         await while_patient(task)
-    assert PATIENCE * TICK <= loop.time() - began < PATIENCE * TICK + 1
+    assert WAIT_TICKS * TICK_S <= loop.time() - began < WAIT_TICKS * TICK_S + 1
     assert not task.done()
     await end(task)
 
@@ -177,7 +177,7 @@ async def test_who_wants_to_know_is_told_when_redis_is_back(wire: Wire, clock: F
 async def test_a_busy_event_loop_is_not_taken_for_a_slow_redis(wire: Wire) -> None:
     async def busy() -> bool:
         answer = asyncio.ensure_future(wire.ping())
-        time.sleep(2 * PATIENCE * TICK)  # noqa: ASYNC251 - this is what a burst of callers does to the loop
+        time.sleep(2 * WAIT_TICKS * TICK_S)  # noqa: ASYNC251 - this is what a burst of callers does to the loop
         return await answer
 
     assert await wire.link.run(busy)
@@ -203,10 +203,10 @@ async def test_a_heartbeat_notices_that_redis_goes_and_comes_without_a_request(w
 
 async def test_a_heartbeat_has_more_patience_than_a_request(wire: Wire) -> None:
     async def slow() -> bool:
-        await asyncio.sleep(2 * PATIENCE * TICK)
+        await asyncio.sleep(2 * WAIT_TICKS * TICK_S)
         return True
 
-    assert await wire.link.run(slow, WaitBudget(4 * PATIENCE))
+    assert await wire.link.run(slow, WaitBudget(4 * WAIT_TICKS))
 
 
 async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
