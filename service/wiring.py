@@ -206,7 +206,7 @@ def _observe(gateway: Gateway) -> None:
     metrics.gauge(
         "exchange_not_before_seconds",
         "Seconds until the exchange may be asked again; 0: now.",
-        lambda: max(0, exchange.egress.hold(ADDRESS).until - exchange.clock.now()) / 1000,
+        lambda: max(0, exchange.egress.cooldown(ADDRESS).until - exchange.clock.now()) / 1000,
     )
     metrics.gauge(
         "exchange_clock_offset_seconds",

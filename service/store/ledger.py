@@ -31,7 +31,7 @@ class EgressLedger:
 
     async def reserve(self, reservation: Reservation) -> LedgerState | None:
         """Enter a call; the ledger as it was before."""
-        claim, own = reservation.claim, self._keys
+        claim, own = reservation.charge, self._keys
         holds = [own.hold, own.credential_cooldown(claim.credential) if claim.credential else own.hold]
         keys = [*own.minute(reservation.minute), own.minute(reservation.minute - 1)[0], *holds]
         args: Args = [reservation.id, claim.weight, claim.account, _forced_by(claim), LEDGER_MEMORY]
@@ -70,7 +70,7 @@ class EgressLedger:
         return {scope: await self._forget(key) for scope, key in keys.items()}
 
     async def _settle(self, reservation: Reservation, outcome: str, reported: int | None) -> None:
-        claim = reservation.claim
+        claim = reservation.charge
         figure = "" if reported is None else reported
         args: Args = [reservation.id, outcome, figure, claim.account, _forced_by(claim), LEDGER_MEMORY]
         keys = self._keys.minute(reservation.minute)
@@ -79,7 +79,7 @@ class EgressLedger:
     async def _hold(self, key: str, hold: Cooldown) -> None:
         """The replica keeps its own copy, and shares it again if this is lost."""
         now = self._clock.now()
-        args: Args = [hold.resumed, hold.imposed, hold.until, int(hold.opened), hold.problem, now]
+        args: Args = [hold.resumed, hold.imposed, hold.until, int(hold.cleared), hold.problem, now]
         args += [latest_moment(self._clock), latest_until(now), COOLDOWN_MEMORY]
         await self._link.attempt(lambda: self._scripts.hold(keys=[key], args=args))
 

@@ -74,10 +74,10 @@ class DropIn(Controller):
         old. Its `serverTime` is as old.
         """
         public = _public(request).public
-        if public.listing is None:
+        if public.exchange_info is None:
             raise _not_yet(request, "exchangeInfo has not been read yet")
-        told = {"age": str(public.listing_age // 1000), "gateway-environment": _environment(request)}
-        return Response(public.listing.body, media_type=JSON, headers=NO_STORE | told)
+        told = {"age": str(public.exchange_info_age_ms // 1000), "gateway-environment": _environment(request)}
+        return Response(public.exchange_info.body, media_type=JSON, headers=NO_STORE | told)
 
     @get("/ping", operation_id="binance_ping", tags=_TAGS)
     async def get_ping(self, request: AnyRequest) -> Response[bytes]:
@@ -117,7 +117,7 @@ def _public(request: AnyRequest) -> ExchangeClient:
 def _not_yet(request: AnyRequest, detail: str) -> ExchangeUnavailableError:
     """With the time before which it can't be asked for, if there is one."""
     exchange = gateway_of(request).exchange
-    hold = exchange.egress.hold(ADDRESS)
+    hold = exchange.egress.cooldown(ADDRESS)
     return ExchangeUnavailableError(detail, retry_at=hold.until if exchange.egress.held else None)
 
 
