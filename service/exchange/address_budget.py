@@ -31,7 +31,7 @@ class AddressBudget:
         self._window = Window(0)
         self._fleet_window = Window(0)
         self._cooldowns: dict[str, Cooldown] = {}
-        self._probe_deferred_until = 0
+        self._probe_deferred_until_ms = 0
         self.live_limit: int | None = None
         """The exchange's own weight limit per minute, from exchangeInfo; lowers ours, never raises it."""
         self.degraded = False
@@ -61,7 +61,7 @@ class AddressBudget:
         forbidden = self.forbidden(charge.credential)
         if forbidden is not None:
             return forbidden
-        if self._probe_deferred_until > now and self.half_open and not probing:
+        if self._probe_deferred_until_ms > now and self.half_open and not probing:
             return budget.probe_barrier(self.cooldown(ADDRESS), now)
         # Without Redis a replica has an equal part. It knows of the others' calls only what its own last answer
         # reported, so each of them may be one account call past that.
@@ -130,4 +130,4 @@ class AddressBudget:
 
     def defer_probe(self) -> None:
         """Another caller or replica sends the probe: nothing else is sent for `PROBE_PAUSE`."""
-        self._probe_deferred_until = self.clock.now() + budget.PROBE_PAUSE
+        self._probe_deferred_until_ms = self.clock.now() + budget.PROBE_PAUSE

@@ -211,11 +211,8 @@ class Ceiling(msgspec.Struct, frozen=True):
 
 
 def weight_barrier(window: Window, charge: Charge, ceiling: Ceiling, now: int) -> Barrier | None:
-    """Why one more call would exceed our share of the address's weight, or `None`.
-
-    The order of the rules is from the hardest to the fairest: the address, this replica's part, forced refreshes, and
-    then the other accounts.
-    """
+    """Why one more call would exceed our share of the address's weight, or `None`."""
+    # From hard limits to fairness: the address, this replica's part, forced refreshes, then the other accounts.
     minute_end = (window.minute + 1) * MINUTE
     if window.used + charge.weight > ceiling.address:
         return _spent("our share of the address's request weight is spent until the exchange's next minute", minute_end)

@@ -1,13 +1,13 @@
-"""The gate: the only way by which anything is sent to the exchange.
+"""The gate: every call to the exchange's `/dapi` passes it (`wallet_api` calls another host).
 
-Each call passes four steps: barrier, reservation in the ledger that all replicas share, call, settlement. A refusal
+Each call takes four steps: barrier, reservation in the ledger that all replicas share, call, settlement. A refusal
 then binds the later calls of every replica.
 """
 
-# The one admit rule (`Gate._admit`), by all that this replica knows:
-#     1. no cooldown binds the address or the credential
-#     2. the address is not half-open: an expired cooldown lets only the probe through
-#     3. the weight fits under our share, in this replica's window and in the fleet's
+# The one admit rule (`Gate._admit`), by all that this replica knows. All of these must hold:
+# - no cooldown binds the address or the credential
+# - the address is not half-open: an expired cooldown lets only the probe through
+# - the weight fits under our share, in this replica's window and in the fleet's
 #
 # The order of one call, and why:
 # - admit, reserve, admit again. The first check saves a Redis round trip. The second one uses what the reservation
@@ -17,7 +17,8 @@ then binds the later calls of every replica.
 # - Two replicas may reserve at once. The ledger's script is atomic and shows each the charges that came before its own,
 #   so the later one sees the other's, and cancels if there is no room for both.
 # - A reservation stays when no answer comes, whatever the reason (a timeout, a cancellation, a crash): the exchange may
-#   have counted the call. Only a call that was never sent is cancelled.
+#   have counted the call. Only what the second check refuses is cancelled. A task that is cancelled while it reserves
+#   leaves its charge behind: too much is counted then, never too little.
 # - With an answer, the clock, the cooldown and the local window are updated before the first await. A deadline cancels
 #   at an await, so it can't fall between a refusal and this replica's memory of it.
 # - The cooldown is shared before the settlement and before the caller gets the error, so that the next call of another
@@ -126,18 +127,15 @@ class Gate:
             self._metrics.exchange_calls.labels(call.endpoint.name, outcome).inc()
         return result
 
-    async def probe(self, patience: int) -> None:
+    async def probe(self, timeout_ms: int) -> None:
         """After a cooldown has expired, send one call that needs no key, once for all replicas.
-
-        Args:
-            patience: ms that the answer may take.
 
         Raises:
             ExchangeError: the exchange still refuses, or does not answer, or another replica sends the probe.
         """
         cooldown = self._egress.cooldown(ADDRESS)
         # `None`, without Redis, goes on: each replica probes for itself.
-        if await self._ledger.probe(patience) is False:
+        if await self._ledger.probe(timeout_ms) is False:
             self._egress.defer_probe()
             raise budget.probe_barrier(cooldown, self._egress.clock.now()).error
         await self.send(Call(PING), lambda _: None)
@@ -183,11 +181,7 @@ class Gate:
         return reservation
 
     def _admit(self, call: Call) -> None:
-        """Raise the error that forbids a call, by all that this replica knows.
-
-        Raises:
-            ExchangeError: a cooldown, a probe that is due, or the weight.
-        """
+        """Raise what forbids a call: a cooldown, a probe that is due, or the weight."""
         egress, probing = self._egress, call.endpoint is PING
         barrier = egress.barrier(call.charge, probing=probing)
         if barrier is None and egress.half_open and not probing:

@@ -12,7 +12,7 @@ one replica fetches exchangeInfo for all.
 #   a refresh's timeout, so a crashed replica blocks the others no longer than that. They adopt the shared copy then.
 # - Only a refresh on a replica that has no exchangeInfo at all fetches in spite of that: rows are granted by it.
 #
-# Retry times are separate. Refreshes and the upkeep each wait `SIDE_PAUSE` after a failure of their own, because
+# Retry times are separate. Refreshes and the upkeep each wait `SIDE_PAUSE_MS` after a failure of their own, because
 # neither knows what the other needs. No failure here fails a refresh: it signs with what there is.
 
 import asyncio
@@ -37,7 +37,7 @@ log = structlog.get_logger("coinm.exchange")
 
 SIDE_SHARE = 0.25
 """Of a refresh's time, for measuring the clock and for exchangeInfo each: a refresh can do without either."""
-SIDE_PAUSE = 30_000
+SIDE_PAUSE_MS = 30_000
 """Ms between attempts after a failure; counted for refreshes and for the upkeep separately."""
 TICK_S = 1.0  # between checks whether anything is due: what another replica is fetching is there by the next one
 REFRESH_WEIGHT = ACCOUNT.weight + SAMPLES * TIME.weight + EXCHANGE_INFO.weight + PING.weight
@@ -59,7 +59,7 @@ class PublicData:
         self._clock = egress.clock
         self._monotonic = egress.clock.monotonic
         # All of them in monotonic ms: when exchangeInfo is too old, and the earliest next attempts.
-        self._expires = self._time_retry_at = self._info_retry_at = self._upkeep_retry_at = self._monotonic()
+        self._info_expires_ms = self._time_retry_ms = self._info_retry_ms = self._upkeep_retry_ms = self._monotonic()
         self._failing: dict[str, str | None] = {}
         self.exchange_info: ExchangeInfo | None = None
         """The latest. It stays when it is too old: an old one knows more contracts than none."""
@@ -69,7 +69,7 @@ class PublicData:
     @property
     def exchange_info_age_ms(self) -> int:
         """Ms since exchangeInfo was fetched, by any replica."""
-        return self._monotonic() - self._expires + EXCHANGE_INFO_MAX_AGE
+        return self._monotonic() - self._info_expires_ms + EXCHANGE_INFO_MAX_AGE
 
     async def synchronise(self) -> None:
         """Measure the exchange's clock.
@@ -98,9 +98,9 @@ class PublicData:
         """Measure and fetch what a signed call needs first; the caller holds `prepare_lock`."""
         now = self._monotonic()
         if self._time_due(now) and not await self._attempt("time", self.synchronise):
-            self._time_retry_at = now + SIDE_PAUSE
+            self._time_retry_ms = now + SIDE_PAUSE_MS
         if self._info_due(now) and not await self._attempt("exchangeInfo", lambda: self._find_info(required=True)):
-            self._info_retry_at = now + SIDE_PAUSE
+            self._info_retry_ms = now + SIDE_PAUSE_MS
 
     @property
     def due(self) -> bool:
@@ -109,25 +109,27 @@ class PublicData:
         return self._time_due(now) or self._info_due(now)
 
     def _time_due(self, now: int) -> bool:
-        return self._clock.due and now >= self._time_retry_at
+        return self._clock.due and now >= self._time_retry_ms
 
     def _info_due(self, now: int) -> bool:
-        return now >= max(self._expires, self._info_retry_at)
+        return now >= max(self._info_expires_ms, self._info_retry_ms)
 
     async def keep_up(self) -> None:
         """Measure and fetch what is due, unless the address is held; a probe is left to reads of accounts."""
         now = self._monotonic()
-        if now < self._upkeep_retry_at or self._egress.held:
+        if now < self._upkeep_retry_ms or self._egress.held:
             return
         if self.prepare_lock.locked():
             return  # a refresh prepares both
         async with self.prepare_lock:
             # Set before the work, in case it raises: a bug of ours must not hammer the exchange.
-            self._upkeep_retry_at = now + SIDE_PAUSE
+            self._upkeep_retry_ms = now + SIDE_PAUSE_MS
             measured = not self._clock.due or await self._attempt("time", self.synchronise)
-            loaded = now < self._expires or await self._attempt("exchangeInfo", lambda: self._find_info(required=False))
+            loaded = now < self._info_expires_ms or await self._attempt(
+                "exchangeInfo", lambda: self._find_info(required=False)
+            )
             if measured and loaded:
-                self._upkeep_retry_at = now
+                self._upkeep_retry_ms = now
 
     async def run(self) -> None:
         """Keep up for as long as the process serves; ends only by being cancelled."""
@@ -162,7 +164,7 @@ class PublicData:
 
     def _adopt(self, found: ExchangeInfo, remaining_ms: int) -> None:
         self.exchange_info = found
-        self._expires = self._monotonic() + remaining_ms
+        self._info_expires_ms = self._monotonic() + remaining_ms
         limit = found.weight_limit
         # The exchange's own limit lowers ours. One in which no refresh would fit is treated as a misprint.
         if limit is not None and limit * self._settings.weight_share < REFRESH_WEIGHT:
