@@ -17,9 +17,8 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from service.account import snapshot
 from service.account.snapshot import Snapshot
 from service.exchange import budget
-from service.exchange.address_budget import ADDRESS, AddressBudget
+from service.exchange.address_budget import ADDRESS
 from service.exchange.budget import Charge
-from service.exchange.clock import ExchangeClock
 from service.exchange.errors import (
     ExchangeClockSkewError,
     ExchangeError,
@@ -28,11 +27,10 @@ from service.exchange.errors import (
 )
 from service.exchange.exchange_info import ExchangeInfo
 from service.exchange.gate import ACCOUNT, Call, Gate
-from service.exchange.ports import Cooldowns, ExchangeInfoStore, Ledger
+from service.exchange.ports import Cooldowns, ExchangeInfoStore
 from service.exchange.public import PublicData
 from service.exchange.signing import Credential
 from service.settings import Exchange
-from service.telemetry.metrics import Metrics
 
 ATTEMPTS = 3
 """Attempts of one refresh; the docs advise 3 to 5, and each costs the account call's weight."""
@@ -47,15 +45,6 @@ class Fetched(msgspec.Struct, frozen=True):
     asked: int
     margin_assets: Mapping[str, str]
     """What it was indexed by: exchangeInfo may have been read again since, for another account."""
-
-
-class Way(msgspec.Struct, frozen=True):
-    """The connections out of the process: to the exchange, to the shared ledger, and to the shared exchangeInfo."""
-
-    http: httpx.AsyncClient
-    """For unsigned calls; each credential has a client of its own."""
-    ledger: Ledger
-    listings: ExchangeInfoStore
 
 
 class _Refresh:
@@ -73,13 +62,13 @@ class _Refresh:
 class ExchangeClient:
     """The exchange, called through one public address."""
 
-    def __init__(self, settings: Exchange, clock: ExchangeClock, way: Way, metrics: Metrics) -> None:
+    def __init__(self, settings: Exchange, gate: Gate, store: ExchangeInfoStore) -> None:
         self._settings = settings
-        self._monotonic = clock.monotonic
-        self.clock = clock
-        self.egress = AddressBudget(settings, clock)
-        self._gate = Gate(way.http, self.egress, way.ledger, metrics)
-        self.public = PublicData(settings, self._gate, self.egress, way.listings)
+        self._gate = gate
+        self.egress = gate.egress
+        self.clock = gate.egress.clock
+        self._monotonic = gate.egress.clock.monotonic
+        self.public = PublicData(settings, gate, store)
 
     @property
     def exchange_info(self) -> ExchangeInfo | None:

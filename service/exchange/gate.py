@@ -94,11 +94,18 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Gate:
-    """The way out to the exchange through one public address."""
+    """The way out to the exchange through one public address.
+
+    Args:
+        http: for unsigned calls; each credential has a client of its own.
+        egress: this replica's budget of the address.
+        ledger: shared with the other replicas on the address.
+        metrics: counts calls and weight.
+    """
 
     def __init__(self, http: httpx.AsyncClient, egress: AddressBudget, ledger: Ledger, metrics: Metrics) -> None:
         self._http = http
-        self._egress = egress
+        self.egress = egress
         self._ledger = ledger
         self._metrics = metrics
 
@@ -133,20 +140,20 @@ class Gate:
         Raises:
             ExchangeError: the exchange still refuses, or does not answer, or another replica sends the probe.
         """
-        cooldown = self._egress.cooldown(ADDRESS)
+        cooldown = self.egress.cooldown(ADDRESS)
         # `None`, without Redis, goes on: each replica probes for itself.
         if await self._ledger.probe(timeout_ms) is False:
-            self._egress.defer_probe()
-            raise budget.probe_barrier(cooldown, self._egress.clock.now()).error
+            self.egress.defer_probe()
+            raise budget.probe_barrier(cooldown, self.egress.clock.now()).error
         await self.send(Call(PING), lambda _: None)
         # What was read before the ping: a longer cooldown that was learned meanwhile stays in force.
         cleared = replace(cooldown, cleared=True)
-        self._egress.learn(ADDRESS, cleared)
+        self.egress.learn(ADDRESS, cleared)
         await self._ledger.cool_down_address(cleared)
 
     async def reconcile(self, charge: Charge, shared: Cooldowns) -> None:
         """Adopt the cooldowns that replicas share, and share those that Redis lost or never had."""
-        egress = self._egress
+        egress = self.egress
         # The time comes first: it bounds the cooldowns that are learned next.
         if shared.now is not None:
             egress.clock.adopt_fleet_time(shared.now)
@@ -163,7 +170,7 @@ class Gate:
 
     async def _reserve(self, call: Call) -> Reservation:
         """Enter a call in the ledger, and in this replica's own window, which counts alone without Redis."""
-        charge, egress = call.charge, self._egress
+        charge, egress = call.charge, self.egress
         self._admit(call)
         reservation = Reservation(secrets.token_hex(8), egress.window.minute, charge)
         ledger_before = await self._ledger.reserve(reservation)
@@ -182,7 +189,7 @@ class Gate:
 
     def _admit(self, call: Call) -> None:
         """Raise what forbids a call: a cooldown, a probe that is due, or the weight."""
-        egress, probing = self._egress, call.endpoint is PING
+        egress, probing = self.egress, call.endpoint is PING
         barrier = egress.barrier(call.charge, probing=probing)
         if barrier is None and egress.half_open and not probing:
             barrier = budget.probe_barrier(egress.cooldown(ADDRESS), egress.clock.now())
@@ -195,7 +202,7 @@ class Gate:
         Raises:
             ExchangeError: no answer, or a refusal. A call without an answer stays counted, whatever the reason.
         """
-        egress, charge = self._egress, call.charge
+        egress, charge = self.egress, call.charge
         self._metrics.weight_spent.labels(call.endpoint.name, CLIENT.get()).inc(charge.weight)
         try:
             answer = await transport.fetch(call.http or self._http, call.endpoint.path, call.query, call.headers)

@@ -24,7 +24,6 @@ import msgspec
 import structlog
 
 from service.exchange import exchange_info
-from service.exchange.address_budget import AddressBudget
 from service.exchange.answers import Answer, MalformedAnswerError
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, Sample, estimate
 from service.exchange.errors import ExchangeError
@@ -51,13 +50,13 @@ class _Time(msgspec.Struct, rename="camel"):
 class PublicData:
     """The exchange's time and contracts, as this replica knows them."""
 
-    def __init__(self, settings: Exchange, gate: Gate, egress: AddressBudget, store: ExchangeInfoStore) -> None:
+    def __init__(self, settings: Exchange, gate: Gate, store: ExchangeInfoStore) -> None:
         self._settings = settings
         self._gate = gate
-        self._egress = egress
+        self._egress = gate.egress
         self._store = store
-        self._clock = egress.clock
-        self._monotonic = egress.clock.monotonic
+        self._clock = gate.egress.clock
+        self._monotonic = gate.egress.clock.monotonic
         # All of them in monotonic ms: when exchangeInfo is too old, and the earliest next attempts.
         self._info_expires_ms = self._time_retry_ms = self._info_retry_ms = self._upkeep_retry_ms = self._monotonic()
         self._failing: dict[str, str | None] = {}
