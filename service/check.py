@@ -198,7 +198,7 @@ async def _clock(gateway: Gateway) -> Finding:
     try:
         await exchange.reopen()
         await exchange.public.synchronise()
-        await exchange.public.load_listing()
+        await exchange.public.load_exchange_info()
     except ExchangeError as exc:
         return Finding("exchange", "fail", _explain(exc))
     offset, skew = exchange.clock.offset, exchange.clock.skew
@@ -251,7 +251,7 @@ async def _forget(gateway: Gateway, account: str) -> list[str]:
     active = gateway.caches[account].state.active
     look = await active.shared.read_state(0)
     if look is not None and look.holds.now is not None:
-        gateway.exchange.clock.hear(look.holds.now)  # a resume says when it was, by the exchange's clock
+        gateway.exchange.clock.adopt_fleet_time(look.holds.now)  # a resume says when it was, by the exchange's clock
     forgotten = await gateway.ledger.resume(active.source.identity)
     texts = [
         f"{account}: {scope} not-before {timestamp(hold.until)} ({hold.problem}) cleared"

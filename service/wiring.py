@@ -19,9 +19,10 @@ from service.cache.policy import Windows
 from service.cache.ports import ActiveCredential, CacheSettings
 from service.cache.savings import weight_saved
 from service.clock import Clock
-from service.exchange.address_budget import ADDRESS
-from service.exchange.client import ExchangeClient, Way
+from service.exchange.address_budget import ADDRESS, AddressBudget
+from service.exchange.client import ExchangeClient
 from service.exchange.clock import ExchangeClock
+from service.exchange.gate import Gate
 from service.exchange.signing import Credential, read_credential
 from service.exchange.source import AccountSource
 from service.exchange.transport import open_client
@@ -62,8 +63,8 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
     ledger = EgressLedger(link, scripts, egress, exchange_clock)
     listings = RedisExchangeInfo(link, scripts, exchange_info_key(settings))
     open_http = partial(open_client, settings.exchange, transport)
-    way = Way(open_http(), ledger, listings)
-    exchange = ExchangeClient(settings.exchange, exchange_clock, way, metrics)
+    gate = Gate(open_http(), AddressBudget(settings.exchange, exchange_clock), ledger, metrics)
+    exchange = ExchangeClient(settings.exchange, gate, listings)
 
     def open_credential(account: str, credential: Credential) -> ActiveCredential:
         keys = account_keys(settings, account)
@@ -206,7 +207,7 @@ def _observe(gateway: Gateway) -> None:
     metrics.gauge(
         "exchange_not_before_seconds",
         "Seconds until the exchange may be asked again; 0: now.",
-        lambda: max(0, exchange.egress.hold(ADDRESS).until - exchange.clock.now()) / 1000,
+        lambda: max(0, exchange.egress.cooldown(ADDRESS).until - exchange.clock.now()) / 1000,
     )
     metrics.gauge(
         "exchange_clock_offset_seconds",

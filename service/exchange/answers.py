@@ -1,9 +1,17 @@
-"""What an answer of the exchange means. Pure: status, headers and body in, an error or nothing out.
+"""What an answer of the exchange means. Pure: status, headers and body in, an error or nothing out."""
 
-Codes come before statuses: they are universal, while Binance publishes no map from one to the other. Bodies may
-be HTML (its CDN), or JSON without `code` (maintenance); none of their text is passed on.
-"""
+# `error_in` reads an answer as a ladder; the first rung that matches decides:
+#     limits      418, 429, or code -1003: they mean the same whatever else the answer says
+#     challenge   a firewall's page, under any status: it is none of the exchange's answers
+#     code        the exchange's own codes. They come before statuses: codes are universal, and Binance publishes no map
+#                 from one to the other
+#     status      whatever is left; only 200 is a success
+# Bodies may be HTML (from its CDN), or JSON without `code` (maintenance); none of their text is passed on.
+#
+# Every byte here may be hostile. Regular expressions are linear in their input, the input is bounded, and a time that
+# the answer names is capped at `MAX_COOLDOWN`.
 
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import UTC
@@ -27,10 +35,10 @@ from service.exchange.errors import (
 )
 
 TRANSIENT = frozenset({500, 502, 503, 504})
-"""Statuses after which a read may be tried again at once, beside 408; no other 4xx, and 418 and 429 least of all."""
+"""Statuses after which a read may be retried at once, beside 408; no other 4xx, and 418 and 429 least of all."""
 
 MAX_ERROR_BODY = 64 * 1024
-"""Bytes of an error to look at: the exchange's are below 1 KB, its CDN's pages a few."""
+"""Bytes of an error's body that are read: the exchange's are below 1 KB, its CDN's pages a few KB."""
 
 _REJECTED = frozenset({-2014, -2015, -1022, -1002})
 _MAINTENANCE_KEY = "239999"
@@ -47,12 +55,12 @@ CHALLENGES: Mapping[str, frozenset[str]] = {
 
 AWS WAF answers 202 with a challenge and 405 with a captcha, Cloudflare 403."""
 MAX_RETRY_AFTER = 1024
-"""Characters of `Retry-After` to look at: a value has at most 33."""
+"""Characters of `Retry-After` that are read: one value has at most 33, and a repeated field joins several."""
+# The three forms of RFC 9110 §5.6.7: IMF-fixdate, RFC 850, asctime.
 _HTTP_DATE = re.compile(
     r"[A-Z][a-z]{2,8},? (?:\d\d[ -][A-Z][a-z]{2}[ -]\d{2,4} \d\d:\d\d:\d\d GMT"
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4})"
 )
-"""The three forms of RFC 9110 §5.6.7: IMF-fixdate, RFC 850, asctime."""
 
 
 class MalformedAnswerError(ValueError):
@@ -68,23 +76,17 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def used_weight(answer: Answer) -> int | None:
-    """The address's weight this minute; `None` without a figure (`-1` is none).
-
-    `X-MBX-USED-WEIGHT-1M` today; other spellings of the minute have been seen. What has been used in a shorter
-    interval has been used in the minute too.
-    """
-    found = ((_USED_WEIGHT.fullmatch(name), value) for name, value in answer.headers.items())
-    figures = [_count(value) for match, value in found if match is not None and _within_a_minute(match)]
-    return max((figure for figure in figures if figure is not None), default=None)
-
-
-def _within_a_minute(interval: re.Match[str]) -> bool:
-    number, unit = int(interval[1] or 1), (interval[2] or "m")
-    return number * {"s": 1, "m": 60}[unit] <= 60
-
-
-def _count(value: str) -> int | None:
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    """The address's weight this minute; `None` without a figure (`-1` is none)."""
+    figures: list[int] = []
+    for name, value in answer.headers.items():
+        # `X-MBX-USED-WEIGHT-1M` today; other spellings of the minute have been seen.
+        interval = _USED_WEIGHT.fullmatch(name)
+        if interval is None or not (value.isascii() and value.isdigit() and len(value) < 10):
+            continue
+        # Weight used in a shorter interval was used in the minute too, so the largest figure counts.
+        if int(interval[1] or 1) * {"s": 1, "m": 60}[interval[2] or "m"] <= 60:
+            figures.append(int(value))
+    return max(figures, default=None)
 
 
 def binds(status: int, headers: Mapping[str, str]) -> bool:
@@ -93,27 +95,34 @@ def binds(status: int, headers: Mapping[str, str]) -> bool:
 
 
 def error_in(answer: Answer, now: int) -> ExchangeError | None:
-    """The error an answer stands for, or `None` for a success; `now` is epoch ms on the exchange's clock.
+    """The error that an answer stands for, or `None` for a success; `now` is epoch ms on the exchange's clock.
 
-    `retry_at` is set where the answer names a time to come, at most `MAX_COOLDOWN` from now.
+    `retry_at` is set where the answer names a future time, at most `MAX_COOLDOWN` from now.
     """
-    members = _members(answer)
+    members: Mapping[str, object] = {}
+    # An error's body is small: a larger one has no code to read, and neither has one that is no JSON object.
+    if len(answer.body) <= MAX_ERROR_BODY:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            members = msgspec.json.decode(answer.body, type=dict[str, object])
     named = _retry_after(answer, now)
-    error = (
-        _by_limit(answer, members) or _by_challenge(answer) or _by_code(answer, members) or _by_status(answer, named)
-    )
+    error = _by_limit(answer, members)
+    if error is None and _is_challenge(answer.headers):
+        detail = f"the exchange blocks our address (firewall's challenge, {answer.status})"
+        error = ExchangeBlockedError(detail, answered=answer.status)
+    error = error or _by_code(answer, members) or _by_status(answer, named)
     if error is None:
         return None
+    # The body and the header may each name a time: the later one is the safe one.
     times = [time for time in (error.retry_at, named) if time is not None]
     if times:
         error.retry_at = min(max(times), now + MAX_COOLDOWN)
     if named is not None:
-        error.transient = False
+        error.transient = False  # the exchange has said when; a retry before that would be too early
     return error
 
 
 def _by_limit(answer: Answer, members: Mapping[str, object]) -> ExchangeError | None:
-    """429 and 418 mean what they mean whatever the body says; -1003 says it under any status."""
+    """429 and 418, whatever the body says; -1003 under any status."""
     throttled = members.get("code") == -1003
     banned = _BANNED_UNTIL.search(answer.body[:MAX_ERROR_BODY])
     code = -1003 if throttled else None
@@ -129,15 +138,6 @@ def _by_limit(answer: Answer, members: Mapping[str, object]) -> ExchangeError | 
     return None
 
 
-def _by_challenge(answer: Answer) -> ExchangeError | None:
-    """A firewall's page is none of the exchange's answers, whatever it looks like."""
-    if not _is_challenge(answer.headers):
-        return None
-    return ExchangeBlockedError(
-        f"the exchange blocks our address (firewall's challenge, {answer.status})", answered=answer.status
-    )
-
-
 def _is_challenge(headers: Mapping[str, str]) -> bool:
     return any(
         name in headers and (not values or headers[name].strip().lower() in values)
@@ -149,6 +149,7 @@ def _by_code(answer: Answer, members: Mapping[str, object]) -> ExchangeError | N
     code = members.get("code")
     if _MAINTENANCE_KEY in members or code == -1016:
         return ExchangeUnavailableError("the exchange is under maintenance", answered=answer.status)
+    # A body with `assets` is an account, even with a `code` in it.
     if not isinstance(code, int) or "assets" in members:
         return None
     if code in _REJECTED:
@@ -165,7 +166,7 @@ def _by_code(answer: Answer, members: Mapping[str, object]) -> ExchangeError | N
 
 
 def _by_status(answer: Answer, named: int | None) -> ExchangeError | None:
-    """By the status alone; `named`: the time to come that `Retry-After` names."""
+    """By the status alone; `named`: the future time that `Retry-After` names."""
     status = answer.status
     if status == 200:
         return None
@@ -187,34 +188,20 @@ def _by_status(answer: Answer, named: int | None) -> ExchangeError | None:
     return ExchangeRefusedError(f"the exchange refused the request with {status}", answered=status)
 
 
-def _members(answer: Answer) -> Mapping[str, object]:
-    """The members of an error's body; none where it is too large for one, or no JSON object."""
-    if len(answer.body) > MAX_ERROR_BODY:
-        return {}
-    try:
-        return msgspec.json.decode(answer.body, type=dict[str, object])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
-
-
 def _retry_after(answer: Answer, now: int) -> int | None:
-    """The latest time to come that `Retry-After` names, epoch ms; `None` where it names none.
+    """The latest future time that `Retry-After` names, epoch ms; `None` where it names none.
 
-    Seconds or a date (RFC 9110 §10.2.3). Of several values, which a repeated field gives, the latest: what is malformed
-    or past among them counts for nothing.
+    Seconds or a date (RFC 9110 §10.2.3). A repeated field has several values; malformed and past ones are ignored.
     """
     text = answer.headers.get("retry-after", "")[:MAX_RETRY_AFTER]
-    dates = [_epoch(date) for date in _HTTP_DATE.findall(text)]
-    words = [word.strip() for word in _HTTP_DATE.sub(",", text).split(",")]
-    seconds = [word for word in words if word.isascii() and word.isdigit()]
-    # Ten digits are 31 years and more: they mean the longest there is.
-    times = [now + (int(word) * 1000 if len(word) < 10 else MAX_COOLDOWN) for word in seconds]
-    return max((time for time in (*dates, *times) if time > now), default=None)
-
-
-def _epoch(date: str) -> int:
-    """Epoch ms of an HTTP date; 0 for one that the calendar doesn't have."""
-    try:
-        return int(parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        return 0
+    times: list[int] = []
+    # Dates first, because they contain the comma that separates values.
+    for date in _HTTP_DATE.findall(text):
+        with contextlib.suppress(ValueError, OverflowError):  # the calendar has no such date
+            times.append(int(parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() * 1000))
+    for word in _HTTP_DATE.sub(",", text).split(","):
+        seconds = word.strip()
+        if seconds.isascii() and seconds.isdigit():
+            # Ten digits are 31 years or more: they mean the longest cooldown.
+            times.append(now + (int(seconds) * 1000 if len(seconds) < 10 else MAX_COOLDOWN))
+    return max((time for time in times if time > now), default=None)

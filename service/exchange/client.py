@@ -1,4 +1,11 @@
-"""The signed account call, with what it needs first; the unsigned ones are `service.exchange.public`'s."""
+"""The signed account call and its preparation; the unsigned calls are `service.exchange.public`'s."""
+
+# One refresh, within one deadline:
+#     prepare   probe a half-open address, measure the clock, load exchangeInfo; under one lock, for all accounts
+#     attempt   sign and send. Up to `ATTEMPTS` while failures are transient, with pauses of 200 to 800 ms between them
+#     resync    after a -1021, once per refresh: measure the clock and sign again, within the same attempt
+# Each attempt charges its own weight. If the weight runs out between attempts, the exchange's own error is raised,
+# because that is why there is no account.
 
 import asyncio
 from collections.abc import Mapping
@@ -10,9 +17,8 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from service.account import snapshot
 from service.account.snapshot import Snapshot
 from service.exchange import budget
-from service.exchange.address_budget import ADDRESS, AddressBudget
+from service.exchange.address_budget import ADDRESS
 from service.exchange.budget import Charge
-from service.exchange.clock import ExchangeClock
 from service.exchange.errors import (
     ExchangeClockSkewError,
     ExchangeError,
@@ -21,38 +27,28 @@ from service.exchange.errors import (
 )
 from service.exchange.exchange_info import ExchangeInfo
 from service.exchange.gate import ACCOUNT, Call, Gate
-from service.exchange.ports import Cooldowns, ExchangeInfoStore, Ledger
+from service.exchange.ports import Cooldowns, ExchangeInfoStore
 from service.exchange.public import PublicData
 from service.exchange.signing import Credential
 from service.settings import Exchange
-from service.telemetry.metrics import Metrics
 
 ATTEMPTS = 3
-"""Tries of one refresh; the docs advise 3 to 5, and each costs the account call's weight."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 0.8
-"""Seconds between them: 200, 400, 800 ms is the exchange's own advice for 503."""
+"""Attempts of one refresh; the docs advise 3 to 5, and each costs the account call's weight."""
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 0.8
+"""Between attempts: 200, 400, 800 ms is the exchange's own advice for 503."""
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A new snapshot, and when it was asked for by this machine's steady clock (monotonic ms)."""
+    """A new snapshot, and when it was requested by this machine's steady clock (monotonic ms)."""
 
     snapshot: Snapshot
     asked: int
     margin_assets: Mapping[str, str]
-    """What it was indexed by: exchangeInfo may have been read anew since, for another account's sake."""
-
-
-class Way(msgspec.Struct, frozen=True):
-    """What leads out of the process: to the exchange, to the ledger of what is spent there, and to its contracts."""
-
-    http: httpx.AsyncClient
-    """For unsigned calls; each credential has a client of its own."""
-    ledger: Ledger
-    listings: ExchangeInfoStore
+    """What it was indexed by: exchangeInfo may have been read again since, for another account."""
 
 
 class _Refresh:
-    """One refresh under way: what it is for, and what has happened to it."""
+    """One refresh under way: its account and credential, and the state that its attempts share."""
 
     def __init__(self, account: str, credential: Credential, http: httpx.AsyncClient, *, forced: bool) -> None:
         self.account = account
@@ -64,20 +60,20 @@ class _Refresh:
 
 
 class ExchangeClient:
-    """The exchange, asked through one public address."""
+    """The exchange, called through one public address."""
 
-    def __init__(self, settings: Exchange, clock: ExchangeClock, way: Way, metrics: Metrics) -> None:
+    def __init__(self, settings: Exchange, gate: Gate, store: ExchangeInfoStore) -> None:
         self._settings = settings
-        self._monotonic = clock.monotonic
-        self.clock = clock
-        self.egress = AddressBudget(settings, clock)
-        self._gate = Gate(way.http, self.egress, way.ledger, metrics)
-        self.public = PublicData(settings, self._gate, self.egress, way.listings)
+        self._gate = gate
+        self.egress = gate.egress
+        self.clock = gate.egress.clock
+        self._monotonic = gate.egress.clock.monotonic
+        self.public = PublicData(settings, gate, store)
 
     @property
-    def listing(self) -> ExchangeInfo | None:
+    def exchange_info(self) -> ExchangeInfo | None:
         """The exchange's contracts; `None` while they have not been read."""
-        return self.public.listing
+        return self.public.exchange_info
 
     async def account(self, account: str, credential: Credential, http: httpx.AsyncClient, *, forced: bool) -> Fetched:
         """One refresh: the account as the exchange has it now, within the configured time.
@@ -87,47 +83,60 @@ class ExchangeClient:
         Raises:
             ExchangeError: nothing came that may be served.
         """
+        refresh, public, egress = _Refresh(account, credential, http, forced=forced), self.public, self.egress
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda exc: isinstance(exc, ExchangeError) and exc.transient),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=MAX_PAUSE_S) + wait_random(0, FIRST_PAUSE_S / 2),
+            reraise=True,
+        )
         try:
             async with asyncio.timeout(self._settings.timeout.seconds):
-                await self._prepare()
-                return await _retrying()(self._account, _Refresh(account, credential, http, forced=forced))
+                # If nothing is due, the lock may still be taken by the upkeep: that is no reason to wait.
+                if public.due or egress.half_open:
+                    # A probe under way is not waited for either: it may take all the time there is.
+                    if public.prepare_lock.locked() and egress.half_open:
+                        egress.defer_probe()
+                        raise budget.probe_barrier(egress.cooldown(ADDRESS), self.clock.now()).error
+                    # One account at a time; the others find it done.
+                    async with public.prepare_lock:
+                        await self.reopen()
+                        await public.prepare()
+                return await retrying(self._attempt, refresh)
         except TimeoutError:
             raise ExchangeTimeoutError("the exchange did not answer in time") from None
 
     async def reopen(self) -> None:
-        """If a refusal of the address has passed, see whether the exchange agrees, before anything else is sent.
+        """If a cooldown of the address has expired, probe whether the exchange agrees, before anything else is sent.
 
         Raises:
-            ExchangeError: it refuses still, or can't be asked.
+            ExchangeError: it still refuses, or can't be called.
         """
         if self.egress.half_open:
             await self._gate.probe(self._settings.timeout)
 
-    async def reconcile(self, claim: Charge, holds: Cooldowns) -> None:
-        """Take over the not-befores that replicas share, and share those that they don't know of."""
-        await self._gate.reconcile(claim, holds)
+    async def reconcile(self, charge: Charge, shared: Cooldowns) -> None:
+        """Adopt the cooldowns that replicas share, and share those that they don't know of."""
+        await self._gate.reconcile(charge, shared)
 
     async def close(self) -> None:
         await self._gate.close()
 
-    async def _prepare(self) -> None:
-        """What a signed call wants to know first; one account at a time, the others find it done.
-
-        A probe is not waited for: it may take all the time there is.
-        """
-        if not (self.public.due or self.egress.half_open):
-            return  # whoever is at it is so for somebody else's sake
-        if self.public.turn.locked() and self.egress.half_open:
-            self.egress.defer_probe()
-            raise budget.probe_barrier(self.egress.hold(ADDRESS), self.clock.now()).error
-        async with self.public.turn:
-            await self.reopen()
-            await self.public.prepare()
-
-    async def _account(self, refresh: _Refresh) -> Fetched:
-        """One try. What is told in the end is what the exchange said, not that there was no weight for another."""
+    async def _attempt(self, refresh: _Refresh) -> Fetched:
+        """One attempt; `AsyncRetrying` calls it again after a transient error."""
         try:
-            return await self._in_time(refresh)
+            try:
+                return await self._send(refresh)
+            except ExchangeClockSkewError as skew:
+                if refresh.resynchronised:
+                    raise
+                # Set first, so that a second -1021 ends the refresh, in this attempt or in the next.
+                refresh.resynchronised = True
+                try:
+                    await self.public.synchronise()
+                except ExchangeError:
+                    raise skew from None
+                return await self._send(refresh)
         except WeightBudgetSpentError:
             if refresh.failure is None:
                 raise
@@ -136,37 +145,11 @@ class ExchangeClient:
             refresh.failure = exc
             raise
 
-    async def _in_time(self, refresh: _Refresh) -> Fetched:
-        """The signed call; if the exchange rejects our clock, measured anew and tried again, once a refresh."""
-        try:
-            return await self._signed(refresh)
-        except ExchangeClockSkewError as skew:
-            if refresh.resynchronised:
-                raise
-            refresh.resynchronised = True
-            try:
-                await self.public.synchronise()
-            except ExchangeError:
-                raise skew from None
-            return await self._signed(refresh)
-
-    async def _signed(self, refresh: _Refresh) -> Fetched:
-        asked, request_time = self._monotonic(), self.clock.now()
+    async def _send(self, refresh: _Refresh) -> Fetched:
+        # The request time comes first: a snapshot is at least as new as it, however long the answer takes.
+        requested_monotonic_ms, request_time = self._monotonic(), self.clock.now()
         query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
-        margin_assets = self.listing.margin_assets if self.listing else {}
+        margin_assets = self.exchange_info.margin_assets if self.exchange_info else {}
         call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced, refresh.http)
-        found = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, request_time, margin_assets))
-        return Fetched(found, asked, margin_assets)
-
-
-def _retrying() -> AsyncRetrying:
-    return AsyncRetrying(
-        retry=retry_if_exception(_is_transient),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE) + wait_random(0, FIRST_PAUSE / 2),
-        reraise=True,
-    )
-
-
-def _is_transient(exc: BaseException) -> bool:
-    return isinstance(exc, ExchangeError) and exc.transient
+        parsed = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, request_time, margin_assets))
+        return Fetched(parsed, requested_monotonic_ms, margin_assets)

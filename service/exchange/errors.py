@@ -1,22 +1,25 @@
-"""Every way in which the exchange can fail to give an account, and who must act.
+"""Every way in which the exchange can fail to return an account, and who must act.
 
 ExchangeError                         status  who must act
-├── ExchangeRateLimitedError             503  nobody: wait (the exchange's 429, or a 503 with Retry-After)
+├── ExchangeRateLimitedError             503  no one: wait (the exchange's 429, or a 503 with Retry-After)
 ├── ExchangeBannedError                  503  the operator: something on the address overspends (418)
-├── WeightBudgetSpentError               503  nobody: wait for the exchange's next minute; nothing was sent
+├── WeightBudgetSpentError               503  no one: wait for the exchange's next minute; nothing was sent
 ├── ExchangeUnavailableError             503  the exchange: 5xx, connection errors, maintenance
 ├── ExchangeTimeoutError                 504  the exchange: 408, or no answer in time
 ├── ExchangeRejectedCredentialsError     502  the operator: key, permission or address list (-2014, -2015, -1022, -1002)
 ├── ExchangeClockSkewError               502  the operator: -1021 again after one resync
 ├── ExchangeBlockedError                 502  the operator: firewall (403, a challenge) or region (451)
-├── ExchangeEndpointGoneError            502  the developers: the path is no more (404, -5000)
+├── ExchangeEndpointGoneError            502  the developers: the path is gone (404, -5000)
 ├── ExchangeRefusedError                 502  the developers: any other 3xx or 4xx
 ├── ExchangeAnswerInvalidError           502  the developers: not the documented shape
-└── RefreshFaultError                    500  the developers: a bug of ours while asking or understanding
+└── RefreshFaultError                    500  the developers: a bug of ours while calling or reading the answer
 
-Each says the problem type and the status a caller is told. The exchange's own text never reaches a caller: it
-can hold an address, a URL, or anything at all.
+Each class names the problem type and the status that a caller receives.
 """
+
+# The exchange's own text never reaches a caller: it can hold an address, a URL, or anything at all. So each `detail` is
+# a sentence of ours. The problem types are stored in Redis as well (cooldowns, failures), so replicas of different
+# releases read each other's. A release that doesn't know a cooldown's type treats it as a ban.
 
 from typing import ClassVar, Self
 
@@ -28,8 +31,8 @@ class ExchangeError(Exception):
         detail: a sentence of ours, safe to show.
         answered: the exchange's HTTP status, if it answered.
         code: the exchange's error code, if it gave one.
-        retry_at: when it makes sense to ask again, ms since the epoch on the exchange's clock, if known.
-        transient: whether another try within the same refresh may help.
+        retry_at: when to call again at the earliest, epoch ms on the exchange's clock, if known.
+        transient: whether a retry within the same refresh may help.
     """
 
     problem: ClassVar[str]
@@ -53,11 +56,9 @@ class ExchangeError(Exception):
         self.transient = transient
 
     def again(self, retry_at: int | None = None) -> Self:
-        """The same refusal as a new exception.
-
-        A raised one collects the traceback, and so the locals, of everyone it is raised to; what is remembered
-        must not.
-        """
+        """The same refusal as a new exception, which is safe to keep."""
+        # A raised exception collects the traceback, and so the locals, of every frame it passes. A remembered one must
+        # not keep those alive. `transient` is left out: it concerned the refresh that failed.
         return type(self)(self.detail, answered=self.answered, code=self.code, retry_at=retry_at or self.retry_at)
 
 
@@ -98,7 +99,7 @@ class ExchangeRejectedCredentialsError(ExchangeError):
 
 
 class ExchangeClockSkewError(ExchangeError):
-    """-1021 although the clock was measured anew."""
+    """-1021 although the clock was measured again."""
 
     problem, status, title = "exchange-clock-skew", 502, "The exchange rejects our clock"
 
@@ -110,7 +111,7 @@ class ExchangeBlockedError(ExchangeError):
 
 
 class ExchangeEndpointGoneError(ExchangeError):
-    """The path is no more."""
+    """The path is gone."""
 
     problem, status, title = "exchange-endpoint-gone", 502, "The exchange's endpoint is gone"
 
@@ -128,7 +129,7 @@ class ExchangeAnswerInvalidError(ExchangeError):
 
 
 class RefreshFaultError(ExchangeError):
-    """Nobody foresaw it. Remembered like the exchange's failures, so that a bug can't hammer it."""
+    """An unforeseen exception. Remembered like the exchange's failures, so that a bug can't hammer the exchange."""
 
     problem, status, title = "internal-error", 500, "A fault of the gateway"
 

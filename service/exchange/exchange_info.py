@@ -1,8 +1,10 @@
 """What the gateway needs of `GET /dapi/v1/exchangeInfo`: margin assets, and the live weight limit.
 
-COIN-M docs: symbols carry `marginAsset`; `rateLimits` carries REQUEST_WEIGHT a minute. Read leniently: what is
-missing here has a rule of its own (the symbol's form, the configured limit), so nothing fails for it.
+COIN-M docs: symbols carry `marginAsset`; `rateLimits` carries REQUEST_WEIGHT per minute.
 """
+
+# Read leniently: every member but the list of symbols has a default. What is missing has a substitute (the form of the
+# symbol's name, the configured limit), so it doesn't stop reads of accounts.
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -30,7 +32,7 @@ class _ExchangeInfo(msgspec.Struct, rename="camel"):
 
 
 class ExchangeInfo(msgspec.Struct, frozen=True):
-    """exchangeInfo: symbols to margin assets, the exchange's weight limit a minute if it names one, and all as sent."""
+    """exchangeInfo: symbols to margin assets, the exchange's weight limit per minute if any, and the body as sent."""
 
     margin_assets: Mapping[str, str] = MappingProxyType({})
     weight_limit: int | None = None
@@ -56,5 +58,6 @@ def parse(body: bytes) -> ExchangeInfo:
         for row in info.rate_limits
         if (row.rate_limit_type, row.interval, row.interval_num) == ("REQUEST_WEIGHT", "MINUTE", 1)
     ]
+    # Of several, the strictest. Zero or less would stop every call, so it counts as absent.
     weight_limit = min((limit for limit in limits if limit > 0), default=None)
     return ExchangeInfo(MappingProxyType(margin_assets), weight_limit, body)

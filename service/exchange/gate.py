@@ -1,8 +1,32 @@
-"""The gate: nothing is sent to the exchange but through here.
+"""The gate: every call to the exchange's `/dapi` passes it (`wallet_api` calls another host).
 
-Barrier, reservation in the ledger that all replicas share, call, settlement, and the refusal that binds every
-replica's calls after it.
+Each call takes four steps: barrier, reservation in the ledger that all replicas share, call, settlement. A refusal
+then binds the later calls of every replica.
 """
+
+# The one admit rule (`Gate._admit`), by all that this replica knows. All of these must hold:
+# - no cooldown binds the address or the credential
+# - the address is not half-open: an expired cooldown lets only the probe through
+# - the weight fits under our share, in this replica's window and in the fleet's
+#
+# The order of one call, and why:
+# - admit, reserve, admit again. The first check saves a Redis round trip. The second one uses what the reservation
+#   brought back: the fleet's window and the cooldowns of other replicas. Between the two, another call of this replica
+#   may have spent the weight. The second check and the local `reserve` have no await between them, so two tasks of one
+#   replica can't both take the last weight.
+# - Two replicas may reserve at once. The ledger's script is atomic and shows each the charges that came before its own,
+#   so the later one sees the other's, and cancels if there is no room for both.
+# - A reservation stays when no answer comes, whatever the reason (a timeout, a cancellation, a crash): the exchange may
+#   have counted the call. Only what the second check refuses is cancelled. A task that is cancelled while it reserves
+#   leaves its charge behind: too much is counted then, never too little.
+# - With an answer, the clock, the cooldown and the local window are updated before the first await. A deadline cancels
+#   at an await, so it can't fall between a refusal and this replica's memory of it.
+# - The cooldown is shared before the settlement and before the caller gets the error, so that the next call of another
+#   replica already meets it. The settlement may come late or never: an unsettled reservation counts either way.
+#
+# The probe, after a cooldown of the address has expired: one unsigned ping, by the replica that acquires the right to
+# it in Redis. A success clears the cooldown for the fleet, a refusal imposes the next one, and any other failure leaves
+# the address half-open. Without Redis each replica probes for itself.
 
 import asyncio
 import secrets
@@ -35,7 +59,7 @@ T = TypeVar("T")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One path of the exchange and what it costs. Paths are constants, never text from a request."""
+    """One path of the exchange and its weight. Paths are constants, never text from a request."""
 
     name: str
     path: str
@@ -60,7 +84,7 @@ class Call(msgspec.Struct, frozen=True):
     """The credential's own client; `None`: the one for unsigned calls."""
 
     @property
-    def claim(self) -> Charge:
+    def charge(self) -> Charge:
         identity = self.credential.identity if self.credential else ADDRESS
         return Charge(self.endpoint.weight, self.account, identity, self.forced, CLIENT.get())
 
@@ -70,25 +94,35 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Gate:
-    """The way out to the exchange through one public address."""
+    """The way out to the exchange through one public address.
+
+    Args:
+        http: for unsigned calls; each credential has a client of its own.
+        egress: this replica's budget of the address.
+        ledger: shared with the other replicas on the address.
+        metrics: counts calls and weight.
+    """
 
     def __init__(self, http: httpx.AsyncClient, egress: AddressBudget, ledger: Ledger, metrics: Metrics) -> None:
         self._http = http
-        self._egress = egress
+        self.egress = egress
         self._ledger = ledger
         self._metrics = metrics
 
     async def send(self, call: Call, read: Callable[[Answer], T]) -> T:
-        """What `read` takes from the answer.
+        """The result of `read` on the answer.
 
         Raises:
             ExchangeError: not sent, not answered, refused, or not of the shape that `read` expects.
         """
         reservation = await self._reserve(call)
-        outcome = RefreshFaultError.problem
+        outcome = RefreshFaultError.problem  # stays if anything but an `ExchangeError` escapes: a bug of ours
         try:
-            answer = await self._answer(call, reservation)
-            result = _read(answer, read)
+            answer = await self._fetch(call, reservation)
+            try:
+                result = read(answer)
+            except (MalformedAccountError, MalformedAnswerError) as exc:
+                raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None
             outcome = "ok"
         except asyncio.CancelledError:
             outcome = ExchangeTimeoutError.problem  # the refresh's own deadline comes before httpx'
@@ -100,129 +134,113 @@ class Gate:
             self._metrics.exchange_calls.labels(call.endpoint.name, outcome).inc()
         return result
 
-    async def probe(self, patience: int) -> None:
-        """After a refusal's time has passed, ask something that needs no key, once for all replicas.
-
-        Args:
-            patience: ms that the answer may take.
+    async def probe(self, timeout_ms: int) -> None:
+        """After a cooldown has expired, send one call that needs no key, once for all replicas.
 
         Raises:
-            ExchangeError: the exchange refuses still, or does not answer, or another replica is asking.
+            ExchangeError: the exchange still refuses, or does not answer, or another replica sends the probe.
         """
-        hold = self._egress.hold(ADDRESS)
-        if await self._ledger.probe(patience) is False:
-            self._egress.defer_probe()
-            raise budget.probe_barrier(hold, self._egress.clock.now()).error
+        cooldown = self.egress.cooldown(ADDRESS)
+        # `None`, without Redis, goes on: each replica probes for itself.
+        if await self._ledger.probe(timeout_ms) is False:
+            self.egress.defer_probe()
+            raise budget.probe_barrier(cooldown, self.egress.clock.now()).error
         await self.send(Call(PING), lambda _: None)
-        opened = replace(hold, opened=True)
-        self._egress.learn(ADDRESS, opened)
-        await self._ledger.cool_down_address(opened)
+        # What was read before the ping: a longer cooldown that was learned meanwhile stays in force.
+        cleared = replace(cooldown, cleared=True)
+        self.egress.learn(ADDRESS, cleared)
+        await self._ledger.cool_down_address(cleared)
 
-    async def reconcile(self, claim: Charge, holds: Cooldowns) -> None:
-        """Take over the not-befores that replicas share, and share those that Redis lost or never had."""
-        egress = self._egress
-        if holds.now is not None:
-            egress.clock.hear(holds.now)
-        egress.learn(ADDRESS, holds.address)
-        if _adds(egress.hold(ADDRESS), holds.address):
-            await self._ledger.cool_down_address(egress.hold(ADDRESS))
-        if claim.credential:
-            egress.learn(claim.credential, holds.credential)
-            if _adds(egress.hold(claim.credential), holds.credential):
-                await self._ledger.cool_down_credential(claim, egress.hold(claim.credential))
+    async def reconcile(self, charge: Charge, shared: Cooldowns) -> None:
+        """Adopt the cooldowns that replicas share, and share those that Redis lost or never had."""
+        egress = self.egress
+        # The time comes first: it bounds the cooldowns that are learned next.
+        if shared.now is not None:
+            egress.clock.adopt_fleet_time(shared.now)
+        egress.learn(ADDRESS, shared.address)
+        if _is_news(egress.cooldown(ADDRESS), shared.address):
+            await self._ledger.cool_down_address(egress.cooldown(ADDRESS))
+        if charge.credential:
+            egress.learn(charge.credential, shared.credential)
+            if _is_news(egress.cooldown(charge.credential), shared.credential):
+                await self._ledger.cool_down_credential(charge, egress.cooldown(charge.credential))
 
     async def close(self) -> None:
         await self._http.aclose()
 
     async def _reserve(self, call: Call) -> Reservation:
-        """Enter a call in the ledger, and in this replica's own, which counts alone while Redis is away."""
-        claim, egress = call.claim, self._egress
+        """Enter a call in the ledger, and in this replica's own window, which counts alone without Redis."""
+        charge, egress = call.charge, self.egress
         self._admit(call)
-        reservation = Reservation(secrets.token_hex(8), egress.window.minute, claim)
-        standing = await self._ledger.reserve(reservation)
-        egress.degraded = standing is None
+        reservation = Reservation(secrets.token_hex(8), egress.window.minute, charge)
+        ledger_before = await self._ledger.reserve(reservation)
+        egress.degraded = ledger_before is None
         try:
-            if standing is not None:
-                egress.learn_window(standing.window)
-                await self.reconcile(claim, standing.holds)
+            if ledger_before is not None:
+                egress.learn_window(ledger_before.window)
+                await self.reconcile(charge, ledger_before.cooldowns)
             self._admit(call)
         except ExchangeError:
             await self._ledger.cancel(reservation)
             raise
-        egress.reserve(claim)
+        # No await since `_admit`: see above.
+        egress.reserve(charge)
         return reservation
 
     def _admit(self, call: Call) -> None:
-        """Raise what forbids a call by all that this replica knows."""
-        egress, probing = self._egress, call.endpoint is PING
-        barrier = egress.barrier(call.claim, probing=probing)
+        """Raise what forbids a call: a cooldown, a probe that is due, or the weight."""
+        egress, probing = self.egress, call.endpoint is PING
+        barrier = egress.barrier(call.charge, probing=probing)
         if barrier is None and egress.half_open and not probing:
-            barrier = budget.probe_barrier(egress.hold(ADDRESS), egress.clock.now())
+            barrier = budget.probe_barrier(egress.cooldown(ADDRESS), egress.clock.now())
         if barrier is not None:
             raise barrier.error
 
-    async def _answer(self, call: Call, reservation: Reservation) -> Answer:
-        """Send, and take in what the answer tells of us, whatever it tells of the account.
+    async def _fetch(self, call: Call, reservation: Reservation) -> Answer:
+        """Send, remember what the answer says about us, and only then judge it.
 
-        A call that got no answer, for whatever reason, stays counted.
+        Raises:
+            ExchangeError: no answer, or a refusal. A call without an answer stays counted, whatever the reason.
         """
-        weight = call.endpoint.weight
-        self._metrics.weight_spent.labels(call.endpoint.name, CLIENT.get()).inc(weight)
+        egress, charge = self.egress, call.charge
+        self._metrics.weight_spent.labels(call.endpoint.name, CLIENT.get()).inc(charge.weight)
         try:
             answer = await transport.fetch(call.http or self._http, call.endpoint.path, call.query, call.headers)
-        except BaseException:
-            self._egress.abandon(weight)
+        except BaseException:  # cancellation too
+            egress.abandon(charge.weight)
             raise
-        # Before any await: no deadline may come between a refusal and its being remembered.
-        self._egress.clock.see(answer.headers.get("date", ""))
-        error, scope = self._refusal(answer, call)
-        reported = answers.used_weight(answer)
-        self._egress.settle(weight, reported, reservation.minute)
-        current = self._egress.window.minute == reservation.minute
-        if scope is not None:
-            await self._share(call.claim, scope)
-        await self._ledger.settle(reservation, reported if current else None)
-        if error is not None:
-            raise error
-        return answer
-
-    def _refusal(self, answer: Answer, call: Call) -> tuple[ExchangeError | None, str | None]:
-        """The error that an answer stands for, and the scope of the not-before that it imposes.
-
-        It binds the address, or the credential that was rejected; an unsigned call has none, and is just refused.
-        """
-        now, credential = self._egress.clock.now(), call.claim.credential
+        # From here to the first await nothing can be cancelled. The clock comes first: a ban's length is read by it.
+        egress.clock.observe_date(answer.headers.get("date", ""))
+        now = egress.clock.now()
         error = answers.error_in(answer, now)
-        if isinstance(error, ExchangeRejectedCredentialsError) and not credential:
+        if isinstance(error, ExchangeRejectedCredentialsError) and not charge.credential:
+            # There is no credential to bind, so this is just a refusal.
             error = ExchangeRefusedError(
                 "the exchange refuses an unsigned call",
                 answered=error.answered,
                 code=error.code,
                 retry_at=error.retry_at,
             )
-        hold = budget.hold_after(error, now) if error else None
-        if error is None or hold is None:
-            return error, None
-        scope = credential if budget.is_credential(hold) else ADDRESS
-        error.retry_at = hold.until
-        self._egress.impose(scope, hold)
-        return error, scope
+        cooldown = budget.cooldown_after(error, now) if error else None
+        scope = charge.credential if cooldown and budget.is_credential(cooldown) else ADDRESS
+        if error is not None and cooldown is not None:
+            error.retry_at = cooldown.until
+            egress.impose(scope, cooldown)
+        reported = answers.used_weight(answer)
+        egress.settle(charge.weight, reported, reservation.minute)
+        current = egress.window.minute == reservation.minute
+        # Awaits begin. The refusal is shared first, because it binds the next call of every replica.
+        if cooldown is not None and scope == ADDRESS:
+            await self._ledger.cool_down_address(egress.cooldown(ADDRESS))
+        elif cooldown is not None:
+            await self._ledger.cool_down_credential(charge, egress.cooldown(scope))
+        # A report that came after the minute ended may count either minute, so it is left out.
+        await self._ledger.settle(reservation, reported if current else None)
+        if error is not None:
+            raise error
+        return answer
 
-    async def _share(self, claim: Charge, scope: str) -> None:
-        """Enter a refusal in the ledger, before anything else is told: it binds who asks next."""
-        if scope == ADDRESS:
-            await self._ledger.cool_down_address(self._egress.hold(ADDRESS))
-        else:
-            await self._ledger.cool_down_credential(claim, self._egress.hold(scope))
 
-
-def _adds(known: Cooldown, shared: Cooldown) -> bool:
-    """Whether what this replica knows is news to the others."""
+def _is_news(known: Cooldown, shared: Cooldown) -> bool:
+    """Whether what this replica knows adds anything to what the replicas share."""
     return budget.joined(shared, known) != shared
-
-
-def _read(answer: Answer, read: Callable[[Answer], T]) -> T:
-    try:
-        return read(answer)
-    except (MalformedAccountError, MalformedAnswerError) as exc:
-        raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None

@@ -1,12 +1,12 @@
-"""What an API key may do beside what the gateway needs of it, and how bad that is. Pure.
+"""What an API key may do beyond what the gateway needs, and how bad that is. Pure.
 
-The gateway reads, so whatever else its key can do is only of use to who steals it. The members are those of the
-wallet docs' "Get API Key Permission"; one that isn't known here is judged by its value, so that a permission the
-exchange adds tomorrow doesn't pass in silence.
+The members are those of the wallet docs' "Get API Key Permission".
 """
 
+# The gateway only reads, so any other permission of its key is only useful to a thief. An unknown member is judged by
+# its value, so that a permission that the exchange adds later is reported too.
+
 import re
-from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -14,10 +14,10 @@ import msgspec
 from service.exchange.answers import MalformedAnswerError
 
 MAX_NAMES = 8
-"""Unknown permissions that are named; the exchange has a dozen in all."""
+"""Unknown permissions that are listed by name; the exchange has a dozen in all."""
 
 MOVES = ("enableWithdrawals", "enableInternalTransfer", "permitsUniversalTransfer")
-"""Money leaves the account by these."""
+"""These let money leave the account."""
 FUTURES = "enableFutures"
 TRADES = (
     "enableSpotAndMarginTrading",
@@ -28,16 +28,15 @@ TRADES = (
 )
 READS = ("enableReading", "enableFixReadOnly")
 """All that is needed, and nothing that a reader shouldn't have."""
+# A missing member is not known to be off, so without these there is nothing to judge by. The others were added later.
 _REQUIRED = ("ipRestrict", "enableReading", *MOVES, FUTURES, "enableSpotAndMarginTrading")
-"""Without these there is nothing to judge by: what isn't told is not known to be off. The others came later."""
 _KNOWN = frozenset({"ipRestrict", FUTURES, *MOVES, *TRADES, *READS})
 
 _PERMISSION = re.compile(r"(?:enable|permits).*", re.DOTALL)
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,47}")
-"""A name that can be printed: it is the exchange's text."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,47}")  # safe to print: names are the exchange's text
 
-Verdict: TypeAlias = Literal["ok", "warn", "fail"]
-Judgement: TypeAlias = tuple[Verdict, str]
+Severity: TypeAlias = Literal["ok", "warn", "fail"]
+Judgement: TypeAlias = tuple[Severity, str]
 
 
 class Restrictions(msgspec.Struct, frozen=True):
@@ -57,23 +56,21 @@ def parse(body: bytes) -> Restrictions:
         members = msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise MalformedAnswerError("the key's permissions are not a JSON object") from None
-    untold = {name for name in _REQUIRED if name not in members}
-    untold |= {name for name in _KNOWN & members.keys() if not isinstance(members[name], bool)}
-    if untold:
-        raise MalformedAnswerError(f"the key's permissions don't say {', '.join(sorted(untold))}")
-    return Restrictions(frozenset(_on(members)))
-
-
-def _on(members: Mapping[str, object]) -> Iterable[str]:
-    for name, value in members.items():
-        if value is True or (_PERMISSION.fullmatch(name) and value is not False):
-            yield name
+    missing = {name for name in _REQUIRED if name not in members}
+    missing |= {name for name in _KNOWN & members.keys() if not isinstance(members[name], bool)}
+    if missing:
+        raise MalformedAnswerError(f"the key's permissions don't say {', '.join(sorted(missing))}")
+    # A name that looks like a permission counts as on unless it is plainly false: in doubt, warn.
+    on = (
+        each for each, value in members.items() if value is True or (_PERMISSION.fullmatch(each) and value is not False)
+    )
+    return Restrictions(frozenset(on))
 
 
 def key_permissions(restrictions: Restrictions) -> list[Judgement]:
-    """What there is to say of a key, the worst first; one sentence that is `ok` where there is nothing.
+    """The findings about a key, the worst first; a single `ok` where there are none.
 
-    `fail` is what lets money leave, or keeps the gateway from reading; `warn` is what a thief could do harm with.
+    `fail`: money can leave, or the gateway can't read. `warn`: a thief could do harm with it.
     """
     on = restrictions.on
     found: list[Judgement] = []
@@ -86,7 +83,11 @@ def key_permissions(restrictions: Restrictions) -> list[Judgement]:
     if FUTURES in on:
         found.append(("warn", _FUTURES_ON))
     if unknown := on - _KNOWN:
-        found.append(("warn", f"the key has permissions unknown to this release: {_shown(unknown)}"))
+        # The names come from the exchange: a few printable ones are listed, and the rest are counted.
+        names = sorted(name for name in unknown if _NAME.fullmatch(name))[:MAX_NAMES]
+        others = len(unknown) - len(names)
+        listed = ", ".join([*names, *([f"{others} more"] if others else [])])
+        found.append(("warn", f"the key has permissions unknown to this release: {listed}"))
     if "ipRestrict" not in on:
         found.append(("warn", "the key isn't bound to an address: whoever has a copy can use it from anywhere"))
     return found or [("ok", "the key can only read, and only from the addresses it is bound to")]
@@ -100,10 +101,3 @@ _FUTURES_ON = (
 
 def _named(on: frozenset[str], names: tuple[str, ...]) -> str:
     return ", ".join(name for name in names if name in on)
-
-
-def _shown(names: frozenset[str]) -> str:
-    """Names in order, as many as fit, and the number of the others."""
-    printable = sorted(name for name in names if _NAME.fullmatch(name))[:MAX_NAMES]
-    others = len(names) - len(printable)
-    return ", ".join([*printable, *([f"{others} more"] if others else [])])

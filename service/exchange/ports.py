@@ -1,6 +1,7 @@
-"""What the exchange's room needs of the replicas' shared state: one book of weight and of refusals, one listing.
+"""The shared state of the replicas that this package needs: one ledger of weight, the cooldowns, one exchangeInfo.
 
-Redis keeps them; the room doesn't know that. Nothing here raises while it is away: the answer is `None` then.
+`service.store` implements these in Redis; this package doesn't know that. While Redis is unavailable, nothing here
+raises. A call then returns `None`, and each replica decides for itself.
 """
 
 from typing import Protocol
@@ -10,33 +11,33 @@ import msgspec
 from service.exchange.budget import Charge, Cooldown, Window
 
 EXCHANGE_INFO_MAX_AGE = 60 * 60 * 1000
-"""Ms after which exchangeInfo is fetched anew. Contracts are listed and delivered by the quarter."""
+"""Ms after which exchangeInfo is fetched again. Contracts are listed and delivered by the quarter."""
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """One call in the ledger; its id makes a repeat count once."""
+    """One call in the ledger; its id makes a repeated write count once."""
 
     id: str
     minute: int
-    """Minutes since the epoch, on the exchange's clock: the one it is sent in."""
-    claim: Charge
+    """The minute it is sent in: minutes since the epoch, on the exchange's clock."""
+    charge: Charge
 
 
 class Cooldowns(msgspec.Struct, frozen=True):
-    """The not-befores that bind an account, as the replicas share them."""
+    """The cooldowns that bind an account, as the replicas share them."""
 
     address: Cooldown = Cooldown()
     credential: Cooldown = Cooldown()
     now: int | None = None
-    """Epoch ms on the exchange's clock, by what is left of a hold; `None` without one."""
+    """Epoch ms on the exchange's clock, derived from the remaining life of a cooldown's entry; `None` without one."""
 
 
 class LedgerState(msgspec.Struct, frozen=True):
-    """The ledger just before a reservation entered it."""
+    """The ledger just before a reservation was entered."""
 
     window: Window
     """The fleet's."""
-    holds: Cooldowns
+    cooldowns: Cooldowns
 
 
 class Ledger(Protocol):
@@ -48,12 +49,12 @@ class Ledger(Protocol):
 
     async def cancel(self, reservation: Reservation) -> None: ...
 
-    async def cool_down_address(self, hold: Cooldown) -> None: ...
+    async def cool_down_address(self, cooldown: Cooldown) -> None: ...
 
-    async def cool_down_credential(self, claim: Charge, hold: Cooldown) -> None: ...
+    async def cool_down_credential(self, charge: Charge, cooldown: Cooldown) -> None: ...
 
     async def probe(self, milliseconds: int) -> bool | None:
-        """Whether this replica may send the one probe after a refusal; nobody else may for so long."""
+        """Whether this replica may send the one probe after a cooldown; no other may for that time."""
         ...
 
 
@@ -71,9 +72,9 @@ class ExchangeInfoStore(Protocol):
     async def get(self) -> SharedExchangeInfo | None: ...
 
     async def put(self, body: bytes) -> None:
-        """Share what has just been fetched."""
+        """Share what this replica has just fetched."""
         ...
 
     async def claim(self, milliseconds: int) -> bool | None:
-        """Whether this replica may fetch it for all; no other one may for so long. `None`: each for itself."""
+        """Whether this replica may fetch it for all; no other may for that time. `None`: each for itself."""
         ...

@@ -1,11 +1,22 @@
-"""What the exchange tells anybody: its time, and its contracts (exchangeInfo).
+"""The exchange's public data: its time, and its contracts (exchangeInfo).
 
-A refresh sees to both before it signs. A served process sees to them by itself as well, so that callers who ask for
-nothing else find them, and no caller of a public path ever causes a call. The clock each replica measures for itself;
-exchangeInfo one fetches for all.
+A refresh prepares both before it signs. The upkeep of a serving process keeps both up to date too, so that callers of
+the public paths alone find them, and no such caller ever causes a call. Each replica measures the clock for itself;
+one replica fetches exchangeInfo for all.
 """
 
+# Who may fetch, and what keeps the two from doing it twice:
+# - A refresh holds `prepare_lock` while it prepares (`ExchangeClient.account`). The upkeep skips its tick while
+#   the lock is taken, and takes it for its own work. So in one process at most one of them measures or fetches.
+# - Across replicas, exchangeInfo is fetched by the one that acquires the right to it in Redis. The right expires after
+#   a refresh's timeout, so a crashed replica blocks the others no longer than that. They adopt the shared copy then.
+# - Only a refresh on a replica that has no exchangeInfo at all fetches in spite of that: rows are granted by it.
+#
+# Retry times are separate. Refreshes and the upkeep each wait `SIDE_PAUSE_MS` after a failure of their own, because
+# neither knows what the other needs. No failure here fails a refresh: it signs with what there is.
+
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -13,7 +24,6 @@ import msgspec
 import structlog
 
 from service.exchange import exchange_info
-from service.exchange.address_budget import AddressBudget
 from service.exchange.answers import Answer, MalformedAnswerError
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, Sample, estimate
 from service.exchange.errors import ExchangeError
@@ -26,12 +36,11 @@ log = structlog.get_logger("coinm.exchange")
 
 SIDE_SHARE = 0.25
 """Of a refresh's time, for measuring the clock and for exchangeInfo each: a refresh can do without either."""
-SIDE_PAUSE = 30_000
-"""Ms between tries after a failure; of refreshes and of the upkeep each, for one knows nothing of the other's need."""
-TICK = 1.0
-"""Seconds between looks whether anything is due: what another replica is fetching is there by the next."""
+SIDE_PAUSE_MS = 30_000
+"""Ms between attempts after a failure; counted for refreshes and for the upkeep separately."""
+TICK_S = 1.0  # between checks whether anything is due: what another replica is fetching is there by the next one
 REFRESH_WEIGHT = ACCOUNT.weight + SAMPLES * TIME.weight + EXCHANGE_INFO.weight + PING.weight
-"""What the first refresh of all costs."""
+"""Of the very first refresh, which needs everything."""
 
 
 class _Time(msgspec.Struct, rename="camel"):
@@ -41,80 +50,85 @@ class _Time(msgspec.Struct, rename="camel"):
 class PublicData:
     """The exchange's time and contracts, as this replica knows them."""
 
-    def __init__(self, settings: Exchange, gate: Gate, egress: AddressBudget, listings: ExchangeInfoStore) -> None:
+    def __init__(self, settings: Exchange, gate: Gate, store: ExchangeInfoStore) -> None:
         self._settings = settings
         self._gate = gate
-        self._egress = egress
-        self._listings = listings
-        self._clock = egress.clock
-        self._monotonic = egress.clock.monotonic
-        self._expires = self._clock_due = self._listing_due = self._upkeep_due = self._monotonic()
+        self._egress = gate.egress
+        self._store = store
+        self._clock = gate.egress.clock
+        self._monotonic = gate.egress.clock.monotonic
+        # All of them in monotonic ms: when exchangeInfo is too old, and the earliest next attempts.
+        self._info_expires_ms = self._time_retry_ms = self._info_retry_ms = self._upkeep_retry_ms = self._monotonic()
         self._failing: dict[str, str | None] = {}
-        self.listing: ExchangeInfo | None = None
-        """The last there was: an old one tells of more contracts than none."""
-        self.turn = asyncio.Lock()
-        """Who sees to both; the others find it done."""
+        self.exchange_info: ExchangeInfo | None = None
+        """The latest. It stays when it is too old: an old one knows more contracts than none."""
+        self.prepare_lock = asyncio.Lock()
+        """Held while either is measured or fetched; those that wait for it find it done."""
 
     @property
-    def listing_age(self) -> int:
-        """Ms since the listing was fetched, by whichever replica."""
-        return self._monotonic() - self._expires + EXCHANGE_INFO_MAX_AGE
+    def exchange_info_age_ms(self) -> int:
+        """Ms since exchangeInfo was fetched, by any replica."""
+        return self._monotonic() - self._info_expires_ms + EXCHANGE_INFO_MAX_AGE
 
     async def synchronise(self) -> None:
         """Measure the exchange's clock.
 
         Raises:
-            ExchangeError: no sample could be had.
+            ExchangeError: no sample was answered.
         """
-        self._clock.offset = estimate([await self._sample() for _ in range(SAMPLES)])
+        samples: list[Sample] = []
+        for _ in range(SAMPLES):
+            sent = self._monotonic()
+            server_time = await self._gate.send(Call(TIME), _server_time)
+            samples.append(Sample(sent, self._monotonic(), server_time))
+        self._clock.offset = estimate(samples)
 
-    async def load_listing(self) -> None:
+    async def load_exchange_info(self) -> None:
         """Fetch exchangeInfo, for all replicas.
 
         Raises:
             ExchangeError: no answer, or not the documented shape.
         """
-        found = await self._gate.send(Call(EXCHANGE_INFO), lambda answer: exchange_info.parse(answer.body))
-        self._adopt(found, EXCHANGE_INFO_MAX_AGE)
-        await self._listings.put(found.body)
+        fetched = await self._gate.send(Call(EXCHANGE_INFO), lambda answer: exchange_info.parse(answer.body))
+        self._adopt(fetched, EXCHANGE_INFO_MAX_AGE)
+        await self._store.put(fetched.body)
 
     async def prepare(self) -> None:
-        """What a signed call wants to know first; holds `turn`.
-
-        A listing that this replica has never had is worth a call although another replica is fetching it: rows are
-        granted by it.
-        """
+        """Measure and fetch what a signed call needs first; the caller holds `prepare_lock`."""
         now = self._monotonic()
-        if self._wants_time(now) and not await self._works("time", self.synchronise):
-            self._clock_due = now + SIDE_PAUSE
-        if self._wants_listing(now) and not await self._works("exchangeInfo", self._find_listing):
-            self._listing_due = now + SIDE_PAUSE
+        if self._time_due(now) and not await self._attempt("time", self.synchronise):
+            self._time_retry_ms = now + SIDE_PAUSE_MS
+        if self._info_due(now) and not await self._attempt("exchangeInfo", lambda: self._find_info(required=True)):
+            self._info_retry_ms = now + SIDE_PAUSE_MS
 
     @property
     def due(self) -> bool:
         """Whether a refresh has anything to prepare."""
         now = self._monotonic()
-        return self._wants_time(now) or self._wants_listing(now)
+        return self._time_due(now) or self._info_due(now)
 
-    def _wants_time(self, now: int) -> bool:
-        return self._clock.due and now >= self._clock_due
+    def _time_due(self, now: int) -> bool:
+        return self._clock.due and now >= self._time_retry_ms
 
-    def _wants_listing(self, now: int) -> bool:
-        return now >= max(self._expires, self._listing_due)
+    def _info_due(self, now: int) -> bool:
+        return now >= max(self._info_expires_ms, self._info_retry_ms)
 
     async def keep_up(self) -> None:
-        """Whatever is due and may be asked for now; the probe after a refusal is left to whoever reads an account."""
+        """Measure and fetch what is due, unless the address is held; a probe is left to reads of accounts."""
         now = self._monotonic()
-        if now < self._upkeep_due or self._egress.held:
+        if now < self._upkeep_retry_ms or self._egress.held:
             return
-        if self.turn.locked():
-            return  # a refresh is at it
-        async with self.turn:
-            self._upkeep_due = now + SIDE_PAUSE  # whatever comes of it: a bug of ours must not hammer the exchange
-            measured = not self._clock.due or await self._works("time", self.synchronise)
-            listed = now < self._expires or await self._works("exchangeInfo", self._look_or_claim)
-            if measured and listed:
-                self._upkeep_due = now
+        if self.prepare_lock.locked():
+            return  # a refresh prepares both
+        async with self.prepare_lock:
+            # Set before the work, in case it raises: a bug of ours must not hammer the exchange.
+            self._upkeep_retry_ms = now + SIDE_PAUSE_MS
+            measured = not self._clock.due or await self._attempt("time", self.synchronise)
+            loaded = now < self._info_expires_ms or await self._attempt(
+                "exchangeInfo", lambda: self._find_info(required=False)
+            )
+            if measured and loaded:
+                self._upkeep_retry_ms = now
 
     async def run(self) -> None:
         """Keep up for as long as the process serves; ends only by being cancelled."""
@@ -122,70 +136,56 @@ class PublicData:
             try:
                 await self.keep_up()
             except Exception:
-                log.exception("upkeep_fault")  # reads see to both too; a dead upkeep would leave the public paths old
-            await asyncio.sleep(TICK)
+                # Goes on: reads prepare both too, but a dead upkeep would leave the public paths old.
+                log.exception("upkeep_fault")
+            await asyncio.sleep(TICK_S)
 
-    async def _find_listing(self) -> None:
-        """Another replica's listing, else one from the exchange."""
-        if not await self._look_or_leave() or self.listing is None:
-            await self.load_listing()
+    async def _find_info(self, *, required: bool) -> None:
+        """Adopt the copy that the replicas share, else fetch one for all, unless another replica is fetching it.
 
-    async def _look_or_claim(self) -> None:
-        """The same, but never while another replica fetches it."""
-        if not await self._look_or_leave():
-            await self.load_listing()
+        Args:
+            required: fetch it even then, if this replica has none.
 
-    async def _look_or_leave(self) -> bool:
-        """Whether this replica need not fetch the listing: a shared one is there, or another replica is fetching it."""
-        shared = await self._listings.get()
-        if shared is not None and self._adopted(shared.body, shared.remaining):
-            return True
-        return await self._listings.claim(self._settings.timeout) is False
-
-    def _adopted(self, body: bytes, remaining: int) -> bool:
-        """Take a shared listing over; what somebody else wrote there counts as none."""
-        try:
-            self._adopt(exchange_info.parse(body), remaining)
-        except MalformedAnswerError:
-            return False
-        return True
-
-    def _adopt(self, found: ExchangeInfo, remaining: int) -> None:
-        self.listing = found
-        self._expires = self._monotonic() + remaining
-        self._heed(found.weight_limit)
-
-    def _heed(self, live_limit: int | None) -> None:
-        """The exchange's own limit lowers ours; one that no refresh would fit in is taken for a misprint."""
-        if live_limit is not None and live_limit * self._settings.weight_share < REFRESH_WEIGHT:
-            log.error("exchange_limit_ignored", limit=live_limit)
+        Raises:
+            ExchangeError: it had to be fetched, and could not be.
+        """
+        shared = await self._store.get()
+        if shared is not None:
+            # Anything else that was written to that key counts as none.
+            with contextlib.suppress(MalformedAnswerError):
+                self._adopt(exchange_info.parse(shared.body), shared.remaining)
+                return
+        # `None`, without Redis, goes on: each replica fetches for itself.
+        acquired = await self._store.claim(self._settings.timeout)
+        if acquired is False and not (required and self.exchange_info is None):
             return
-        self._egress.live_limit = live_limit
+        await self.load_exchange_info()
 
-    async def _works(self, what: str, call: Callable[[], Awaitable[None]]) -> bool:
-        """Whether a call worked that can be done without; logged when that changes."""
+    def _adopt(self, found: ExchangeInfo, remaining_ms: int) -> None:
+        self.exchange_info = found
+        self._info_expires_ms = self._monotonic() + remaining_ms
+        limit = found.weight_limit
+        # The exchange's own limit lowers ours. One in which no refresh would fit is treated as a misprint.
+        if limit is not None and limit * self._settings.weight_share < REFRESH_WEIGHT:
+            log.error("exchange_limit_ignored", limit=limit)
+            return
+        self._egress.live_limit = limit
+
+    async def _attempt(self, name: str, call: Callable[[], Awaitable[None]]) -> bool:
+        """Whether an optional call succeeded; logged when that changes."""
+        error: str | None = None
         try:
             async with asyncio.timeout(self._settings.timeout.seconds * SIDE_SHARE):
                 await call()
         except (ExchangeError, TimeoutError) as exc:
-            self._note(what, type(exc).__name__)
-            return False
-        self._note(what, None)
-        return True
-
-    def _note(self, what: str, error: str | None) -> None:
-        if self._failing.get(what) == error:
-            return
-        self._failing[what] = error
-        if error is None:
-            log.info("exchange_preparation_back", call=what)
-        else:
-            log.warning("exchange_preparation_failed", call=what, error=error)
-
-    async def _sample(self) -> Sample:
-        sent = self._monotonic()
-        server_time = await self._gate.send(Call(TIME), _server_time)
-        return Sample(sent, self._monotonic(), server_time)
+            error = type(exc).__name__
+        if self._failing.get(name) != error:
+            self._failing[name] = error
+            if error is None:
+                log.info("exchange_preparation_back", call=name)
+            else:
+                log.warning("exchange_preparation_failed", call=name, error=error)
+        return error is None
 
 
 def _server_time(answer: Answer) -> int:

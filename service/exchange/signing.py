@@ -1,8 +1,7 @@
-"""Signed queries: built once, those bytes signed, those bytes sent.
+"""Signed queries: built once, and the bytes that are signed are the bytes that are sent."""
 
-COIN-M docs, general info: `signature` comes last and covers the query as sent. HMAC-SHA256 in hex; RSA
-(PKCS#1 v1.5 with SHA-256) and Ed25519 in base64, URL-encoded because `+`, `/` and `=` would break the query.
-"""
+# COIN-M docs, general info: `signature` comes last and covers the query as sent. HMAC-SHA256 is in hex. RSA (PKCS#1
+# v1.5 with SHA-256) and Ed25519 are in base64, URL-encoded because `+`, `/` and `=` would break the query.
 
 import base64
 import hashlib
@@ -19,15 +18,14 @@ from service.settings import Account, Secret
 from service.settings_file import SettingsError, read_secret
 from service.tls import private_key
 
-_LONGEST_API_KEY = 256
-"""Characters; the exchange's have 64."""
+_MAX_API_KEY_CHARS = 256  # the exchange's have 64
 
 
 class Signer(Protocol):
     """One private key."""
 
     def sign(self, payload: bytes) -> bytes:
-        """The signature as it stands in the query."""
+        """The signature in the form that the query needs."""
         ...
 
 
@@ -64,9 +62,9 @@ class Credential:
         self.api_key = api_key
         self.signer = signer
         self.fingerprint = _digest(api_key)[:8]
-        """What people call the key, in logs and status: 8 hex digits of its SHA-256."""
+        """Names the key for people, in logs and status: 8 hex digits of its SHA-256."""
         self.identity = _digest(api_key, secret)[:16]
-        """What the gateway knows the pair by, in Redis: a secret that was mended is another credential."""
+        """Names the pair for the gateway, in Redis: with a corrected secret it is another credential."""
 
     def __repr__(self) -> str:
         return f"<Credential {self.fingerprint}>"
@@ -85,26 +83,26 @@ def read_credential(name: str, account: Account) -> Credential:
     """
     api_key_file, secret_key_file = f"accounts.{name}.api_key_file", f"accounts.{name}.secret_key_file"
     api_key = read_secret(account.api_key_file, api_key_file)
-    if len(api_key.reveal()) > _LONGEST_API_KEY:
-        raise SettingsError(f"{api_key_file}: expected {_LONGEST_API_KEY} characters at the most")
+    if len(api_key.reveal()) > _MAX_API_KEY_CHARS:
+        raise SettingsError(f"{api_key_file}: expected {_MAX_API_KEY_CHARS} characters at the most")
     secret = read_secret(account.secret_key_file, secret_key_file, pem=True)
-    signer = _signer(secret, secret_key_file)
+    signer: Signer
+    if "-----BEGIN" not in secret.reveal():
+        signer = HmacSigner(secret)
+    else:
+        key = private_key(secret.reveal().encode(), secret_key_file)
+        if isinstance(key, RSAPrivateKey):
+            signer = RsaSigner(key)
+        elif isinstance(key, Ed25519PrivateKey):
+            signer = Ed25519Signer(key)
+        else:
+            raise SettingsError(f"{secret_key_file}: expected an RSA or Ed25519 private key")
     try:
+        # A trial at start: an RSA key that is too short fails only when it signs.
         signer.sign(b"")
     except ValueError:
         raise SettingsError(f"{secret_key_file}: expected a longer RSA key, of 2048 bits or more") from None
     return Credential(api_key, secret, signer)
-
-
-def _signer(secret: Secret, file: str) -> Signer:
-    if "-----BEGIN" not in secret.reveal():
-        return HmacSigner(secret)
-    key = private_key(secret.reveal().encode(), file)
-    if isinstance(key, RSAPrivateKey):
-        return RsaSigner(key)
-    if isinstance(key, Ed25519PrivateKey):
-        return Ed25519Signer(key)
-    raise SettingsError(f"{file}: expected an RSA or Ed25519 private key")
 
 
 def _digest(*secrets: Secret) -> str:

@@ -1,8 +1,7 @@
-"""One account at the exchange: the client, with the credential that asks for it, on connections of its own.
+"""One account at the exchange: the client and the account's credential, on connections of its own."""
 
-Answers are matched to requests by nothing but their order on a connection (`bounded_http`). So no two credentials share
-one: whatever is sent twice, or late, is never another account's.
-"""
+# HTTP/1.1 matches answers to requests only by their order on a connection (`bounded_http`). So no two credentials share
+# a connection: an answer that is sent twice, or late, never belongs to another account.
 
 from collections.abc import Callable, Mapping
 
@@ -17,13 +16,13 @@ from service.telemetry.attribution import CLIENT
 
 
 class AccountSource:
-    """Asks for one account; knows whether it may be asked for now.
+    """Fetches one account, and knows whether it may be fetched now.
 
     Args:
         client: the exchange.
         account: its name.
-        credential: what signs.
-        connect: makes the HTTP client, when the first call is made.
+        credential: signs the calls.
+        connect: makes the HTTP client, at the first call.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class AccountSource:
         self._credential = credential
         self._connect = connect
         self._http: httpx.AsyncClient | None = None
-        self._calls = 0
+        self._calls_in_flight = 0
         self._closing = False
 
     async def fetch(self, *, forced: bool) -> Fetched:
@@ -46,45 +45,45 @@ class AccountSource:
         Raises:
             ExchangeError: nothing came that may be served.
         """
-        self._calls += 1
+        self._calls_in_flight += 1
         try:
             self._http = self._http or self._connect()
             return await self.client.account(self._account, self._credential, self._http, forced=forced)
         finally:
-            self._calls -= 1
+            self._calls_in_flight -= 1
             if self._closing:
                 await self.close()
 
     async def close(self) -> None:
-        """Close the connections: now, or when the last call under way has ended.
-
-        A refresh that began before a rotation may make one more call after this; it leaves no connection behind either.
-        """
+        """Close the connections: now, or when the last call in flight has ended."""
+        # A refresh that began before a rotation may make one more call after this. `_closing` stays set, so that call
+        # leaves no connection behind either.
         self._closing = True
-        if self._http is not None and self._calls == 0:
+        if self._http is not None and self._calls_in_flight == 0:
+            # Forgotten before the await: a second `close` meanwhile must not close it again.
             http, self._http = self._http, None
             await http.aclose()
 
     def barrier(self, *, forced: bool) -> Barrier | None:
-        """Why the account can't be asked for now, or `None`."""
-        return self.client.egress.barrier(self._claim(forced=forced))
+        """Why the account can't be fetched now, or `None`."""
+        return self.client.egress.barrier(self._charge(forced=forced))
 
     @property
     def margin_assets(self) -> Mapping[str, str] | None:
         """Symbols to margin assets; `None` while exchangeInfo has not been read."""
-        return self.client.listing.margin_assets if self.client.listing else None
+        return self.client.exchange_info.margin_assets if self.client.exchange_info else None
 
     @property
     def credential_cooldown(self) -> Cooldown:
-        return self.client.egress.hold(self._credential.identity)
+        return self.client.egress.cooldown(self._credential.identity)
 
-    async def reconcile(self, holds: Cooldowns) -> None:
-        """Take over the not-befores that replicas share, and share those that they don't know of."""
-        await self.client.reconcile(self._claim(forced=False), holds)
+    async def reconcile(self, shared: Cooldowns) -> None:
+        """Adopt the cooldowns that replicas share, and share those that they don't know of."""
+        await self.client.reconcile(self._charge(forced=False), shared)
 
     def degrade(self, *, degraded: bool) -> None:
-        """Say whether the replicas can tell each other what they spend."""
+        """Set whether the replicas are unable to share what they spend."""
         self.client.egress.degraded = degraded
 
-    def _claim(self, *, forced: bool) -> Charge:
+    def _charge(self, *, forced: bool) -> Charge:
         return Charge(ACCOUNT.weight, self._account, self._credential.identity, forced, CLIENT.get())

@@ -1,7 +1,18 @@
-"""The one place where httpx acts: a request for bytes, an answer in bytes, foreign errors translated.
+"""The only module of this package that calls httpx: sends a request, returns the answer in bytes, translates errors.
 
-Messages of httpx and what lies below may quote URLs and header values, so only the error's class is kept.
+Messages of httpx and the libraries below it may quote URLs and header values, so only the error's class is kept.
 """
+
+# What a call may end in, and what must hold for each:
+# - a success: the whole body, at most `MAX_BODY`, or an error. A part of an account is never returned.
+# - a refusal that binds (`answers.binds`: 403, 418, 429, `Retry-After`, a challenge): always an `Answer`. Status and
+#   headers alone forbid further calls, so a broken or slow body or a cancelled task must not lose them. The body may
+#   only add until when, and gets 200 ms for that.
+# - any other refusal: an `Answer` with as much of the body as is readable, up to 64 KiB, if the connection holds.
+# - no answer: one of our errors, by `FAILURES`. `transient` marks those after which a retry may help.
+#
+# Deadlines: httpx limits each step (connect, write, every read) alone, so a host that sends a byte every few seconds
+# would hold a call for ever. One `asyncio.timeout` bounds the whole call; the refresh's own deadline bounds retries.
 
 import asyncio
 import contextlib
@@ -25,20 +36,18 @@ from service.exchange.errors import (
 )
 from service.settings import Exchange
 
-CONNECTIONS = 2
-"""Open to the exchange at a time, for each credential and for what is unsigned: a refresh, and a proof or a probe."""
-REFUSAL_PATIENCE = 0.2
-"""Seconds for the body of a refusal that binds: it may say until when."""
+CONNECTIONS = 2  # per credential, and for unsigned calls: a refresh beside a rotation's proof or a probe
+REFUSAL_BODY_TIMEOUT_S = 0.2  # for the body of a refusal that binds
 
 _UNREACHED = "no connection to the exchange"
 _BROKEN = "the connection to the exchange broke"
 
 FAILURES: Mapping[type[Exception], tuple[type[ExchangeError], str, bool]] = {
-    # Bases, for classes that a later httpx adds.
+    # Base classes, to cover subclasses that a later httpx adds.
     httpx.HTTPError: (ExchangeUnavailableError, _BROKEN, False),
     httpx.RequestError: (ExchangeUnavailableError, _BROKEN, False),
     httpx.TransportError: (ExchangeUnavailableError, _BROKEN, False),
-    # Nothing reached the exchange, or the connection died: another try is harmless and may help.
+    # Nothing reached the exchange, or the connection died: a retry is harmless and may help.
     httpx.NetworkError: (ExchangeUnavailableError, _BROKEN, True),
     httpx.ConnectError: (ExchangeUnavailableError, _UNREACHED, True),
     httpx.ReadError: (ExchangeUnavailableError, _BROKEN, True),
@@ -46,7 +55,7 @@ FAILURES: Mapping[type[Exception], tuple[type[ExchangeError], str, bool]] = {
     httpx.CloseError: (ExchangeUnavailableError, _BROKEN, True),
     httpx.ProtocolError: (ExchangeUnavailableError, _BROKEN, True),
     httpx.RemoteProtocolError: (ExchangeUnavailableError, _BROKEN, True),
-    # Time is up: the refresh's own deadline leaves nothing for another try.
+    # Time is up: the refresh's own deadline leaves no time for a retry.
     httpx.TimeoutException: (ExchangeTimeoutError, "the exchange did not answer in time", False),
     httpx.ConnectTimeout: (ExchangeTimeoutError, "no connection to the exchange in time", False),
     httpx.ReadTimeout: (ExchangeTimeoutError, "the exchange did not answer in time", False),
@@ -54,11 +63,11 @@ FAILURES: Mapping[type[Exception], tuple[type[ExchangeError], str, bool]] = {
     httpx.PoolTimeout: (ExchangeTimeoutError, "no free connection to the exchange in time", False),
     # Bytes that are not what their headers say.
     httpx.DecodingError: (ExchangeAnswerInvalidError, "the exchange's answer cannot be decompressed", False),
-    # Ours to mend; nothing was sent.
+    # Ours to fix; nothing was sent.
     httpx.LocalProtocolError: (ExchangeUnavailableError, "the request could not be sent", False),
     httpx.ProxyError: (ExchangeUnavailableError, _UNREACHED, False),
     httpx.UnsupportedProtocol: (ExchangeUnavailableError, _UNREACHED, False),
-    # Never raised here (redirects are not followed, statuses not raised, streams read once): named to be total.
+    # Never raised here (redirects are not followed, statuses not raised, streams read once); listed to be complete.
     httpx.TooManyRedirects: (ExchangeRefusedError, "the exchange redirects", False),
     httpx.HTTPStatusError: (ExchangeRefusedError, "the exchange refused the request", False),
     httpx.InvalidURL: (ExchangeRefusedError, "the exchange's address is not a URL", False),
@@ -70,27 +79,27 @@ FAILURES: Mapping[type[Exception], tuple[type[ExchangeError], str, bool]] = {
     httpx.RequestNotRead: (ExchangeUnavailableError, _BROKEN, False),
 }
 
-
+# Whatever can end the reading of a body, cancellation included.
 _UNREADABLE: tuple[type[BaseException], ...] = (*FAILURES, BodyError, TimeoutError, asyncio.CancelledError)
 
 
 def translate(exc: Exception) -> ExchangeError:
     """Our error for one of httpx's, by its most specific class in `FAILURES`."""
-    known = next(kind for kind in type(exc).__mro__ if kind in FAILURES)
-    error, detail, transient = FAILURES[known]
+    listed_class = next(each for each in type(exc).__mro__ if each in FAILURES)
+    error, detail, transient = FAILURES[listed_class]
     return error(f"{detail} ({type(exc).__name__})", transient=transient)
 
 
 @functools.cache
 def _trust() -> ssl.SSLContext:
-    """The public CAs, read once: it takes 20 ms and there is a client for each credential."""
+    """The public CAs, read once: reading them takes 20 ms, and each credential has a client."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def open_client(
     settings: Exchange, transport: httpx.AsyncBaseTransport | None, base_url: str | None = None
 ) -> httpx.AsyncClient:
-    """A client of the exchange, or of another host of its; each credential has one of its own (`bounded_http`)."""
+    """A client of the exchange, or of another host of it; each credential has its own (reason: `bounded_http`)."""
     return bounded_http.open_client(
         base_url or settings.base_url,
         transport=transport,
@@ -105,12 +114,13 @@ async def fetch(client: httpx.AsyncClient, path: str, query: bytes, headers: Map
     """One GET, within the client's timeout as a whole; `path` is a constant of ours, `query` is sent as it is.
 
     Raises:
-        ExchangeError: no whole answer came, or one that is over `MAX_BODY` or encoded in a way that isn't accepted.
+        ExchangeError: no whole answer came, or one that exceeds `MAX_BODY` or has an encoding that isn't accepted.
     """
+    # `raw_path` keeps the bytes: the signature covers the query exactly as sent.
     target = path.encode() + (b"?" + query if query else b"")
     url = client.base_url.copy_with(raw_path=target)
     try:
-        # Steps have the same limit each, so that without this a host could send a byte every few seconds for ever.
+        # httpx applies the same limit to each step; this one is for all of them together.
         async with (
             asyncio.timeout(client.timeout.read),
             client.stream("GET", url, headers=dict(headers)) as response,
@@ -124,15 +134,12 @@ async def fetch(client: httpx.AsyncClient, path: str, query: bytes, headers: Map
 
 
 async def _read(response: httpx.Response, headers: Mapping[str, str]) -> bytes:
-    """The body: whole for a success; what there is of it for a refusal, whose status says what it means.
-
-    One that binds us does so whatever becomes of its body. So neither a broken body nor a deadline, which would cancel
-    this, may lose it.
-    """
+    """The body: whole for a success; what is readable of it for a refusal, because the status already says enough."""
     body = bytearray()
+    # `read_into` appends, so what has arrived before a failure stays in `body`.
     if answers.binds(response.status_code, headers):
         with contextlib.suppress(*_UNREADABLE):
-            async with asyncio.timeout(REFUSAL_PATIENCE):
+            async with asyncio.timeout(REFUSAL_BODY_TIMEOUT_S):
                 await bounded_http.read_into(body, response, MAX_ERROR_BODY)
     elif response.status_code != httpx.codes.OK:
         with contextlib.suppress(BodyError):

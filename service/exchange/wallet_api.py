@@ -1,4 +1,8 @@
-"""The wallet API, another host of the exchange: what an API key may do. Asked by an operator's check alone."""
+"""The wallet API, another host of the exchange: what an API key may do. Only an operator's check calls it."""
+
+# A ban binds the address. The two hosts count requests separately, but which of them enforces a ban and what lengthens
+# it isn't documented. So nothing is sent to either during a cooldown of the address, nor before a probe has cleared it.
+# The other direction is local: a refusal here stops neither the replicas nor their ledger, only the next call here.
 
 import asyncio
 from collections.abc import Mapping
@@ -18,23 +22,23 @@ from service.exchange.signing import Credential
 from service.settings import Exchange
 
 PATH = "/sapi/v1/account/apiRestrictions"
-"""Weight 1 of the wallet API's own limit an address, which the ledger of `/dapi` doesn't count."""
+"""Weight 1 of the wallet API's own limit per address, which the ledger of `/dapi` doesn't count."""
 
 
 class WalletApi:
-    """One signed question; a client of its own for each, for there are as few as accounts."""
+    """One signed call; each opens a client of its own, because there are only as many calls as accounts."""
 
     def __init__(
         self,
         settings: Exchange,
         egress: AddressBudget,
         credentials: Mapping[str, Credential],
-        way: httpx.AsyncBaseTransport | None,
+        http_transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         self._settings = settings
         self._egress = egress
         self._credentials = credentials
-        self._way = way
+        self._http_transport = http_transport
         self._refused: ExchangeError | None = None
 
     async def restrictions(self, account: str) -> Restrictions:
@@ -43,44 +47,32 @@ class WalletApi:
         Raises:
             ExchangeError: not sent, not answered, refused, or not of the documented shape.
         """
-        credential = self._credentials[account]
-        self._admit(credential)
-        try:
-            async with asyncio.timeout(self._settings.timeout.seconds):
-                return await self._ask(credential)
-        except TimeoutError:
-            raise ExchangeTimeoutError("the wallet API did not answer in time") from None
-        except ExchangeError as exc:
-            hold = budget.hold_after(exc, self._egress.clock.now())
-            if hold is not None and not budget.is_credential(hold):
-                # Its limits are its own, so it stops neither the replicas nor their ledger, only what asks here next.
-                self._refused = exc.again(hold.until)
-            raise
-
-    def _admit(self, credential: Credential) -> None:
-        """Raise what forbids the call.
-
-        A ban is the address's. The two hosts count apart, but who enforces a ban and what lengthens it isn't
-        documented, so nothing is sent to either while one lasts, nor before a probe has told that it is over.
-        """
-        egress = self._egress
+        credential, settings, egress = self._credentials[account], self._settings, self._egress
+        clock = egress.clock
         barrier = egress.forbidden(credential.identity)
         if barrier is None and egress.half_open:
-            barrier = budget.probe_barrier(egress.hold(ADDRESS), egress.clock.now())
+            barrier = budget.probe_barrier(egress.cooldown(ADDRESS), clock.now())
         if barrier is not None:
             raise barrier.error
         if self._refused is not None:
             raise self._refused.again()
-
-    async def _ask(self, credential: Credential) -> Restrictions:
-        clock, settings = self._egress.clock, self._settings
-        query = credential.signed_query(clock.timestamp(), settings.recv_window)
-        headers = {"x-mbx-apikey": credential.api_key.reveal()}
-        async with transport.open_client(settings, self._way, settings.wallet_url) as http:
-            answer = await transport.fetch(http, PATH, query, headers)
-        error = answers.error_in(answer, clock.now())
-        if error is not None:
-            raise error
+        try:
+            async with asyncio.timeout(settings.timeout.seconds):
+                query = credential.signed_query(clock.timestamp(), settings.recv_window)
+                headers = {"x-mbx-apikey": credential.api_key.reveal()}
+                async with transport.open_client(settings, self._http_transport, settings.wallet_url) as http:
+                    answer = await transport.fetch(http, PATH, query, headers)
+            error = answers.error_in(answer, clock.now())
+            if error is not None:
+                raise error
+        except TimeoutError:
+            raise ExchangeTimeoutError("the wallet API did not answer in time") from None
+        except ExchangeError as exc:
+            cooldown = budget.cooldown_after(exc, clock.now())
+            # A rejected credential is not remembered: the next account has another one.
+            if cooldown is not None and not budget.is_credential(cooldown):
+                self._refused = exc.again(cooldown.until)
+            raise
         try:
             return parse(answer.body)
         except MalformedAnswerError as exc:

@@ -46,7 +46,7 @@ class EgressLedger:
 
     async def reserve(self, reservation: Reservation) -> LedgerState | None:
         """Enter a call; return the ledger as it was before. `None`: Redis is unavailable."""
-        charge, own = reservation.claim, self._keys
+        charge, own = reservation.charge, self._keys
         # An unsigned call is bound by the address alone; the script wants two keys all the same.
         cooldowns = [own.hold, own.credential_cooldown(charge.credential) if charge.credential else own.hold]
         keys = [*own.minute(reservation.minute), own.minute(reservation.minute - 1)[0], *cooldowns]
@@ -93,7 +93,7 @@ class EgressLedger:
         return forgotten
 
     def _settle(self, reservation: Reservation, outcome: str, figure: str | int) -> None:
-        charge, keys = reservation.claim, self._keys.minute(reservation.minute)
+        charge, keys = reservation.charge, self._keys.minute(reservation.minute)
         args: Args = [reservation.id, outcome, figure, charge.account, _forced_by(charge), LEDGER_MEMORY]
         # Posted: the answer is already here, and must not wait for the books.
         _ = self._guard.post(lambda: self._scripts.settle(keys=keys, args=args))
@@ -101,7 +101,7 @@ class EgressLedger:
     async def _share(self, key: str, cooldown: Cooldown) -> None:
         # If this is lost, the replica still has its own copy, and shares that again.
         now = self._clock.now()
-        args: Args = [cooldown.resumed, cooldown.imposed, cooldown.until, int(cooldown.opened), cooldown.problem, now]
+        args: Args = [cooldown.resumed, cooldown.imposed, cooldown.until, int(cooldown.cleared), cooldown.problem, now]
         args += [latest_moment(self._clock), latest_until(now), COOLDOWN_MEMORY]
         await self._guard.post_and_wait(lambda: self._scripts.cool_down(keys=[key], args=args))
 

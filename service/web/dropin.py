@@ -77,11 +77,11 @@ class DropIn(Controller):
         old. Its `serverTime` is as old.
         """
         public = _public(request).public
-        if public.listing is None:
+        if public.exchange_info is None:
             raise _not_yet(request, "exchangeInfo has not been read yet")
         environment = gateway_of(request).settings.environment
-        headers = NO_STORE | {"age": str(public.listing_age // 1000), "gateway-environment": environment}
-        return Response(public.listing.body, media_type=JSON, headers=headers)
+        headers = NO_STORE | {"age": str(public.exchange_info_age_ms // 1000), "gateway-environment": environment}
+        return Response(public.exchange_info.body, media_type=JSON, headers=headers)
 
     @get("/ping", operation_id="binance_ping", tags=_TAGS)
     async def get_ping(self, request: AnyRequest) -> Response[bytes]:
@@ -113,4 +113,4 @@ def _public(request: AnyRequest) -> ExchangeClient:
 def _not_yet(request: AnyRequest, detail: str) -> ExchangeUnavailableError:
     """The error for what was not fetched yet; while our address is in a cooldown it says until when."""
     egress = gateway_of(request).exchange.egress
-    return ExchangeUnavailableError(detail, retry_at=egress.hold(ADDRESS).until if egress.held else None)
+    return ExchangeUnavailableError(detail, retry_at=egress.cooldown(ADDRESS).until if egress.held else None)

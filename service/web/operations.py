@@ -136,7 +136,7 @@ def status_of(gateway: Gateway, client: Client) -> Status:
         redis="ok" if gateway.redis.up else "degraded",
         clock_offset_ms=clock.skew,
         weight=weight,
-        not_before=_standing(egress.hold(ADDRESS), clock.now()),
+        not_before=_standing(egress.cooldown(ADDRESS), clock.now()),
         accounts=[_account_status(gateway, grant.account) for grant in gateway.clients.visible(client)],
     )
 

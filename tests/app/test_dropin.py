@@ -548,4 +548,4 @@ async def test_an_end_in_the_middle_of_a_call_leaves_nothing_behind(stage: Stage
     stage.fail(Fault("slow", path="*", seconds=30))
     async with gateway.app.duties():
         await stage.exchange.calls.wait_for("/dapi/v1/time")
-    assert not gateway.gateway.exchange.public.turn.locked()
+    assert not gateway.gateway.exchange.public.prepare_lock.locked()

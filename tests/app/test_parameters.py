@@ -208,5 +208,5 @@ async def test_replicas_know_the_same_names_by_the_snapshot_that_they_share(stag
         await redis.delete(*[key for key in await keys(redis) if key.endswith(b":listing")])
     second = await stage.start()
     assert [(await second.get(path)).status_code for path in (known, unknown)] == [200, 404]
-    assert second.gateway.exchange.listing is None
+    assert second.gateway.exchange.exchange_info is None
     assert stage.account_calls == 1

@@ -39,7 +39,7 @@ def test_a_latched_credential_binds_no_other(egress: AddressBudget) -> None:
 def test_a_hold_only_grows_until_a_resume_voids_it(egress: AddressBudget) -> None:
     egress.learn(ADDRESS, BAN)
     egress.learn(ADDRESS, Cooldown(0, START + 1, problem="exchange-banned"))
-    assert egress.hold(ADDRESS) == BAN
+    assert egress.cooldown(ADDRESS) == BAN
     egress.learn(ADDRESS, Cooldown(1))
     assert egress.barrier(Charge(1, "a", "one")) is None
     egress.learn(ADDRESS, BAN)
@@ -50,10 +50,10 @@ def test_a_refusal_after_a_resume_stands_whether_or_not_the_resume_was_known(egr
     resume = Cooldown(START - 1)
     egress.impose(ADDRESS, BAN)
     egress.learn(ADDRESS, resume)
-    assert egress.hold(ADDRESS) == replace(BAN, resumed=START - 1, imposed=START)
+    assert egress.cooldown(ADDRESS) == replace(BAN, resumed=START - 1, imposed=START)
     egress.learn("one", resume)
     egress.impose("one", LATCH)
-    assert egress.hold("one") == replace(LATCH, resumed=START - 1, imposed=START)
+    assert egress.cooldown("one") == replace(LATCH, resumed=START - 1, imposed=START)
 
 
 def test_a_refusal_by_a_clock_that_is_behind_is_later_than_a_resume_that_is_known(egress: AddressBudget) -> None:
@@ -115,7 +115,7 @@ def test_a_minute_of_weight_ends_when_it_surely_has_at_the_exchange(egress: Addr
 
 def test_a_not_before_from_elsewhere_is_capped_at_three_days(egress: AddressBudget, clock: FakeClock) -> None:
     egress.learn(ADDRESS, Cooldown(0, 9_999_999_999_999, problem="exchange-banned"))
-    assert egress.hold(ADDRESS).until == START + 3 * 24 * 60 * MINUTE
+    assert egress.cooldown(ADDRESS).until == START + 3 * 24 * 60 * MINUTE
 
 
 def test_a_lost_answer_stays_counted_for_its_minute(egress: AddressBudget, clock: FakeClock) -> None:
@@ -154,7 +154,7 @@ def test_a_refusal_whose_time_has_passed_bars_while_another_replica_probes(
     barrier = egress.barrier(Charge(5))
     assert barrier is not None
     assert barrier.error.retry_at == START + 6_000
-    egress.learn(ADDRESS, Cooldown(0, BAN.until, opened=True))  # its probe was answered
+    egress.learn(ADDRESS, Cooldown(0, BAN.until, cleared=True))  # its probe was answered
     assert egress.barrier(Charge(5)) is None
 
 
@@ -166,10 +166,10 @@ def test_the_probe_itself_is_not_barred_by_another_that_waits_for_it(egress: Add
 
 
 def test_an_answered_probe_frees_the_address_of_no_later_refusal(egress: AddressBudget) -> None:
-    opened = Cooldown(0, BAN.until, problem=BAN.problem, opened=True)
+    cleared = Cooldown(0, BAN.until, problem=BAN.problem, cleared=True)
     egress.impose(ADDRESS, BAN)
-    egress.learn(ADDRESS, opened)
+    egress.learn(ADDRESS, cleared)
     assert egress.barrier(Charge(1)) is None
     egress.impose(ADDRESS, Cooldown(0, BAN.until + 1, problem=BAN.problem))
-    egress.learn(ADDRESS, opened)
+    egress.learn(ADDRESS, cleared)
     assert egress.barrier(Charge(1)) is not None

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.exchange.answers import Answer, binds, error_in, used_weight
-from service.exchange.budget import MAX_COOLDOWN, Cooldown, hold_after
+from service.exchange.budget import MAX_COOLDOWN, Cooldown, cooldown_after
 from service.exchange.errors import ERRORS, ExchangeBannedError
 
 NOW = 1_790_000_000_000
@@ -133,7 +133,7 @@ def test_a_time_to_come_in_retry_after_holds_for_so_long_at_the_least(status: in
     assert error is not None
     assert error.retry_at == NOW + RETRY_AFTER[value]
     assert not error.transient
-    hold = hold_after(error, NOW)
+    hold = cooldown_after(error, NOW)
     assert hold is not None
     assert NOW + RETRY_AFTER[value] <= hold.until <= NOW + MAX_COOLDOWN
     assert binds(answer.status, answer.headers)
@@ -144,13 +144,13 @@ def test_what_is_no_time_to_come_in_retry_after_changes_nothing(value: str) -> N
     error = error_in(Answer(503, {"retry-after": value}, b""), NOW)
     assert error is not None
     assert (error.problem, error.retry_at, error.transient) == ("exchange-unavailable", None, True)
-    assert hold_after(error, NOW) is None
+    assert cooldown_after(error, NOW) is None
 
 
 def test_a_503_that_says_until_when_limits_our_rate_until_then_and_no_longer() -> None:
     error = error_in(Answer(503, {"retry-after": "5"}, said(-1008)), NOW)
     assert error is not None
-    hold = hold_after(error, NOW)
+    hold = cooldown_after(error, NOW)
     assert hold is not None
     assert (error.problem, hold.until) == ("exchange-rate-limited", NOW + 5_000)
 
@@ -172,7 +172,7 @@ def test_a_firewalls_challenge_blocks_whatever_its_status_and_body(
 ) -> None:
     error = error_in(Answer(status, headers, body), NOW)
     assert error is not None
-    hold = hold_after(error, NOW)
+    hold = cooldown_after(error, NOW)
     assert hold is not None
     assert (error.problem, error.transient, hold.until) == ("exchange-blocked", False, NOW + 300_000)
 
@@ -181,7 +181,7 @@ def test_a_region_is_blocked_without_a_not_before_unless_the_answer_names_one() 
     plain, dated = error_in(Answer(451, {}, b""), NOW), error_in(Answer(451, {"retry-after": "60"}, b""), NOW)
     assert plain is not None
     assert dated is not None
-    assert (hold_after(plain, NOW), hold_after(dated, NOW)) == (
+    assert (cooldown_after(plain, NOW), cooldown_after(dated, NOW)) == (
         None,
         Cooldown(0, NOW + 60_000, problem="exchange-blocked"),
     )
@@ -217,7 +217,7 @@ def test_every_answer_has_one_meaning_and_no_hold_beyond_the_longest(
         assert status == 200
         return
     assert (error.answered, ERRORS[error.problem]) == (status, type(error))
-    hold = hold_after(error, NOW)
+    hold = cooldown_after(error, NOW)
     if hold is not None:
         assert NOW - 1 < hold.until <= NOW + MAX_COOLDOWN
         assert not error.transient
@@ -231,7 +231,7 @@ def test_every_refusal_that_names_a_time_holds_until_then(status: int, seconds: 
     value = str(seconds) if form == "seconds" else format_datetime(date, usegmt=True)
     error = error_in(Answer(status, {"retry-after": value}, body), NOW)
     assert error is not None
-    hold = hold_after(error, NOW)
+    hold = cooldown_after(error, NOW)
     assert hold is not None
     assert min(NOW + seconds * 1000, NOW + MAX_COOLDOWN) <= hold.until <= NOW + MAX_COOLDOWN
 

@@ -13,9 +13,9 @@ from service.exchange.budget import (
     Cooldown,
     Failures,
     Window,
+    cooldown_after,
     cooldown_barrier,
     failures_after,
-    hold_after,
     is_credential,
     joined,
     probe_barrier,
@@ -299,7 +299,7 @@ def test_no_account_starves_for_another(greed: int, modesty: int, first: str) ->
     ],
 )
 def test_a_refusal_imposes_a_not_before(error: ExchangeError, pause: int) -> None:
-    assert hold_after(error, NOW) == Cooldown(0, NOW + pause, problem=error.problem)
+    assert cooldown_after(error, NOW) == Cooldown(0, NOW + pause, problem=error.problem)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_refusal_imposes_a_not_before(error: ExchangeError, pause: int) -> Non
     ],
 )
 def test_a_failure_that_back_off_handles_imposes_none(error: ExchangeError) -> None:
-    assert hold_after(error, NOW) is None
+    assert cooldown_after(error, NOW) is None
 
 
 def test_a_rejected_credential_alone_is_not_about_the_address() -> None:
@@ -341,10 +341,10 @@ def test_of_the_not_befores_that_no_resume_has_voided_the_latest_time_wins(
 
 def test_a_probe_voids_its_hold_and_a_later_one_overrides_that() -> None:
     ban, later = Cooldown(0, 5, problem="x"), Cooldown(0, 6, problem="x")
-    opened = replace(ban, opened=True)
-    assert (joined(ban, opened), joined(opened, ban), joined(opened, later)) == (opened, opened, later)
-    assert not opened.binds(0)
-    assert not opened.opens(9)
+    cleared = replace(ban, cleared=True)
+    assert (joined(ban, cleared), joined(cleared, ban), joined(cleared, later)) == (cleared, cleared, later)
+    assert not cleared.binds(0)
+    assert not cleared.awaits_probe(9)
 
 
 @pytest.mark.parametrize("problem", ["exchange-banned", "exchange-blocked", "of-a-later-release"])
@@ -355,9 +355,9 @@ def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
 
 
 def test_a_hold_opens_for_a_probe_when_its_time_has_passed_and_an_epoch_without_one_does_not() -> None:
-    assert not Cooldown(0, NOW + 1, problem="x").opens(NOW)
-    assert Cooldown(0, NOW, problem="x").opens(NOW)
-    assert not Cooldown(3).opens(NOW)
+    assert not Cooldown(0, NOW + 1, problem="x").awaits_probe(NOW)
+    assert Cooldown(0, NOW, problem="x").awaits_probe(NOW)
+    assert not Cooldown(3).awaits_probe(NOW)
     barrier = probe_barrier(Cooldown(0, NOW - 5, problem="exchange-blocked"), NOW)
     assert (barrier.reason, barrier.error.problem) == ("not-before", "exchange-blocked")
     assert barrier.error.retry_at == NOW + 1_000

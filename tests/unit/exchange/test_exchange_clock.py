@@ -45,10 +45,10 @@ def test_signing_stays_behind_the_exchange_by_the_error(clock: FakeClock) -> Non
 
 def test_an_answers_date_is_taken_until_the_clock_is_measured(clock: FakeClock) -> None:
     exchange = ExchangeClock(clock)
-    exchange.see("Mon, 21 Sep 2026 14:14:05 GMT")
+    exchange.observe_date("Mon, 21 Sep 2026 14:14:05 GMT")
     assert (exchange.now(), exchange.timestamp()) == (1_790_000_045_000, 1_790_000_044_000)  # it has whole seconds
     assert (exchange.measured, exchange.due) == (False, True)
-    exchange.see("Mon, 21 Sep 2026 14:14:09 GMT")
+    exchange.observe_date("Mon, 21 Sep 2026 14:14:09 GMT")
     assert exchange.now() == 1_790_000_045_000
     exchange.offset = Offset(7, 0, clock.monotonic())
     assert (exchange.measured, exchange.due) == (True, False)
@@ -74,7 +74,7 @@ def test_a_date_that_is_none_tells_nothing(date: str) -> None:
 def test_a_date_that_is_days_off_this_machines_clock_is_not_taken_for_the_exchanges(clock: FakeClock) -> None:
     exchange = ExchangeClock(clock)
     for date in ("Tue, 03 Jan 2017 00:00:00 GMT", "Fri, 31 Dec 2099 00:00:00 GMT"):
-        exchange.see(date)
+        exchange.observe_date(date)
         assert (exchange.offset, exchange.now()) == (None, START)
 
 

@@ -71,7 +71,7 @@ async def window(ledger: EgressLedger, minute: int = NOW) -> Window:
 async def holds(ledger: EgressLedger, credential: str = "key") -> Cooldowns:
     standing = await ledger.reserve(Reservation("peek", NOW, Charge(0, "main", credential)))
     assert standing is not None
-    return standing.holds
+    return standing.cooldowns
 
 
 async def test_a_call_sees_what_all_replicas_have_entered_before_it(ledger: EgressLedger) -> None:
@@ -262,7 +262,7 @@ async def test_one_replica_may_probe(ledger: EgressLedger, redis: Any) -> None:
 
 
 async def test_an_answered_probe_voids_the_hold_it_was_sent_after_and_no_later_one(ledger: EgressLedger) -> None:
-    opened = replace(BAN, opened=True)
+    opened = replace(BAN, cleared=True)
     for _ in range(2):
         await ledger.cool_down_address(BAN)
         await ledger.cool_down_address(opened)
