@@ -45,7 +45,7 @@ class App:
         return self.litestar.lifespan()
 
     @asynccontextmanager
-    async def duties(self) -> AsyncGenerator[None, None]:
+    async def background_tasks(self) -> AsyncGenerator[None, None]:
         """While it lasts, the gateway keeps up by itself what callers of the public paths ask for.
 
         Beside the lifespan, not in it: who drives the app by hand decides of every call to the exchange.

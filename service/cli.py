@@ -228,7 +228,7 @@ def _serve(app: App, reloader: Reloader) -> int:
         ending.serve(
             Ending(
                 longest_end(gateway.settings),
-                on_signal=lambda: loop.call_soon_threadsafe(stop.tell),
+                on_signal=lambda: loop.call_soon_threadsafe(stop.request),
                 on_hangup=lambda: loop.call_soon_threadsafe(reloader.trigger),
                 on_forced=lambda seconds: log.error("end_forced", seconds=seconds),
             )
