@@ -22,7 +22,7 @@ imports granian: another server is one file away.
 #     answering   background tasks end, then the listener closes: open requests have as long as the longest read
 #     closing     the app's lifespan ends: leases are released, the audit log and the log are written
 #
-# A second signal sets `Stop.urgent`: it skips the rest of the drain, and open requests have `URGENT_S`. `service.ending`
+# A second signal sets `Stop.urgent`: the rest of the drain is skipped, open requests have `URGENT_S`. `service.ending`
 # enforces the deadline of it all: `longest_end` after the first signal, one second after a second.
 
 import asyncio
