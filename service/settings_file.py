@@ -3,9 +3,9 @@
 Durations become whole milliseconds. Relative paths start at the TOML file's folder.
 """
 
-# No error shows a value, for a secret may stand at the wrong place: at any key, as the path of a file, as a table's name.
-# An error names the key and what was expected; the caller, who knows the file's path, puts that before it. A name is
-# shown only once it is known to be one: a key of ours, or a table's name of the form that accounts and clients have.
+# No error shows a value, for a secret may stand at the wrong place: at any key, as a file's path, as a table's name. An
+# error names the key and what was expected; the caller, who knows the settings file's path, puts that before it. A name
+# is shown only once it is known to be one: a key of ours, or a table's name of the form that accounts and clients have.
 #
 # The steps, each of which may assume that those before it found no fault:
 #
@@ -14,7 +14,7 @@ Durations become whole milliseconds. Relative paths start at the TOML file's fol
 #                          own names and values into its messages
 #     defaults             an account's missing windows are the general ones; without an address Redis is local
 #     rules over keys      `_check`: the first rule that is broken is reported
-#     secret files         read later and by key (`read_secret`): `check` reports on one at a time
+#     secret files         `read_secret`, when the parts that use them are built
 
 import difflib
 import re
@@ -43,7 +43,6 @@ from service.settings import (
     Table,
 )
 
-T = TypeVar("T")
 TableT = TypeVar("TableT", bound=Table)
 
 MAX_RECV_WINDOW = 60_000
@@ -56,7 +55,7 @@ MAX_DURATION_MS = 24 * 3_600_000
 """No window or deadline of the gateway makes sense beyond a day."""
 
 MAX_LINE = 16 * 1024
-"""Characters, enough for a list of a thousand names. The parser's time grows with the square of a dotted key's length."""
+"""Characters: a list of a thousand names. The parser's time grows with the square of a dotted key's length."""
 
 MIN_SIMILARITY = 0.75
 """Of 1, between an unknown word and one of ours, for it to be shown: `prot` and `port` reach it."""
@@ -251,14 +250,14 @@ class _Reader:
         return {name: self._table(places[name], each, table) for name, each in tables.items()}
 
     def _decode(self, into: type, value: object) -> object:
-        """Msgspec's hook for the types it doesn't know; msgspec turns the ValueErrors into ValidationErrors."""
+        """The hook for types that msgspec doesn't know; msgspec turns our ValueErrors into ValidationErrors."""
         if not isinstance(value, str):
             raise ValueError("expected a string")  # noqa: TRY004 - msgspec turns ValueError alone into its own
         if into is Duration:
             match = _DURATION.fullmatch(value)
             if match is None:
                 raise ValueError('expected a duration with a unit, such as "250ms", "1s" or "2m"')
-            milliseconds = Decimal(match[1]) * _UNITS[match[2]]  # a float would make 1.1s a fraction of a millisecond
+            milliseconds = Decimal(match[1]) * _UNITS[match[2]]  # a float would make 1.001s no whole number
             if milliseconds % 1:
                 raise ValueError("expected whole milliseconds")
             if milliseconds > MAX_DURATION_MS:
@@ -277,15 +276,16 @@ def _check(settings: Settings) -> None:
     """Apply the rules that no type of a single key expresses, in the order in which their faults are reported."""
     redis, server, exchange, kubernetes = settings.redis, settings.server, settings.exchange, settings.kubernetes
     given = [key for key in ("url", "url_file", "sentinels") if getattr(redis, key) not in (None, [])]
+    named_master = redis.master is not None
     windows = {f"accounts.{name}.freshness": account.freshness for name, account in settings.accounts.items()}
     rules: list[Rule] = [
         ("freshness.fresh_for", settings.freshness.fresh_for > 0, "expected more than 0"),
         ("redis", len(given) <= 1, f"expected one of url, url_file and sentinels, found {' and '.join(given)}"),
-        ("redis.master", bool(redis.sentinels) == bool(redis.master), "expected with sentinels, and only with them"),
+        ("redis.master", bool(redis.sentinels) == named_master, "expected with sentinels, and only with them"),
         *(
             (
                 f"redis.sentinels[{number}]",
-                bool(host_and_port(sentinel)),
+                host_and_port(sentinel) is not None,
                 "expected HOST:PORT, or [ADDRESS]:PORT for IPv6",
             )
             for number, sentinel in enumerate(redis.sentinels)
