@@ -2,7 +2,7 @@
 
 # The order of `build`: first what leads outside (Redis, the ledger over it, the exchange over both), then a store and a
 # source for each credential, then the caches over those. Nothing connects and nothing is called yet: a fault of the
-# settings shows before the first side effect. `close` goes the other way: a cache releases its lease while Redis is open.
+# settings shows before the first side effect. `close` goes the other way: caches release their leases through Redis.
 
 import asyncio
 from collections.abc import AsyncGenerator
