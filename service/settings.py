@@ -1,9 +1,9 @@
 """Every setting of the gateway, as frozen structs. `service.settings_file` reads them from TOML."""
 
-# A type here is the whole rule for one key; `settings_file._check` has the rules over several keys. A `Meta.description`
-# is the text after "expected" in an error: it says what the pattern accepts, and the value is never shown.
+# A type here is the whole rule for one key; `settings_file._check` has the rules over several. A `Meta.description` is
+# the text after "expected" in an error: it says what the pattern accepts, and the value is never shown.
 #
-# No secret shows by accident: `Secret` masks itself and refuses to be encoded, and `effective` (so every table's `repr`)
+# No secret shows by accident: `Secret` masks itself and refuses to be encoded, and `effective` (so every `repr` too)
 # masks all text that is not on a list of keys. A new key's text is masked until the key is added there.
 
 from pathlib import Path

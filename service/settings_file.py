@@ -4,7 +4,7 @@ Durations become whole milliseconds. Relative paths start at the TOML file's fol
 """
 
 # No error shows a value, for a secret may stand at the wrong place: at any key, as a file's path, as a table's name. An
-# error names the key and what was expected; the caller, who knows the settings file's path, puts that before it. A name
+# error names the key and what was expected; the caller knows the settings file's path and puts it in front. A name
 # is shown only once it is known to be one: a key of ours, or a table's name of the form that accounts and clients have.
 #
 # The steps, each of which may assume that those before it found no fault:
@@ -201,7 +201,7 @@ class _Reader:
             _fail("accounts", "expected at least one [accounts.NAME] table")
         accounts: dict[str, Account] = {}
         for name, account in settings.accounts.items():
-            own = document["accounts"][name].get("freshness", {})  # the struct alone can't tell a default from a value
+            own = document["accounts"][name].get("freshness", {})  # in the struct a default looks like a value
             freshness = replace(settings.freshness, **{key: getattr(account.freshness, key) for key in own})
             accounts[name] = replace(account, freshness=freshness)
         redis = settings.redis
