@@ -1,4 +1,12 @@
-"""The composition root: every part is built and joined here, and closed again when the app ends."""
+"""The composition root: it builds the gateway, puts Litestar in front of it, and closes it when the app ends."""
+
+# Who runs what, and for how long:
+#
+#     lifespan            announcements and the heartbeat of Redis, the audit log; closes the gateway at its end. A test
+#                         enters it too, through `App.lifespan`
+#     background_tasks    calls to the exchange that no request begins. Only a serving process enters it, so a test that
+#                         drives the app by hand decides on every call
+#     request             `Edge` first: it answers most reads itself and hands the rest to Litestar
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
@@ -25,8 +33,8 @@ from service.wiring import build, close, fleet_notifications, reviews_of
 
 log = structlog.get_logger("coinm.process")
 
-CLOSING = 0.75
-"""Seconds for the leases to go back and for what is yet to be told to Redis, each of which has 250 ms."""
+CLOSING_S = 0.75
+"""Seconds for releasing leases and for other last writes to Redis, each of which has 250 ms."""
 
 
 class App:
@@ -45,11 +53,8 @@ class App:
         return self.litestar.lifespan()
 
     @asynccontextmanager
-    async def duties(self) -> AsyncGenerator[None, None]:
-        """While it lasts, the gateway keeps up by itself what callers of the public paths ask for.
-
-        Beside the lifespan, not in it: who drives the app by hand decides of every call to the exchange.
-        """
+    async def background_tasks(self) -> AsyncGenerator[None, None]:
+        """While it lasts, the gateway refreshes what callers of the public paths use."""
         upkeep = asyncio.create_task(self.gateway.exchange.public.run())
         try:
             yield
@@ -81,10 +86,10 @@ def create_app(
                 yield
         finally:
             try:
-                async with asyncio.timeout(CLOSING):
+                async with asyncio.timeout(CLOSING_S):
                     await close(gateway)
             except TimeoutError:
-                log.warning("closing_unfinished")  # leases that were not given back end by themselves
+                log.warning("closing_unfinished")  # leases that were not released expire by themselves
 
     litestar = Litestar(
         route_handlers=[Accounts, DropIn, Operations, Docs],
@@ -92,7 +97,7 @@ def create_app(
         before_request=admit,
         exception_handlers={Exception: answer},
         openapi_config=None,
-        logging_config=None,  # its default would log at INFO what httpx asks for, signatures included
+        logging_config=None,  # its default would log httpx's requests at INFO, signatures included
         debug=False,
         pdb_on_exception=False,
         request_max_body_size=16 * 1024,  # nothing here takes a body

@@ -1,6 +1,10 @@
-"""What `coinm-gateway check` tries and `resume` clears: the gateway's own parts, without its server."""
+"""The commands `coinm-gateway check` and `resume`: they use the gateway's own parts, without its server."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+# The order of `check`: first what needs no network (settings, weight, files, TLS), then Redis, the API server and the
+# exchange. Before it calls the exchange it reads from Redis which cooldowns the running replicas know of: a call during
+# a ban would lengthen it. A failed finding doesn't end the command: one run shows all that is wrong.
+
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +21,6 @@ from service.exchange.key_permissions import key_permissions
 from service.files import exposure
 from service.gateway import Gateway
 from service.kubernetes.errors import NotVerifiedError
-from service.kubernetes.reviews import TokenReviews
 from service.settings import Audit, Server, Settings
 from service.settings_file import SettingsError, secret_files
 from service.store.entries import Lineage
@@ -29,16 +32,16 @@ from service.tls import require_pair
 from service.wiring import close
 
 EXPIRY_WARNING = 14 * 24 * 3_600_000
-"""Ms; certificates that renew themselves do it earlier."""
+"""Ms; automatic renewal comes earlier."""
 
-StoreResult = Literal["ok", "warn", "fail", "skip"]
+Verdict = Literal["ok", "warn", "fail", "skip"]
 
 
 class Finding(msgspec.Struct, frozen=True):
     """One row of the table."""
 
     subject: str
-    verdict: StoreResult
+    verdict: Verdict
     text: str
 
 
@@ -46,64 +49,86 @@ Show = Callable[[Finding], None]
 
 
 def line(finding: Finding) -> str:
-    """A row as it is printed."""
+    """The row as it is printed."""
     return f"{finding.verdict:<5} {finding.subject:<24} {finding.text}"
 
 
 async def run(gateway: Gateway, config: Path, show: Show) -> None:
-    """Try it all, telling each finding as soon as it is known."""
+    """Try everything, and show each finding as soon as it is known."""
+    settings = gateway.settings
     try:
-        accounts = len(gateway.caches)
-        show(Finding("settings", "ok", f"{accounts} account(s), {len(gateway.settings.clients)} client(s)"))
-        show(_weight(gateway))
-        show(audit_finding(gateway.settings.audit))
-        encrypted = gateway.settings.server.tls_certificate_file is not None
+        show(Finding("settings", "ok", f"{len(gateway.caches)} account(s), {len(settings.clients)} client(s)"))
+        # The most that callers can cause: every account refreshed as soon as its snapshot is no longer fresh.
+        refreshes_per_minute = sum(MINUTE / account.freshness.fresh_for for account in settings.accounts.values())
+        wanted, ceiling = refreshes_per_minute * ACCOUNT.weight, gateway.exchange.egress.ceiling
+        text = f"all accounts refreshed every fresh_for: {wanted:.0f} of {ceiling:.0f} a minute"
+        if wanted > ceiling:
+            show(Finding("weight", "warn", f"{text}; answers will grow older than fresh_for"))
+        else:
+            show(Finding("weight", "ok", text))
+        show(audit_finding(settings.audit))
+        encrypted = settings.server.tls_certificate_file is not None
         show(connections_finding(process.open_files(), encrypted=encrypted))
-        for finding in file_findings(config, gateway.settings):
+        for finding in file_findings(config, settings):
             show(finding)
-        show(tls_finding(gateway.settings.server, gateway.clock.epoch()))
-        for finding in await _redis(gateway):
+        show(tls_finding(settings.server, gateway.clock.epoch()))
+        try:
+            await gateway.redis.reach()
+            await selftest(gateway.redis, settings, gateway.exchange.clock)
+            findings = redis_findings(await gateway.redis.run(gateway.redis.info))
+        except RedisUnavailableError as exc:
+            findings = [Finding("redis", "fail", str(exc))]
+        for finding in findings:
             show(finding)
         if gateway.reviews is not None:
-            show(await _kubernetes(gateway.reviews))
-        await _learn(gateway)
-        show(await _clock(gateway))
+            try:
+                await gateway.reviews.selftest()  # a review of the gateway's own token
+                text = f"tokens for the audience {gateway.reviews.audience} can be reviewed"
+                show(Finding("kubernetes", "ok", text))
+            except NotVerifiedError as exc:
+                show(Finding("kubernetes", "fail", f"API server: {exc}"))
+        show(await _check_exchange(gateway))
         for cache in gateway.caches.values():
-            for finding in sharing_findings(cache.account, cache.state.active.lineage):
-                show(finding)
-            show(await _account(gateway, cache))
-            for finding in await _key(gateway, cache.account):
-                show(finding)
+            await _check_account(gateway, cache, show)
     finally:
         await close(gateway)
 
 
 async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
-    """Forget what stands in the way of the address and of these accounts in Redis; what was forgotten.
+    """Clear in Redis what blocks the address and these accounts; a text for each thing that was cleared.
 
     Raises:
-        RedisUnavailableError: Redis can't be reached: nothing more was forgotten.
+        RedisUnavailableError: Redis can't be reached: nothing more was cleared.
     """
+    clock = gateway.exchange.clock
+    texts: list[str] = []
     try:
         await gateway.redis.reach()
-        return [text for account in accounts for text in await _forget(gateway, account)]
+        for account in accounts:
+            active = gateway.caches[account].state.active
+            state = await active.shared.read_state(0)
+            if state is not None and state.holds.now is not None:
+                clock.adopt_fleet_time(state.holds.now)  # a resume records its time, by the exchange's clock
+            cooldowns = await gateway.ledger.resume(active.source.identity)
+            texts += [
+                f"{account}: {scope} not-before {timestamp(cooldown.until)} ({cooldown.problem}) cleared"
+                for scope, cooldown in cooldowns.items()
+                if cooldown.until > clock.now()
+            ]
+            cleared = await active.shared.clear()
+            if cleared.failures:
+                texts.append(f"{account}: {cleared.failures} failed refresh(es) in a row cleared")
+            if cleared.lease:
+                texts.append(f"{account}: a lease that would not have ended cleared")
+            if cleared.credentials:
+                texts.append(f"{account}: what was known of {cleared.credentials} other credential(s) cleared")
+        return texts
     finally:
         await close(gateway)
 
 
-def _weight(gateway: Gateway) -> Finding:
-    """What the accounts would spend if somebody always asked, against our share of the address."""
-    settings = gateway.settings
-    refreshes = [MINUTE / account.freshness.fresh_for for account in settings.accounts.values()]
-    wanted, ceiling = sum(refreshes) * ACCOUNT.weight, gateway.exchange.egress.ceiling
-    text = f"all accounts refreshed every fresh_for: {wanted:.0f} of {ceiling:.0f} a minute"
-    if wanted > ceiling:
-        return Finding("weight", "warn", f"{text}; answers will grow older than fresh_for")
-    return Finding("weight", "ok", text)
-
-
 def audit_finding(audit: Audit | None) -> Finding:
-    """Where the audit log would go, and whether it can."""
+    """Where the audit log goes, and whether it can be written."""
     if audit is None:
         return Finding("audit", "ok", "none: there is no [audit] table")
     fault = sinks.fault(audit.file) if audit.file else None
@@ -113,7 +138,7 @@ def audit_finding(audit: Audit | None) -> Finding:
 
 
 def file_findings(config: Path, settings: Settings) -> list[Finding]:
-    """A warning for each file with something secret that others can read or change; a row that there is none."""
+    """A warning for each file with something secret that others can read or change; one good row if there is none."""
     files = secret_files(settings)
     if settings.redis.url is not None and password_of(settings.redis.url) is not None:
         files[f"{config}, which holds redis.url with a password"] = config
@@ -126,7 +151,7 @@ def file_findings(config: Path, settings: Settings) -> list[Finding]:
 
 
 def tls_finding(server: Server, now: int) -> Finding:
-    """Whether the server's certificate and key can be served with, at a time in epoch ms."""
+    """Whether the server's certificate and key can be used, at a time in epoch ms."""
     try:
         validity = require_pair(server)
     except SettingsError as exc:
@@ -141,26 +166,16 @@ def tls_finding(server: Server, now: int) -> Finding:
 
 
 def connections_finding(files: int, *, encrypted: bool) -> Finding:
-    """How many connections of callers the limit of open files leaves."""
+    """How many callers' connections the limit of open files allows."""
     connections = process.connections(files, encrypted=encrypted)
     if connections is None:
         return Finding("open files", "fail", process.too_few(files, encrypted=encrypted))
-    verdict: StoreResult = "warn" if connections < process.FEW_CONNECTIONS else "ok"
+    verdict: Verdict = "warn" if connections < process.FEW_CONNECTIONS else "ok"
     return Finding("open files", verdict, f"{connections} connections of callers at a time")
 
 
-async def _redis(gateway: Gateway) -> Sequence[Finding]:
-    try:
-        await gateway.redis.reach()
-        await selftest(gateway.redis, gateway.settings, gateway.exchange.clock)
-        info = await gateway.redis.run(gateway.redis.info)
-    except RedisUnavailableError as exc:
-        return [Finding("redis", "fail", str(exc))]
-    return redis_findings(info)
-
-
 def redis_findings(info: Mapping[str, Any]) -> list[Finding]:
-    """What Redis tells of itself (`INFO`), against what the gateway needs of it."""
+    """What Redis reports of itself (`INFO`), against what the gateway needs."""
     mode, role, policy = info.get("redis_mode"), info.get("role"), info.get("maxmemory_policy")
     findings = [Finding("redis", "ok", f"{mode}, {role}, version {info.get('redis_version')}, eviction {policy}")]
     if role != "master":
@@ -171,7 +186,7 @@ def redis_findings(info: Mapping[str, Any]) -> list[Finding]:
 
 
 def sharing_findings(account: str, lineage: Lineage) -> list[Finding]:
-    """Who else uses the account's name in this Redis; nothing where all is as it should be."""
+    """Other credentials that use the account's name in this Redis; empty if there are none."""
     subject, lately = f"account {account}", f"within the last {MEMORY // 1000} s"
     if lineage.foreign:
         text = (
@@ -184,20 +199,18 @@ def sharing_findings(account: str, lineage: Lineage) -> list[Finding]:
     return []
 
 
-async def _kubernetes(reviews: TokenReviews) -> Finding:
-    """Whether we may create TokenReviews, by one of our own token."""
-    try:
-        await reviews.selftest()
-    except NotVerifiedError as exc:
-        return Finding("kubernetes", "fail", f"API server: {exc}")
-    return Finding("kubernetes", "ok", f"tokens for the audience {reviews.audience} can be reviewed")
-
-
-async def _clock(gateway: Gateway) -> Finding:
+async def _check_exchange(gateway: Gateway) -> Finding:
+    """Whether the exchange answers, and how far its clock is from ours."""
+    # Cooldowns first: a ban that the replicas know of binds this command too.
+    for cache in gateway.caches.values():
+        state = await cache.state.active.shared.read_state(0)
+        if state is not None:
+            cache.state.active.lineage = state.lineage
+            await cache.source.reconcile(state.holds)
     exchange = gateway.exchange
     try:
         await exchange.reopen()
-        await exchange.public.synchronise()
+        await exchange.public.synchronise()  # signed calls need its time
         await exchange.public.load_exchange_info()
     except ExchangeError as exc:
         return Finding("exchange", "fail", _explain(exc))
@@ -206,63 +219,33 @@ async def _clock(gateway: Gateway) -> Finding:
     return Finding("exchange", "ok", f"{gateway.settings.exchange.host}, clock {skew:+d} ms (give or take {error} ms)")
 
 
-async def _account(gateway: Gateway, cache: AccountCache) -> Finding:
-    """One signed call."""
+async def _check_account(gateway: Gateway, cache: AccountCache, show: Show) -> None:
+    """Show who else uses the account's name, how one signed call went, and what its API key may do beside reading."""
+    for finding in sharing_findings(cache.account, cache.state.active.lineage):
+        show(finding)
     subject = f"account {cache.account}"
     try:
         snapshot = (await cache.source.fetch(forced=False)).snapshot
     except ExchangeError as exc:
-        return Finding(subject, "fail", _explain(exc))
-    rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
-    used = gateway.exchange.egress.used
-    return Finding(subject, "ok", f"credential {cache.source.fingerprint}, {rows}, used weight {used}")
-
-
-async def _key(gateway: Gateway, account: str) -> Sequence[Finding]:
-    """What the account's API key may do beside reading.
-
-    That it can't be asked is a warning: the gateway does without, and the wallet API has troubles of its own.
-    """
-    subject = f"key {account}"
+        show(Finding(subject, "fail", _explain(exc)))
+    else:
+        rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
+        used = gateway.exchange.egress.used
+        show(Finding(subject, "ok", f"credential {cache.source.fingerprint}, {rows}, used weight {used}"))
+    subject = f"key {cache.account}"
     if gateway.settings.exchange.wallet_url is None:
-        return [Finding(subject, "skip", "skipped: no exchange.wallet_url")]
+        show(Finding(subject, "skip", "skipped: no exchange.wallet_url"))
+        return
     try:
-        restrictions = await gateway.wallet.restrictions(account)
+        restrictions = await gateway.wallet.restrictions(cache.account)
     except ExchangeError as exc:
-        return [Finding(subject, "warn", f"the wallet API didn't tell what the key may do: {_explain(exc)}")]
-    return [Finding(subject, verdict, text) for verdict, text in key_permissions(restrictions)]
-
-
-async def _learn(gateway: Gateway) -> None:
-    """What the replicas know of a ban binds this command too."""
-    for cache in gateway.caches.values():
-        look = await cache.state.active.shared.read_state(0)
-        if look is not None:
-            cache.state.active.lineage = look.lineage
-            await cache.source.reconcile(look.holds)
+        # A warning only: the gateway serves without the wallet API, which has troubles of its own.
+        show(Finding(subject, "warn", f"the wallet API didn't tell what the key may do: {_explain(exc)}"))
+        return
+    for verdict, text in key_permissions(restrictions):
+        show(Finding(subject, verdict, text))
 
 
 def _explain(error: ExchangeError) -> str:
     until = f" (until {timestamp(error.retry_at)})" if error.retry_at else ""
     return f"{error.problem}: {error.detail}{until}"
-
-
-async def _forget(gateway: Gateway, account: str) -> list[str]:
-    active = gateway.caches[account].state.active
-    look = await active.shared.read_state(0)
-    if look is not None and look.holds.now is not None:
-        gateway.exchange.clock.adopt_fleet_time(look.holds.now)  # a resume says when it was, by the exchange's clock
-    forgotten = await gateway.ledger.resume(active.source.identity)
-    texts = [
-        f"{account}: {scope} not-before {timestamp(hold.until)} ({hold.problem}) cleared"
-        for scope, hold in forgotten.items()
-        if hold.until > gateway.exchange.clock.now()
-    ]
-    cleared = await active.shared.clear()
-    if cleared.failures:
-        texts.append(f"{account}: {cleared.failures} failed refresh(es) in a row cleared")
-    if cleared.lease:
-        texts.append(f"{account}: a lease that would not have ended cleared")
-    if cleared.credentials:
-        texts.append(f"{account}: what was known of {cleared.credentials} other credential(s) cleared")
-    return texts

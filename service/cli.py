@@ -3,6 +3,12 @@
 Exit status: 0 done, 1 a check failed or a port can't be had, 2 bad usage or settings.
 """
 
+# `serve` reads the settings with `reload.read`, which also keeps the files' digests: the `Reloader` starts from exactly
+# what the gateway was built from. The other commands end soon, and use `settings_file.load`. Either way the error that
+# comes back names a key and no file; the file's path is put before it here.
+#
+# Only `serve` logs to stdout. The other commands' stdout is their result, and only their own text is wanted.
+
 import asyncio
 import logging
 import os
@@ -52,7 +58,7 @@ CONFIG = click.option(
 
 
 class UsageFault(click.ClickException):
-    """Bad usage in one line that doesn't quote what was given, for it may be a token: click's own messages do."""
+    """Bad usage, in one line that doesn't quote what was given, for that may be a token. Click's own messages do."""
 
     exit_code = 2
 
@@ -61,7 +67,7 @@ class UsageFault(click.ClickException):
 
 
 class Commands(click.Group):
-    """The commands; whatever is wrong with their usage is a `UsageFault`."""
+    """The commands; any bad usage of them is a `UsageFault`."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _unquoted():
@@ -74,17 +80,18 @@ class Commands(click.Group):
 
 @contextmanager
 def _unquoted() -> Iterator[None]:
+    """Raise click's usage errors as `UsageFault`."""
     try:
         yield
     except click.UsageError as exc:
-        if type(exc).__name__ == "NoArgsIsHelpError":  # it shows the help; click 8.1 has no such class
+        if type(exc).__name__ == "NoArgsIsHelpError":  # it shows the help; click 8.1 has no such class to import
             raise
         command = exc.ctx.command_path if exc.ctx else "coinm-gateway"
         raise UsageFault(f"{_fault(exc)}; see {command} --help") from None
 
 
 def _fault(exc: click.UsageError) -> str:
-    """What is wrong, in words of ours and names of our own options."""
+    """The error in words of ours; only names of our own options are shown."""
     match exc:
         case click.MissingParameter(param=click.Parameter() as param):
             return f"{_name(param)} is missing"
@@ -117,13 +124,15 @@ def main() -> None:
 def serve(config: Path, host: str | None, port: int | None) -> None:
     """Run the gateway: one process, one event loop. SIGTERM drains and ends it."""
     ending.begin()  # at the latest: `service.entry` has done it already
-    reading = _load(config, read)
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    loaded = _load(config, read)
+    overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if host is not None and not is_host(host):
         _fail("--host: expected an IP address or a host's name", 2)
-    server = msgspec.structs.replace(reading.settings.server, **given)
-    settings = msgspec.structs.replace(reading.settings, server=server)
-    _require_audit(config, settings)
+    server = msgspec.structs.replace(loaded.settings.server, **overrides)
+    settings = msgspec.structs.replace(loaded.settings, server=server)
+    audit_fault = sinks.fault(settings.audit.file) if settings.audit and settings.audit.file else None
+    if audit_fault is not None:  # before anything is opened: a gateway that must audit doesn't start without it
+        _fail(f"{config}: audit.file: {audit_fault}", 2)
     app = _create(config, settings)
     gateway = app.gateway
     status = 0
@@ -133,12 +142,13 @@ def serve(config: Path, host: str | None, port: int | None) -> None:
             logs.logging_to(sys.stdout, redactor=gateway.redactor, on_drop=dropped),
             logs.stray_output_logged(),
         ):
-            status = _serve(app, Reloader(gateway, config, reading))
+            status = _serve(app, Reloader(gateway, config, loaded))
     except ListenError as exc:
         _fail(str(exc), 1)
     except SettingsError as exc:
         _fail(f"{config}: {exc}", 2)
-    _leave(status)
+    # Not `sys.exit`: the interpreter's end waits for every thread, and one may hang in the look-up of a name.
+    os._exit(status)
 
 
 @main.command()
@@ -149,6 +159,7 @@ def check(config: Path) -> None:
     app = _create(config, settings)
     findings: list[Finding] = []
 
+    # Shown at once: a check of many accounts, or of a slow network, takes a while.
     def show(finding: Finding) -> None:
         findings.append(finding)
         click.echo(checks.line(finding))
@@ -165,11 +176,12 @@ def token(name: str) -> None:
     """Make a bearer token for client NAME: the token once, and the TOML to paste, which holds only its hash."""
     if not re.fullmatch(NAME_PATTERN, name):
         _fail("NAME: expected lower-case letters, digits and -, 63 at the most", 2)
-    made = tokens.generate()
+    new_token = tokens.generate()
+    # Only what a script may want goes to stdout: the token, then the TOML.
     click.echo("The token, shown this once (for the client's own secret store):\n", err=True)
-    click.echo(made)
+    click.echo(new_token)
     click.echo("\nFor the settings file; add the digest to the list while an older token is still in use:\n", err=True)
-    click.echo(f'[clients.{name}]\ntoken_sha256 = ["{tokens.digest(made.encode())}"]')
+    click.echo(f'[clients.{name}]\ntoken_sha256 = ["{tokens.digest(new_token.encode())}"]')
 
 
 @main.command()
@@ -212,23 +224,23 @@ def openapi(output: Path | None) -> None:
 
 
 def _serve(app: App, reloader: Reloader) -> int:
-    """Serve to the end, and follow the files as they change; the exit status.
-
-    The loop is not closed, nor are its threads waited for: one may hang in a look-up of a name, and the process ends.
+    """Serve to the end, and follow the files as they change; returns the exit status.
 
     Raises:
         ListenError: a port can't be had.
         SettingsError: the TLS files are not what is expected.
     """
+    # The loop is never closed: closing waits for its threads, and one may hang in the look-up of a name.
     loop, gateway = uvloop.new_event_loop(), app.gateway
     asyncio.set_event_loop(loop)
 
     async def run() -> None:
         stop = Stop()
+        # Called by threads of `ending`. The first two run in the loop; the third must not: the loop may be what hangs.
         ending.serve(
             Ending(
                 longest_end(gateway.settings),
-                on_signal=lambda: loop.call_soon_threadsafe(stop.tell),
+                on_signal=lambda: loop.call_soon_threadsafe(stop.request),
                 on_hangup=lambda: loop.call_soon_threadsafe(reloader.trigger),
                 on_forced=lambda seconds: log.error("end_forced", seconds=seconds),
             )
@@ -246,11 +258,6 @@ def _serve(app: App, reloader: Reloader) -> int:
     return 1 if gateway.audit is not None and gateway.audit.lost else 0
 
 
-def _leave(status: int) -> NoReturn:
-    """End now: the interpreter's own end would wait for every thread, one that hangs in a look-up included."""
-    os._exit(status)
-
-
 def _load(config: Path, reader: Callable[[Path], T]) -> T:
     try:
         return reader(config)
@@ -265,20 +272,13 @@ def _create(config: Path, settings: Settings) -> App:
         _fail(f"{config}: {exc}", 2)
 
 
-def _require_audit(config: Path, settings: Settings) -> None:
-    file = settings.audit.file if settings.audit else None
-    fault = sinks.fault(file) if file else None
-    if fault is not None:
-        _fail(f"{config}: audit.file: {fault}", 2)
-
-
 def _run(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
 
 def _silence() -> AbstractContextManager[None]:
-    """For commands that tell all there is to tell themselves."""
+    """For commands that report by their own output."""
     return logs.logging_to(sys.stderr, level=logging.CRITICAL)
 
 

@@ -1,4 +1,8 @@
-"""Everything a request may need, wired once: what `app` builds and `web` reads."""
+"""Everything a request may need: `wiring` builds it, `web` reads it."""
+
+# A handler takes what it needs from the gateway without an `await` in between, and again after one. A reload replaces
+# `settings`, `clients` and the mapping `caches` in one step of the event loop and changes none of them in place: what a
+# handler keeps over an `await` may be old, but it is never half new. An account that stays keeps its cache.
 
 from collections.abc import Callable, Mapping
 
@@ -33,23 +37,23 @@ class Gateway(msgspec.Struct):
     waiting: WaitingRoom
     """Reads that wait for a refresh."""
     queue: WaitingRoom
-    """Requests that wait to be begun."""
+    """Requests that wait for their turn to begin."""
     exchange: ExchangeClient
     wallet: WalletApi
     redis: RedisGuard
     ledger: EgressLedger
     open_credential: Callable[[str, Credential], ActiveCredential]
-    """An account under a credential."""
+    """By account name and credential: what a rotation activates."""
     caches: Mapping[str, AccountCache]
     """By account. Replaced as a whole when settings change, like `settings` and `clients`."""
     redactor: Redactor
-    """Masks in the log and the audit log what it knows to be secret."""
+    """Masks known secrets in the log and the audit log."""
     reviews: TokenReviews | None = None
     """None: no ServiceAccount may call."""
     audit: AuditLog | None = None
     connection_limit: int = 0
     """Callers' connections that are accepted at a time; 0: nothing is served yet."""
     connections_waiting: int = 0
-    """Callers' connections that wait to be accepted, at the last look."""
+    """Callers' connections that wait to be accepted, at the last reading."""
     draining: bool = False
-    """Whether it has been told to stop: not ready, and every answer closes its connection."""
+    """Whether a stop was requested: not ready, and every answer closes its connection."""

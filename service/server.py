@@ -1,19 +1,29 @@
-"""The ASGI server in our own process and loop, and how it ends.
+"""The ASGI server, embedded in our own process and event loop, and how it ends.
 
-granian, embedded: its supervised mode closes the listener at SIGTERM before the app hears of it. This file is the
-only one that knows it, so that another server is one file away.
-
-What granian does, which the rest relies on (its `workers.rs`, and measured):
-
-- `backpressure` bounds connections, not requests: a permit is taken before each `accept`, and given back when the
-  connection ends. At the bound it stops accepting; more callers wait in the kernel's queue. Where `accept` fails for
-  want of descriptors it tries again at once, with a core at 100 %: the bound must stay below their limit.
-- By TLS a connection takes its permit after the handshake, for which it has 10 s; how many are about to is not bounded.
-  So descriptors are counted, and where too many are in use the kernel drops who wants to connect (`Gate`).
-- A request head has 30 s to arrive, counted from the connection's or the last answer's end.
-- An answer that nobody reads has no limit of its own: the kernel ends it after `UNREAD`.
-- `stop()` closes the listener and what is idle, and waits for the rest without a limit.
+granian's supervised mode closes the listener at SIGTERM before the app knows of it, so it is embedded. Only this module
+imports granian: another server is one file away.
 """
+
+# What granian does, which the rest relies on (its `workers.rs`, and measured):
+#
+# - `backpressure` bounds connections, not requests: a permit is taken before each `accept`, and released when the
+#   connection ends. At the bound it stops accepting; more callers wait in the kernel's queue. If `accept` fails because
+#   no descriptor is left, it retries at once, with a core at 100 %: the bound must stay below the descriptors' limit.
+# - With TLS a connection takes its permit after the handshake, for which it has 10 s. The number of handshakes is not
+#   bounded. So descriptors are counted, and while too many are in use the kernel drops new callers (`ListenerGate`).
+# - A request head has 30 s to arrive, counted from the connection's start or the end of the last answer.
+# - An answer that its caller doesn't read has no time limit: the kernel ends it after `UNREAD_MS`.
+# - `stop()` closes the listener and idle connections, and waits for the rest without a limit.
+#
+# How a process ends, in this order:
+#
+#     serving     the first signal sets `Stop.requested`
+#     draining    not ready, `Connection: close` on every answer, for `server.drain`: balancers stop sending callers
+#     answering   background tasks end, then the listener closes: open requests have as long as the longest read
+#     closing     the app's lifespan ends: leases are released, the audit log and the log are written
+#
+# A second signal sets `Stop.urgent`: the rest of the drain is skipped, open requests have `URGENT_S`. `service.ending`
+# enforces the deadline of it all: `longest_end` after the first signal, one second after a second.
 
 import asyncio
 import contextlib
@@ -52,17 +62,17 @@ _SERVER_LOGS = {
     "loggers": {"_granian": {"level": "ERROR", "propagate": True}},
 }
 BACKLOG = 1024
-"""Connections that wait to be accepted: a burst of callers, while the loop is busy with the one before."""
-UNREAD = 30_000
-"""Ms for which a caller may leave bytes of its answer unread (TCP_USER_TIMEOUT); a request has as long to arrive."""
-CLEANUP = 2.0
-"""Seconds for what comes after the last read: leases given back, audit and log written."""
-HURRIED = 0.5
-"""Seconds that requests under way have after a second signal; the process has `ending.HURRY` in all."""
-LOOK = 0.25
-"""Seconds between two looks at the queue of connections; unless the bound is reached it is emptied at once."""
-LOOK_AT_DESCRIPTORS = 0.02
-"""Seconds between two looks at how many are in use: some 1,000 connections can be accepted meanwhile."""
+"""Connections that wait to be accepted: a burst of callers while the loop is busy with the burst before."""
+UNREAD_MS = 30_000
+"""For which a caller may leave bytes of its answer unread (TCP_USER_TIMEOUT); a request has as long to arrive."""
+CLEANUP_S = 2.0
+"""After the last read: releasing leases, writing the audit log and the log."""
+URGENT_S = 0.5
+"""For open requests after a second signal; the whole process has `ending.HURRY`."""
+QUEUE_INTERVAL_S = 0.25
+"""Between two reads of the accept queue's length; below the bound the queue is emptied at once."""
+DESCRIPTORS_INTERVAL_S = 0.02
+"""Between two counts of the descriptors in use: some 1,000 connections can be accepted meanwhile."""
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # SO_ATTACH_FILTER and SO_DETACH_FILTER, which Python doesn't name
 _DROP = struct.pack("HBBI", 0x06, 0, 0, 0)
 """A socket filter (BPF) of one instruction: keep no byte of a packet."""
@@ -72,19 +82,19 @@ class ListenError(Exception):
     """A port can't be had, or connections can't."""
 
 
-Duty: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-"""What a process does beside serving, for as long as it serves; ends only by being cancelled."""
+BackgroundTask: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+"""Runs for as long as the process serves; ends only by being cancelled."""
 
 
 class Stop:
-    """What the process has been told: to end, and then to trigger."""
+    """Requests to end: the first, and a second that makes it urgent."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
-        self.hurried = asyncio.Event()
+        self.requested = asyncio.Event()
+        self.urgent = asyncio.Event()
 
-    def tell(self) -> None:
-        (self.hurried if self.told.is_set() else self.told).set()
+    def request(self) -> None:
+        (self.urgent if self.requested.is_set() else self.requested).set()
 
 
 def longest_read(settings: Settings) -> float:
@@ -94,11 +104,11 @@ def longest_read(settings: Settings) -> float:
 
 def longest_end(settings: Settings) -> float:
     """Seconds from the signal to the end of the process, at the most."""
-    return settings.server.drain.seconds + longest_read(settings) + CLEANUP
+    return settings.server.drain.seconds + longest_read(settings) + CLEANUP_S
 
 
-async def serve(app: App, *duties: Duty, stop: Stop) -> None:
-    """Serve until told to stop, then drain.
+async def serve(app: App, *background: BackgroundTask, stop: Stop) -> None:
+    """Serve until a stop is requested, then drain.
 
     Raises:
         ListenError: a port can't be had, or the limit of open files is too low.
@@ -107,51 +117,71 @@ async def serve(app: App, *duties: Duty, stop: Stop) -> None:
     gateway = app.gateway
     settings = gateway.settings.server
     require_pair(settings)
-    process.schedule(settings.scheduling)
+    process.schedule(settings.scheduling)  # before granian's threads begin: they inherit it
     files, encrypted = process.open_files(), settings.tls_certificate_file is not None
     limit = process.connections(files, encrypted=encrypted)
     if limit is None:
         raise ListenError(process.too_few(files, encrypted=encrypted))
-    address = _address(settings.host)
+    try:
+        found = socket.getaddrinfo(settings.host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # UnicodeError: the text can't be a host's name
+        raise ListenError("server.host: expected an address of this machine, or a name that leads to one") from None
+    address = str(found[0][4][0])
     with contextlib.ExitStack() as sockets:
         listener = sockets.enter_context(_listen(address, settings.port, settings.host, "server.port"))
-        beside: AbstractAsyncContextManager[None] = contextlib.nullcontext()
+        metrics: AbstractAsyncContextManager[None] = contextlib.nullcontext()
         if settings.metrics_port:
-            socket_beside = _listen(address, settings.metrics_port, settings.host, "server.metrics_port")
-            beside = metrics_port.serving(sockets.enter_context(socket_beside), gateway)
+            metrics_listener = _listen(address, settings.metrics_port, settings.host, "server.metrics_port")
+            metrics = metrics_port.serving(sockets.enter_context(metrics_listener), gateway)
         server = _granian(app, settings, listener, limit)
         gateway.connection_limit = limit
-        gate = Gate(listener, process.most_open(files, encrypted=True)) if encrypted else None
+        gate = ListenerGate(listener, process.most_open(files, encrypted=True)) if encrypted else None
         if limit < process.FEW_CONNECTIONS:
             log.warning("connection_limit_low", connections=limit)
-        async with beside:
+        async with metrics:  # until the very end: probes and scrapes see the drain
             own = partial(_announce, gateway), partial(_watch_connections, gateway, listener, gate)
-            await _serve(app, server, listener, stop, [*own, *duties])
+            await _serve(app, server, listener, stop, [*own, *background])
 
 
-async def _serve(app: App, server: Server, listener: socket.socket, stop: Stop, duties: Iterable[Duty]) -> None:
+async def _serve(
+    app: App, server: Server, listener: socket.socket, stop: Stop, background: Iterable[BackgroundTask]
+) -> None:
+    """The app's lifespan: serving, draining, answering."""
     settings = app.gateway.settings
     async with app.lifespan():
-        serving = asyncio.create_task(server.serve())
-        stopping, beside = asyncio.create_task(stop.told.wait()), [asyncio.create_task(_do(duty)) for duty in duties]
-        async with app.duties():
+        serving, stopping = asyncio.create_task(server.serve()), asyncio.create_task(stop.requested.wait())
+        tasks = [asyncio.create_task(_run_logged(each)) for each in background]
+        async with app.background_tasks():
             process.freeze()
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
                 serving.result()
                 raise RuntimeError("the server ended by itself")
-            await _drain(app, settings.server.drain.seconds, stop)
-            for task in beside:
+            app.gateway.draining = True
+            log.info("draining", seconds=settings.server.drain.seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.urgent.wait(), settings.server.drain.seconds)
+            for task in tasks:
                 await end(task)
         stopping.cancel()
         listener.close()  # granian's is a duplicate: both must go
         server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so
-        await _answered(serving, longest_read(settings), stop)
+        # No read takes longer than this. A caller that has not taken its answer by then, or never finished its request,
+        # is left to the end of the process: `serving` would wait for it without a limit.
+        urgent = asyncio.create_task(stop.urgent.wait())
+        await asyncio.wait([serving, urgent], timeout=longest_read(settings), return_when=asyncio.FIRST_COMPLETED)
+        if urgent.done() and not serving.done():
+            await asyncio.wait([serving], timeout=URGENT_S)
+        urgent.cancel()
+        if serving.done():
+            serving.result()
+        else:
+            log.warning("connections_left")
     log.info("stopped")
 
 
 async def _announce(gateway: Gateway) -> None:
-    """Say in one line where it listens, where the documents are, and how Redis is; nothing waits for that."""
+    """Log in one line where it listens, where the documents are, and how Redis is. Serving doesn't wait for it."""
     settings, redis = gateway.settings, "ok"
     log.debug("settings", settings=effective(settings))
     try:
@@ -170,57 +200,32 @@ def listening(settings: ServerSettings) -> dict[str, str]:
     return {"listening": url, "docs": f"{url}/docs", **metrics}
 
 
-async def _do(duty: Duty) -> None:
-    """Whatever becomes of a duty, the gateway serves; that it ended is told."""
+async def _run_logged(background: BackgroundTask) -> None:
+    """Run a background task; if it fails that is logged, and the gateway goes on serving."""
     try:
-        await duty()
+        await background()
     except Exception:
         log.exception("duty_fault")
 
 
-async def _drain(app: App, seconds: float, stop: Stop) -> None:
-    """Not ready, and `Connection: close` on every answer, for as long as balancers take to notice."""
-    app.gateway.draining = True
-    log.info("draining", seconds=seconds)
-    try:
-        await asyncio.wait_for(stop.hurried.wait(), seconds)
-    except TimeoutError:
-        return
+class ListenerGate:
+    """Shuts a listening socket while too many descriptors are in use: the kernel drops packets that open a connection.
 
-
-async def _answered(serving: asyncio.Task[None], seconds: float, stop: Stop) -> None:
-    """Wait until every request is answered and every connection closed, but no longer than a read may take.
-
-    Who has not taken its answer by then, or never finished its request, is left to the end of the process.
-    """
-    hurried = asyncio.create_task(stop.hurried.wait())
-    await asyncio.wait([serving, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if hurried.done() and not serving.done():
-        await asyncio.wait([serving], timeout=HURRIED)
-    hurried.cancel()
-    if serving.done():
-        serving.result()
-    else:
-        log.warning("connections_left")
-
-
-class Gate:
-    """Shuts a listening socket while too many descriptors are in use: the kernel drops the packets that ask to connect.
-
-    Callers try again by themselves after a second. What is connected is not concerned.
+    Callers retry by themselves after a second. Open connections are not concerned.
     """
 
-    def __init__(self, listener: socket.socket, most: int) -> None:
+    def __init__(self, listener: socket.socket, most_descriptors: int) -> None:
         self._listener = listener
-        self._most = most
+        self._most_descriptors = most_descriptors
         self._program = ctypes.create_string_buffer(_DROP)
         self.shut = False
 
-    def look(self) -> None:
-        full = process.descriptors() > self._most
+    def update(self) -> None:
+        """Shut or open it by the number of descriptors now in use."""
+        full = process.descriptors() > self._most_descriptors
         if full != self.shut:
             self.shut = full
-            program = struct.pack("HP", 1, ctypes.addressof(self._program))
+            program = struct.pack("HP", 1, ctypes.addressof(self._program))  # struct sock_fprog
             with contextlib.suppress(OSError):  # not Linux, or a sandbox without filters
                 if full:
                     self._listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
@@ -228,31 +233,27 @@ class Gate:
                     self._listener.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
 
 
-async def _watch_connections(gateway: Gateway, listener: socket.socket, gate: Gate | None) -> None:
-    """Notice that callers' connections have reached their bound, and that they no longer do; say so once each."""
+async def _watch_connections(gateway: Gateway, listener: socket.socket, gate: ListenerGate | None) -> None:
+    """Log when callers' connections reach their bound, and when they no longer do; once each."""
     reached = False
     while True:
-        shut = await _pass_time(gate)
+        shut = False
+        if gate is None:
+            await asyncio.sleep(QUEUE_INTERVAL_S)
+        else:
+            for _ in range(round(QUEUE_INTERVAL_S / DESCRIPTORS_INTERVAL_S)):
+                await asyncio.sleep(DESCRIPTORS_INTERVAL_S)
+                gate.update()
+                shut |= gate.shut
+        # A shut gate counts as a caller that waits: those whose packets it drops are in no queue.
         before, gateway.connections_waiting = gateway.connections_waiting, accept_queue(listener) + shut
+        # Two readings in a row decide: one alone may be a burst that is accepted the next moment.
         if not reached and before and gateway.connections_waiting:
             reached = True
             log.error("connection_limit_reached", connections=gateway.connection_limit)
         elif reached and not before and not gateway.connections_waiting:
             reached = False
             log.warning("connection_limit_left", connections=gateway.connection_limit)
-
-
-async def _pass_time(gate: Gate | None) -> bool:
-    """Wait until the next look at the queue; whether the gate was shut meanwhile."""
-    if gate is None:
-        await asyncio.sleep(LOOK)
-        return False
-    shut = False
-    for _ in range(round(LOOK / LOOK_AT_DESCRIPTORS)):
-        await asyncio.sleep(LOOK_AT_DESCRIPTORS)
-        gate.look()
-        shut |= gate.shut
-    return shut
 
 
 def accept_queue(listener: socket.socket) -> int:
@@ -265,7 +266,7 @@ def accept_queue(listener: socket.socket) -> int:
 
 
 class _Granian(Server):
-    """With a listening socket of ours: granian's own is shared with whoever asks for the same port (SO_REUSEPORT)."""
+    """With a listening socket of ours: granian's own may be shared by any process on the same port (SO_REUSEPORT)."""
 
     listener: socket.socket
 
@@ -278,7 +279,7 @@ def _granian(app: App, settings: ServerSettings, listener: socket.socket, limit:
     server = _Granian(
         app,
         interface=Interfaces.ASGINL,  # the lifespan is ours: its end must not wait for a caller
-        http=HTTPModes.http1,  # `Connection: close` is how callers are told to go elsewhere; HTTP/2 forbids it
+        http=HTTPModes.http1,  # `Connection: close` sends callers elsewhere; HTTP/2 forbids it
         websockets=False,
         backlog=BACKLOG,
         backpressure=limit,
@@ -299,10 +300,10 @@ def _listen(address: str, port: int, host: str, key: str) -> socket.socket:
     """
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that is only lingering is free
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # these two are its connections' too
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit these two
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
         listener.bind((address, port))
         listener.listen(BACKLOG)
     except OSError as exc:
@@ -310,12 +311,3 @@ def _listen(address: str, port: int, host: str, key: str) -> socket.socket:
         raise ListenError(f"{key}: cannot listen on {host}:{port}: {exc.strerror}") from None
     listener.setblocking(False)
     return listener
-
-
-def _address(host: str) -> str:
-    """The IP address of a host name."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # the latter of a name that is none
-        raise ListenError("server.host: expected an address of this machine, or a name that leads to one") from None
-    return str(found[0][4][0])

@@ -1,4 +1,10 @@
-"""Everything the gateway can be told, as frozen structs. `service.settings_file` reads them."""
+"""Every setting of the gateway, as frozen structs. `service.settings_file` reads them from TOML."""
+
+# A type here is the whole rule for one key; `settings_file._check` has the rules over several. A `Meta.description` is
+# the text after "expected" in an error: it says what the pattern accepts, and the value is never shown.
+#
+# No secret shows by accident: `Secret` masks itself and refuses to be encoded, and `effective` (so every `repr` too)
+# masks all text that is not on a list of keys. A new key's text is masked until the key is added there.
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -13,7 +19,7 @@ NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 MAX_NAME = 64
 """Characters of an asset's or a symbol's name; the exchange's longest have some 20."""
 EXCHANGE_NAME_PATTERN = rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff/,]{{1,{MAX_NAME}}}"
-"""Of assets and symbols: any text that the exchange may use, but for control characters and halves of surrogate pairs.
+"""Of assets and symbols: any text that the exchange may use, except control characters and halves of surrogate pairs.
 `/` and `,` separate names in paths and lists."""
 Asset = Annotated[
     str,
@@ -30,7 +36,7 @@ Digest = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="the SHA-256 of a token, 64 hex digits in lower case")
 ]
 LONG_RUN = r"[A-Za-z0-9]{32}"
-"""No name that people give has so many letters and digits in a row; keys, tokens, digests and PEM have."""
+"""Keys, tokens, digests and PEM have so many letters and digits in a row; no name that people give has."""
 Label = Annotated[
     str,
     Meta(
@@ -38,7 +44,7 @@ Label = Annotated[
         description="a name of letters, digits, ., _ and -, 64 at the most and fewer than 32 in a row without . _ or -",
     ),
 ]
-"""Safe in answers' headers, metrics and Redis keys, where a key that was pasted here would show for ever."""
+"""Safe in answers' headers, metrics and Redis keys, where an API key pasted here by mistake would stay visible."""
 MasterName = Annotated[str, Meta(pattern=r"^[!-~]{1,253}\Z", description="the name of a master, printable ASCII")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -46,7 +52,7 @@ Sides = Annotated[list[Literal["BOTH", "LONG", "SHORT"]], Meta(min_length=1)]
 
 
 IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds its own token and the API server's CA."""
+"""The folder of a pod's own token and the API server's CA."""
 
 
 class Duration(int):
@@ -63,7 +69,7 @@ class Duration(int):
 
 
 class Secret:
-    """Text that shows nowhere by accident: not in `repr` or f-strings; msgspec and pickle refuse to encode it."""
+    """Text that never shows by accident: `repr` and f-strings mask it; msgspec and pickle refuse to encode it."""
 
     __slots__ = ("_value",)
 
@@ -76,7 +82,7 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret(…)"
 
-    def __copy__(self) -> "Secret":
+    def __copy__(self) -> "Secret":  # copying would otherwise pickle it
         return self
 
     def __deepcopy__(self, memo: object) -> "Secret":
@@ -98,14 +104,14 @@ Scheduling = Literal["batch", "normal"]
 
 
 class Server(Table, frozen=True, kw_only=True):
-    """Where the gateway listens."""
+    """Where the gateway listens, and how much it serves at a time."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
     metrics_port: Port = 9464
     drain: Duration = Duration(5_000)
     waiters: Positive = 2_000
-    """Reads that wait for a refresh at a time."""
+    """Reads that may wait for a refresh at a time."""
     scheduling: Scheduling = "batch"
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
@@ -125,7 +131,7 @@ class Redis(Table, frozen=True, kw_only=True):
 
 
 class Exchange(Table, frozen=True, kw_only=True):
-    """How the exchange is asked, and how much of the address's weight may be spent on it."""
+    """How the exchange is called, and how much of the address's weight that may use."""
 
     base_url: str = "https://dapi.binance.com"
     recv_window: Duration = Duration(5_000)
@@ -138,12 +144,12 @@ class Exchange(Table, frozen=True, kw_only=True):
 
     @property
     def host(self) -> str:
-        """Host and port: part of every Redis key, so that testnet is never taken for live."""
+        """Host and port: part of every Redis key, so that testnet data is never taken for live data."""
         return urlsplit(self.base_url).netloc
 
 
 class Freshness(Table, frozen=True, kw_only=True):
-    """How old an answer may be; `stale_…` count from the end of `fresh_for`."""
+    """How old an answer may be; the `stale_…` windows start at the end of `fresh_for`."""
 
     fresh_for: Duration = Duration(1_000)
     stale_while_revalidate: Duration = Duration(2_000)
@@ -157,7 +163,7 @@ class Freshness(Table, frozen=True, kw_only=True):
 
 
 class Kubernetes(Table, frozen=True, kw_only=True):
-    """Whose ServiceAccounts may call, and where their tokens are reviewed."""
+    """How callers' ServiceAccount tokens are reviewed: the audience they must name, and the API server."""
 
     audience: Annotated[str, Meta(min_length=1, max_length=253)]
     api_server: str = "https://kubernetes.default.svc"
@@ -169,22 +175,22 @@ class Log(Table, frozen=True, kw_only=True):
     """How much is logged."""
 
     hits: Positive = 1
-    """One line for so many reads that were met from memory; all that is not well has its line in any case."""
+    """One line per so many reads answered from memory; any other answer always has its line."""
 
 
 class Audit(Table, frozen=True, kw_only=True):
-    """Where a line about every read goes."""
+    """Where the line about every read is written."""
 
     file: Path | None = None
     """None: stdout."""
     queue: Positive = 10_000
     """Lines that may wait to be written."""
     when_full: Literal["drop", "refuse"] = "drop"
-    """What becomes of a line that finds no room: lost and counted, or the read is refused."""
+    """When the queue is full: the line is lost and counted, or the read is refused."""
 
 
 class Account(Table, frozen=True, kw_only=True):
-    """One exchange account: its credential's files, and its own windows where they differ."""
+    """One exchange account: its credential's files, and those of its windows that differ."""
 
     api_key_file: Path
     secret_key_file: Path
@@ -199,7 +205,7 @@ class ClientGrant(Table, frozen=True, kw_only=True):
 
 
 class Client(Table, frozen=True, kw_only=True):
-    """Who may call; without grants it sees nothing."""
+    """A caller and its grants; without grants it sees nothing."""
 
     token_sha256: list[Digest] = []
     service_accounts: list[ServiceAccount] = []
@@ -208,7 +214,7 @@ class Client(Table, frozen=True, kw_only=True):
 
 
 class Settings(Table, frozen=True, kw_only=True):
-    """Everything the gateway can be told."""
+    """The whole settings file."""
 
     environment: Label = "production"
     server: Server = Server()
@@ -223,12 +229,12 @@ class Settings(Table, frozen=True, kw_only=True):
 
 
 _SHOWN = frozenset({"environment", "egress", "key_prefix", "host", "scheduling", "when_full", "sentinels"})
-"""The keys whose text is a label, a host or one word of ours; the text of all others is masked."""
+"""The keys whose text is a label, a host or a word of ours; all other text is masked."""
 _URLS = frozenset({"url", "base_url", "wallet_url", "api_server"})
 
 
 def effective(table: Table) -> dict[str, Any]:
-    """The settings as they are in force, for a log: numbers, names, where URLs lead, and no other text."""
+    """The settings in force, for a log: numbers, names, the hosts of URLs, and no other text."""
     return {name: _shown(name, getattr(table, name)) for name in table.__struct_fields__}
 
 

@@ -1,19 +1,29 @@
-"""One TOML file into `Settings`, and the secret files beside it.
+"""One TOML file into `Settings`, and the secret files that it names.
 
-Read once, complete, silent about secrets: a secret may stand at the wrong place (at any key, as the path of a file, as
-a table's name), so no error shows a value. It names the key and what was expected; who knows the file's path puts that
-before it. Names are shown once they are known to be names: keys of ours, and tables that are named as accounts and
-clients may be. Durations become whole milliseconds, relative paths relative to the TOML file.
+Durations become whole milliseconds. Relative paths start at the TOML file's folder.
 """
+
+# No error shows a value, for a secret may stand at the wrong place: at any key, as a file's path, as a table's name. An
+# error names the key and what was expected; the caller knows the settings file's path and puts it in front. A name
+# is shown only once it is known to be one: a key of ours, or a table's name of the form that accounts and clients have.
+#
+# The steps, each of which may assume that those before it found no fault:
+#
+#     text to tables       `load`: size, line length, TOML; of the parser's messages only those that quote nothing
+#     tables to structs    `_Reader`: table by table and key by key. `msgspec.convert` of the whole would put the file's
+#                          own names and values into its messages
+#     defaults             an account's missing windows are the general ones; without an address Redis is local
+#     rules over keys      `_check`: the first rule that is broken is reported
+#     secret files         `read_secret`, when the parts that use them are built
 
 import difflib
 import re
 import tomllib
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, Union, cast, get_args, get_origin
 from urllib.parse import unquote
 
 import msgspec
@@ -27,35 +37,30 @@ from service.settings import (
     Account,
     Client,
     Duration,
-    Exchange,
-    Freshness,
-    Kubernetes,
     Redis,
     Secret,
-    Server,
     Settings,
     Table,
 )
 
-T = TypeVar("T")
 TableT = TypeVar("TableT", bound=Table)
 
 MAX_RECV_WINDOW = 60_000
 """Ms; the exchange's own bound."""
 
 MIN_WEIGHT = 10
-"""A minute and address: what the first refresh of all costs (account 5, clock 3, exchangeInfo 1, a probe 1)."""
+"""Per minute and address: the cost of the very first refresh (account 5, clock 3, exchangeInfo 1, a probe 1)."""
 
-LONGEST = 24 * 3_600_000
-"""Ms; no window or deadline of the gateway makes sense beyond a day."""
+MAX_DURATION_MS = 24 * 3_600_000
+"""No window or deadline of the gateway makes sense beyond a day."""
 
 MAX_LINE = 16 * 1024
 """Characters: a list of a thousand names. The parser's time grows with the square of a dotted key's length."""
 
-NEAR = 0.75
-"""Of 1, how alike an unknown key and one of ours must be for it to be shown: `prot` and `port` are so."""
-LETTERS_MORE = 2
-"""How many more letters it may have: no room for a secret."""
+MIN_SIMILARITY = 0.75
+"""Of 1, between an unknown word and one of ours, for it to be shown: `prot` and `port` reach it."""
+MAX_EXTRA_LETTERS = 2
+"""By which the unknown word may be longer than ours: no room for a secret."""
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
@@ -76,7 +81,7 @@ _TOML_FAULTS = frozenset(
         "Unterminated string",
     }
 )
-"""What the parser says without quoting the file."""
+"""The parser's messages that quote nothing of the file."""
 _PLACE = re.compile(r"\(at (line [0-9]+, column [0-9]+|end of document)\)\Z")
 _INDEX = re.compile(r" - at `\$((?:\[(?:[0-9]+|\.\.\.)\])*)`\Z")
 
@@ -91,19 +96,36 @@ def load(path: Path) -> Settings:
     Raises:
         SettingsError: the file can't be read, is not TOML, or does not say what is expected.
     """
-    return _Reader(path.parent).settings(_read_toml(path))
+    try:
+        text = read_text(path, MAX_FILE)
+        if max(map(len, text.splitlines()), default=0) > MAX_LINE:
+            raise SettingsError(f"expected lines of {MAX_LINE} characters at the most")
+        document = tomllib.loads(text)
+    except FileError as exc:
+        raise SettingsError(str(exc)) from None
+    except tomllib.TOMLDecodeError as exc:
+        # Some of the parser's messages quote keys and characters. The place is always safe to show.
+        place = _PLACE.search(str(exc))
+        fault = str(exc)[: place.start()].strip() if place else ""
+        where = f" at {place[1]}" if place else ""
+        raise SettingsError(f"expected TOML{where}{f': {fault}' if fault in _TOML_FAULTS else ''}") from None
+    except ValueError:
+        raise SettingsError("expected TOML with numbers of fewer digits") from None  # more than `int` takes
+    except RecursionError:
+        raise SettingsError("expected TOML that is nested less deeply") from None
+    return _Reader(path.parent).settings(document)
 
 
 def read_secret(path: Path, key: str, *, pem: bool = False) -> Secret:
-    """A secret file's content less one trailing newline: one word of printable ASCII, or a PEM where one may be.
+    """A secret file's content less one trailing newline: one word of printable ASCII, or a PEM if that is accepted.
 
     Args:
         path: the file.
-        key: what names it in the settings, and in errors.
-        pem: whether a PEM is accepted too; whether it is a good one is for the caller to say.
+        key: the settings key that names it; errors name it too.
+        pem: whether a PEM is accepted too; the caller checks that it is a valid one.
 
     Raises:
-        SettingsError: unreadable, too large, empty, or of another form.
+        SettingsError: it is unreadable, too large, empty, or of another form.
     """
     try:
         text = read_text(path, MAX_SECRET)
@@ -147,7 +169,7 @@ def secrets_of(settings: Settings) -> list[Secret]:
 
 
 def redis_url(redis: Redis) -> Secret:
-    """The address of Redis, from the settings or the file they name; empty where Sentinels are asked for it.
+    """The address of Redis, from the settings or the file they name; empty if Sentinels give it.
 
     Raises:
         SettingsError: the file is unreadable, or holds no such address.
@@ -161,31 +183,11 @@ def redis_url(redis: Redis) -> Secret:
     return url
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    """The file's tables. Some of the parser's messages quote keys and characters: of those only the place is kept."""
-    try:
-        text = read_text(path, MAX_FILE)
-        if max(map(len, text.splitlines()), default=0) > MAX_LINE:
-            raise SettingsError(f"expected lines of {MAX_LINE} characters at the most")
-        return tomllib.loads(text)
-    except FileError as exc:
-        raise SettingsError(str(exc)) from None
-    except tomllib.TOMLDecodeError as exc:
-        place = _PLACE.search(str(exc))
-        fault = str(exc)[: place.start()].strip() if place else ""
-        where = f" at {place[1]}" if place else ""
-        raise SettingsError(f"expected TOML{where}{f': {fault}' if fault in _TOML_FAULTS else ''}") from None
-    except ValueError:
-        raise SettingsError("expected TOML with numbers of fewer digits") from None  # more than `int` takes
-    except RecursionError:
-        raise SettingsError("expected TOML that is nested less deeply") from None
-
-
 class _Reader:
-    """Converts table by table and key by key, so that every error can name its key in words of ours alone.
+    """Converts table by table and key by key, so that every error names its key, and only in words of ours.
 
     Args:
-        folder: what relative paths begin at.
+        folder: where relative paths start.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -197,28 +199,25 @@ class _Reader:
         settings = self._table("", document, Settings)
         if not settings.accounts:
             _fail("accounts", "expected at least one [accounts.NAME] table")
-        _check_freshness("freshness", settings.freshness)
-        own = {name: table.get("freshness", {}) for name, table in document["accounts"].items()}
-        settings = replace(
-            settings,
-            redis=_redis(settings.redis),
-            accounts={
-                name: _inheriting(name, account, settings.freshness, own[name])
-                for name, account in settings.accounts.items()
-            },
-        )
-        _check_server(settings.server)
-        _check_exchange(settings.exchange)
-        _check_kubernetes(settings.kubernetes, settings.clients)
-        _check_holders("token_sha256", "token", settings.clients)
-        _check_holders("service_accounts", "ServiceAccount", settings.clients)
+        accounts: dict[str, Account] = {}
+        for name, account in settings.accounts.items():
+            own = document["accounts"][name].get("freshness", {})  # in the struct a default looks like a value
+            freshness = replace(settings.freshness, **{key: getattr(account.freshness, key) for key in own})
+            accounts[name] = replace(account, freshness=freshness)
+        redis = settings.redis
+        if redis.url is None and redis.url_file is None and not redis.sentinels:
+            redis = replace(redis, url="redis://127.0.0.1:6379/0")
+        settings = replace(settings, redis=redis, accounts=accounts)
+        _check(settings)
         return settings
 
     def _table(self, where: str, value: object, into: type[TableT]) -> TableT:
         table, known = _require_table(where, value), {field.name: field for field in fields(into)}
         for key in table:
             if key not in known:
-                _fail(where, _unknown(key, known))
+                # Shown only beside the key that it was meant for: it may be a secret.
+                near = _did_you_mean(key, known)
+                _fail(where, f"unknown key {key}{near}" if near else "unknown key, like none that is expected")
         for field in known.values():
             if field.required and field.name not in table:
                 _fail(where, f"missing key {field.name}")
@@ -226,14 +225,21 @@ class _Reader:
         return into(**values)
 
     def _value(self, where: str, value: object, field: FieldInfo) -> object:
-        table, named = _table_type(field.type)
+        table, by_name = _table_type(field.type)
         if table is None:
-            return self._leaf(where, value, field.type)
-        if not named:
+            try:
+                return msgspec.convert(value, field.type, dec_hook=self._decode)
+            except msgspec.ValidationError as exc:
+                index = _INDEX.search(str(exc))  # of the list's item that is wrong
+                message = str(exc)[: index.start()] if index else str(exc)
+                _fail(where + (index[1] if index else ""), _in_our_words(message, field.type))
+            except (OverflowError, RecursionError):
+                _fail(where, "expected a smaller value")
+        if not by_name:
             return self._table(where, value, table)
         tables = _require_table(where, value)
         places = {name: f"{where}.{_shown(name, f'#{number}')}" for number, name in enumerate(tables, 1)}
-        grants = where != field.name  # of a client
+        grants = where != field.name  # a client's own `accounts` table; the others by name are at the top
         for number, name in enumerate(tables, 1):
             if grants and name != "*" and name not in self._accounts:
                 known = [each for each in self._accounts if _shown(each) == each]
@@ -243,94 +249,93 @@ class _Reader:
                 _fail(places[name], "expected a name of lower-case letters, digits and -, 63 at the most")
         return {name: self._table(places[name], each, table) for name, each in tables.items()}
 
-    def _leaf(self, where: str, value: object, into: Any) -> object:
-        try:
-            return msgspec.convert(value, into, dec_hook=self._decode)
-        except msgspec.ValidationError as exc:
-            index = _INDEX.search(str(exc))
-            message = str(exc)[: index.start()] if index else str(exc)
-            _fail(where + (index[1] if index else ""), _in_our_words(message, into))
-        except (OverflowError, RecursionError):
-            _fail(where, "expected a smaller value")
-
     def _decode(self, into: type, value: object) -> object:
-        """The hook for our own types; msgspec turns its ValueErrors into ValidationErrors."""
+        """The hook for types that msgspec doesn't know; msgspec turns our ValueErrors into ValidationErrors."""
         if not isinstance(value, str):
             raise ValueError("expected a string")  # noqa: TRY004 - msgspec turns ValueError alone into its own
         if into is Duration:
-            return _duration(value)
+            match = _DURATION.fullmatch(value)
+            if match is None:
+                raise ValueError('expected a duration with a unit, such as "250ms", "1s" or "2m"')
+            milliseconds = Decimal(match[1]) * _UNITS[match[2]]  # a float would make 1.001s no whole number
+            if milliseconds % 1:
+                raise ValueError("expected whole milliseconds")
+            if milliseconds > MAX_DURATION_MS:
+                raise ValueError("expected 24h at the most")
+            return Duration(milliseconds)
         if not value.strip() or not value.isprintable():
             raise ValueError("expected the path of a file")
         return self._folder / value
 
 
-def _inheriting(name: str, account: Account, general: Freshness, own: Mapping[str, object]) -> Account:
-    """The account with the general windows where it gives none of its own."""
-    freshness = replace(general, **{key: getattr(account.freshness, key) for key in own})
-    _check_freshness(f"accounts.{name}.freshness", freshness)
-    return replace(account, freshness=freshness)
+Rule: TypeAlias = tuple[str, bool, str]
+"""A key, whether its rule is kept, and what was expected of it."""
 
 
-def _redis(redis: Redis) -> Redis:
+def _check(settings: Settings) -> None:
+    """Apply the rules that no type of a single key expresses, in the order in which their faults are reported."""
+    redis, server, exchange, kubernetes = settings.redis, settings.server, settings.exchange, settings.kubernetes
     given = [key for key in ("url", "url_file", "sentinels") if getattr(redis, key) not in (None, [])]
-    if len(given) > 1:
-        _fail("redis", f"expected one of url, url_file and sentinels, found {' and '.join(given)}")
-    if bool(redis.sentinels) != (redis.master is not None):
-        _fail("redis.master", "expected with sentinels, and only with them")
-    for number, sentinel in enumerate(redis.sentinels):
-        if host_and_port(sentinel) is None:
-            _fail(f"redis.sentinels[{number}]", "expected HOST:PORT, or [ADDRESS]:PORT for IPv6")
-    if not given:
-        redis = replace(redis, url="redis://127.0.0.1:6379/0")
-    if redis.url is not None:
-        fault = redis_url_fault(redis.url)
-        if fault is not None:
-            _fail("redis.url", fault)
-        if redis.ca_file is not None and not redis.url.startswith("rediss:"):
-            _fail("redis.ca_file", "expected with rediss:// or sentinels only")
-    return redis
+    named_master = redis.master is not None
+    windows = {f"accounts.{name}.freshness": account.freshness for name, account in settings.accounts.items()}
+    rules: list[Rule] = [
+        ("freshness.fresh_for", settings.freshness.fresh_for > 0, "expected more than 0"),
+        ("redis", len(given) <= 1, f"expected one of url, url_file and sentinels, found {' and '.join(given)}"),
+        ("redis.master", bool(redis.sentinels) == named_master, "expected with sentinels, and only with them"),
+        *(
+            (
+                f"redis.sentinels[{number}]",
+                host_and_port(sentinel) is not None,
+                "expected HOST:PORT, or [ADDRESS]:PORT for IPv6",
+            )
+            for number, sentinel in enumerate(redis.sentinels)
+        ),
+        _url_rule("redis.url", redis.url, redis_url_fault),
+        (
+            "redis.ca_file",
+            redis.ca_file is None or redis.url is None or redis.url.startswith("rediss:"),
+            "expected with rediss:// or sentinels only",
+        ),
+        *((f"{where}.fresh_for", each.fresh_for > 0, "expected more than 0") for where, each in windows.items()),
+        ("server.host", is_host(server.host), "expected an IP address or a host's name"),
+        (
+            "server",
+            (server.tls_certificate_file is None) == (server.tls_key_file is None),
+            "expected tls_certificate_file and tls_key_file together",
+        ),
+        _url_rule("exchange.base_url", exchange.base_url, base_url_fault),
+        _url_rule("exchange.wallet_url", exchange.wallet_url, base_url_fault),
+        ("exchange.recv_window", 0 < exchange.recv_window <= MAX_RECV_WINDOW, "expected more than 0 and at most 60s"),
+        ("exchange.timeout", exchange.timeout > 0, "expected more than 0"),
+        (
+            "exchange.weight_limit",  # with less the first refresh could never be afforded
+            exchange.weight_limit * exchange.weight_share >= MIN_WEIGHT,
+            f"expected weight_share of it to be at least {MIN_WEIGHT}",
+        ),
+        *(
+            (
+                f"clients.{_shown(name)}.service_accounts",
+                kubernetes is not None or not client.service_accounts,
+                "expected with a [kubernetes] table only",
+            )
+            for name, client in settings.clients.items()
+        ),
+        _url_rule("kubernetes.api_server", kubernetes.api_server if kubernetes else None, base_url_fault),
+    ]
+    for key, kept, expected in rules:
+        if not kept:
+            _fail(key, expected)
+    _check_holders("token_sha256", "token", settings.clients)
+    _check_holders("service_accounts", "ServiceAccount", settings.clients)
 
 
-def _check_server(server: Server) -> None:
-    if not is_host(server.host):
-        _fail("server.host", "expected an IP address or a host's name")
-    if (server.tls_certificate_file is None) != (server.tls_key_file is None):
-        _fail("server", "expected tls_certificate_file and tls_key_file together")
-
-
-def _check_exchange(exchange: Exchange) -> None:
-    _check_base_url("exchange.base_url", exchange.base_url)
-    if exchange.wallet_url is not None:
-        _check_base_url("exchange.wallet_url", exchange.wallet_url)
-    if not 0 < exchange.recv_window <= MAX_RECV_WINDOW:
-        _fail("exchange.recv_window", "expected more than 0 and at most 60s")
-    if exchange.timeout <= 0:
-        _fail("exchange.timeout", "expected more than 0")
-    if exchange.weight_limit * exchange.weight_share < MIN_WEIGHT:
-        _fail("exchange.weight_limit", f"expected weight_share of it to be at least {MIN_WEIGHT}")
-
-
-def _check_base_url(key: str, url: str) -> None:
-    fault = base_url_fault(url)
-    if fault is not None:
-        _fail(key, fault)
-
-
-def _check_freshness(where: str, freshness: Freshness) -> None:
-    if freshness.fresh_for <= 0:
-        _fail(f"{where}.fresh_for", "expected more than 0")
-
-
-def _check_kubernetes(kubernetes: Kubernetes | None, clients: dict[str, Client]) -> None:
-    for name, client in clients.items():
-        if client.service_accounts and kubernetes is None:
-            _fail(f"clients.{_shown(name)}.service_accounts", "expected with a [kubernetes] table only")
-    if kubernetes is not None:
-        _check_base_url("kubernetes.api_server", kubernetes.api_server)
+def _url_rule(key: str, url: str | None, fault_of: Callable[[str], str | None]) -> Rule:
+    fault = None if url is None else fault_of(url)
+    return key, fault is None, fault or ""
 
 
 def _check_holders(key: str, what: str, clients: dict[str, Client]) -> None:
-    """Nobody's identity may be another client's too."""
+    """No two clients may share an identity: a request's client would depend on the file's order."""
     holders: dict[str, str] = {}
     for name, client in clients.items():
         for identity in getattr(client, key):
@@ -346,7 +351,7 @@ def _require_table(where: str, value: object) -> dict[str, Any]:
 
 
 def _table_type(kind: Any) -> tuple[type[Table] | None, bool]:
-    """The struct that a key's type is, and whether the key holds any number of them by name."""
+    """The struct that a key's type is, if it is one, and whether the key holds any number of them by name."""
     if get_origin(kind) is dict:
         return get_args(kind)[1], True
     options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
@@ -355,39 +360,21 @@ def _table_type(kind: Any) -> tuple[type[Table] | None, bool]:
 
 
 def _shown(name: str, instead: str = "…") -> str:
-    """A table's name if it is certainly one; else its number in the file, for a secret may stand in its place."""
+    """A table's name if it is certainly one; else a stand-in, for a secret may stand in its place."""
     certain = name == "*" or (re.fullmatch(NAME_PATTERN, name) and not re.search(LONG_RUN, name))
     return name if certain else instead
 
 
-def _unknown(key: str, known: Iterable[str]) -> str:
-    """An unknown key is shown only beside one that it was meant for."""
-    near = _did_you_mean(key, known)
-    return f"unknown key {key}{near}" if near else "unknown key, like none that is expected"
-
-
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    long_enough = [each for each in known if len(word) <= len(each) + LETTERS_MORE]
-    near = difflib.get_close_matches(word, long_enough, 1, NEAR)
+    long_enough = [each for each in known if len(word) <= len(each) + MAX_EXTRA_LETTERS]
+    near = difflib.get_close_matches(word, long_enough, 1, MIN_SIMILARITY)
     return f": did you mean {near[0]}?" if near else ""
-
-
-def _duration(text: str) -> Duration:
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise ValueError('expected a duration with a unit, such as "250ms", "1s" or "2m"')
-    milliseconds = Decimal(match[1]) * _UNITS[match[2]]
-    if milliseconds % 1:
-        raise ValueError("expected whole milliseconds")
-    if milliseconds > LONGEST:
-        raise ValueError("expected 24h at the most")
-    return Duration(milliseconds)
 
 
 def _in_our_words(message: str, kind: Any) -> str:
     """What msgspec expected. Its messages of other forms may quote the value."""
     if message.startswith("expected "):
-        return message  # our own, by the hook
+        return message  # from `_decode`
     words = [each for each in _walk(kind) if isinstance(each, str)]
     if message.startswith("Expected `str` matching regex") and words:
         return f"expected {words[0]}"
@@ -400,7 +387,7 @@ def _in_our_words(message: str, kind: Any) -> str:
 
 
 def _walk(kind: Any) -> Iterator[Any]:
-    """A type, all that it is made of, and the descriptions among them."""
+    """A type, the types that it is made of, and the descriptions in their metadata."""
     yield kind
     for meta in getattr(kind, "__metadata__", ()):
         if meta.description:
@@ -412,4 +399,4 @@ def _walk(kind: Any) -> Iterator[Any]:
 
 
 def _fail(key: str, expected: str) -> NoReturn:
-    raise SettingsError(f"{key}: {expected}" if key else expected) from None  # what it came of may quote the value
+    raise SettingsError(f"{key}: {expected}" if key else expected) from None  # the cause may quote the value

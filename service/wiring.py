@@ -1,4 +1,8 @@
-"""Every part of a gateway, built and joined: at the start, and anew where settings change."""
+"""Builds and joins every part of a gateway: all of them at the start, clients and caches again when settings change."""
+
+# The order of `build`: first what leads outside (Redis, the ledger over it, the exchange over both), then a store and a
+# source for each credential, then the caches over those. Nothing connects and nothing is called yet: a fault of the
+# settings shows before the first side effect. `close` goes the other way: caches release their leases through Redis.
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -31,8 +35,7 @@ from service.gateway import Gateway
 from service.kubernetes import api_server
 from service.kubernetes.api_server import ApiServer
 from service.kubernetes.reviews import TokenReviews
-from service.settings import Client as ClientSettings
-from service.settings import ClientGrant, Settings
+from service.settings import Settings
 from service.settings_file import secrets_of
 from service.store.accounts import AccountStore
 from service.store.entries import Notification
@@ -50,27 +53,31 @@ NOT_A_NUMBER = float("nan")
 
 
 def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis: Redis | None, clock: Clock) -> Gateway:
-    """The gateway's parts, joined; nothing is asked of Redis or the exchange yet.
+    """The gateway's parts, joined; neither Redis nor the exchange is called yet.
 
     Raises:
         SettingsError: a secret file is not what is expected.
     """
     metrics, exchange_clock, redactor = Metrics(), ExchangeClock(clock), Redactor(secrets_of(settings))
     credentials = {name: read_credential(name, account) for name, account in settings.accounts.items()}
-    link = RedisGuard(redis if redis is not None else connect(settings.redis), clock, metrics)
-    scripts = Scripts(link.redis)
-    egress = egress_keys(settings)
-    ledger = EgressLedger(link, scripts, egress, exchange_clock)
-    listings = RedisExchangeInfo(link, scripts, exchange_info_key(settings))
+    guard = RedisGuard(redis if redis is not None else connect(settings.redis), clock, metrics)
+    scripts = Scripts(guard.redis)
+    address_keys = egress_keys(settings)
+    ledger = EgressLedger(guard, scripts, address_keys, exchange_clock)
+    exchange_info = RedisExchangeInfo(guard, scripts, exchange_info_key(settings))
     open_http = partial(open_client, settings.exchange, transport)
     gate = Gate(open_http(), AddressBudget(settings.exchange, exchange_clock), ledger, metrics)
-    exchange = ExchangeClient(settings.exchange, gate, listings)
+    exchange = ExchangeClient(settings.exchange, gate, exchange_info)
 
     def open_credential(account: str, credential: Credential) -> ActiveCredential:
         keys = account_keys(settings, account)
-        store = AccountStore(link, scripts, keys, egress, exchange_clock, credential.identity)
+        store = AccountStore(guard, scripts, keys, address_keys, exchange_clock, credential.identity)
         return ActiveCredential(AccountSource(exchange, account, credential, open_http), store)
 
+    audit = None
+    if settings.audit is not None:
+        sink = sink_of(settings.audit.file)
+        audit = AuditLog(settings.audit, sink, redactor, metrics.audit_lines_dropped.inc)
     gateway = Gateway(
         settings=settings,
         clock=clock,
@@ -81,12 +88,12 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
         queue=WaitingRoom("turn", settings.server.waiters, metrics),
         exchange=exchange,
         wallet=WalletApi(settings.exchange, exchange.egress, credentials, transport),
-        redis=link,
+        redis=guard,
         ledger=ledger,
         open_credential=open_credential,
-        caches={},
+        caches={},  # they are built from the gateway
         redactor=redactor,
-        audit=_audit(settings, redactor, metrics),
+        audit=audit,
     )
     gateway.caches = {name: cache_of(gateway, settings, name, each) for name, each in credentials.items()}
     _observe(gateway)
@@ -94,9 +101,9 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
 
 
 def cache_of(gateway: Gateway, settings: Settings, account: str, credential: Credential) -> AccountCache:
-    """What keeps an account, which has no credential in use yet."""
-    keeping = CacheSettings(account, windows_of(settings, account), settings.exchange.timeout.seconds)
-    return AccountCache(keeping, gateway.open_credential(account, credential), gateway.metrics)
+    """The cache of an account, which has no credential in use yet."""
+    cache_settings = CacheSettings(account, windows_of(settings, account), settings.exchange.timeout.seconds)
+    return AccountCache(cache_settings, gateway.open_credential(account, credential), gateway.metrics)
 
 
 def windows_of(settings: Settings, account: str) -> Windows:
@@ -110,22 +117,40 @@ def windows_of(settings: Settings, account: str) -> Windows:
 
 
 def clients_of(settings: Settings) -> Clients:
-    return Clients([_client(name, each) for name, each in settings.clients.items()], settings.accounts)
+    """Every client with its grants."""
+
+    def names(listed: object) -> frozenset[str] | None:
+        return frozenset(listed) if isinstance(listed, list) else None  # "all": a `Grant` has None for it
+
+    clients = [
+        Client(
+            name,
+            tuple(each.token_sha256),
+            {
+                account: Grant(account, names(grant.assets), names(grant.position_sides))
+                for account, grant in each.accounts.items()
+            },
+            tuple(each.service_accounts),
+        )
+        for name, each in settings.clients.items()
+    ]
+    return Clients(clients, settings.accounts)
 
 
 def rates_of(settings: Settings) -> dict[str, float]:
-    """Requests a second of the clients that have a limit."""
+    """Requests per second, of the clients that have a limit."""
     return {name: each.requests_per_second for name, each in settings.clients.items() if each.requests_per_second}
 
 
 @asynccontextmanager
 async def fleet_notifications(gateway: Gateway) -> AsyncGenerator[None, None]:
-    """While it lasts, what other replicas announce is heard, and whether Redis answers is noticed."""
+    """While it lasts, receive what other replicas announce, and check whether Redis answers."""
     channel = account_keys(gateway.settings, "").channel
-    gateway.redis.on_back = partial(_hear, gateway, None)  # so that what it has lost is written back
-    announcements = Notifications(gateway.redis.redis, channel, partial(_hear, gateway))
+    # Without a message: while Redis was unavailable any announcement may have been lost, and so may what Redis held.
+    gateway.redis.on_back = partial(_on_notification, gateway, None)
+    notifications = Notifications(gateway.redis.redis, channel, partial(_on_notification, gateway))
     tasks = [
-        asyncio.create_task(announcements.listen()),
+        asyncio.create_task(notifications.listen()),
         asyncio.create_task(gateway.redis.beat(heartbeat_key(gateway.settings))),
     ]
     try:
@@ -133,26 +158,23 @@ async def fleet_notifications(gateway: Gateway) -> AsyncGenerator[None, None]:
     finally:
         for task in tasks:
             await end(task)
-        gateway.redis.on_back = _nobody
+        gateway.redis.on_back = lambda: None  # the caches are about to close
 
 
-def _nobody() -> None:
-    """Hears nothing any more."""
-
-
-def _hear(gateway: Gateway, message: bytes | None) -> None:
-    """An account's state has changed, or a refresh is wished for; without a message, any may have changed."""
+def _on_notification(gateway: Gateway, message: bytes | None) -> None:
+    """An account's state has changed, or another replica requests a refresh; no message: any state may have changed."""
     if message is None:
         for cache in gateway.caches.values():
             cache.on_notification()
         return
-    news = Notification.decode(message)
-    if news is not None and news.account in gateway.caches:
-        gateway.caches[news.account].on_news(news)
+    notification = Notification.decode(message)
+    # None: it is malformed. An unknown account: another replica has other settings, as in the middle of a rollout.
+    if notification is not None and notification.account in gateway.caches:
+        gateway.caches[notification.account].on_news(notification)
 
 
 async def close(gateway: Gateway) -> None:
-    """End what is under way and hang up."""
+    """End the refreshes under way, and close every connection."""
     for cache in gateway.caches.values():
         await cache.close()
     if gateway.reviews is not None:
@@ -162,7 +184,7 @@ async def close(gateway: Gateway) -> None:
 
 
 def reviews_of(gateway: Gateway, transport: httpx.AsyncBaseTransport | None) -> TokenReviews | None:
-    """What verifies ServiceAccounts' tokens, where any may call.
+    """Verifies ServiceAccounts' tokens; None: no ServiceAccount may call.
 
     Raises:
         SettingsError: the CA or the gateway's own token is not what is expected.
@@ -174,27 +196,8 @@ def reviews_of(gateway: Gateway, transport: httpx.AsyncBaseTransport | None) -> 
     return TokenReviews(settings.audience, server, gateway.clock, gateway.metrics)
 
 
-def _audit(settings: Settings, redactor: Redactor, metrics: Metrics) -> AuditLog | None:
-    if settings.audit is None:
-        return None
-    return AuditLog(settings.audit, sink_of(settings.audit.file), redactor, metrics.audit_lines_dropped.inc)
-
-
-def _client(name: str, settings: ClientSettings) -> Client:
-    grants = {account: _grant(account, grant) for account, grant in settings.accounts.items()}
-    return Client(name, tuple(settings.token_sha256), grants, tuple(settings.service_accounts))
-
-
-def _grant(account: str, grant: ClientGrant) -> Grant:
-    return Grant(account, _names(grant.assets), _names(grant.position_sides))
-
-
-def _names(listed: object) -> frozenset[str] | None:
-    return frozenset(listed) if isinstance(listed, list) else None
-
-
 def _observe(gateway: Gateway) -> None:
-    """Gauges of what is read rather than counted."""
+    """Gauges of values that are read at a scrape rather than counted."""
     metrics, exchange = gateway.metrics, gateway.exchange
     environment = gateway.settings.environment
     metrics.info("build_info", "The release, and the environment.", version=__version__, environment=environment)
@@ -240,7 +243,10 @@ def _observe(gateway: Gateway) -> None:
     metrics.account_gauge(
         "snapshot_age_seconds",
         "Age of the snapshot in memory.",
-        lambda: {name: _age(cache) for name, cache in gateway.caches.items()},
+        lambda: {
+            name: NOT_A_NUMBER if (age := cache.state.age) is None else age / 1000
+            for name, cache in gateway.caches.items()  # those of this moment: a reload replaces them
+        },
     )
     metrics.account_gauge(
         "snapshot_objective_seconds",
@@ -260,8 +266,3 @@ def _observe(gateway: Gateway) -> None:
         "Whether a new credential waits for the exchange to accept it.",
         lambda: {name: float(cache.rotation.pending) for name, cache in gateway.caches.items()},
     )
-
-
-def _age(cache: AccountCache) -> float:
-    age = cache.state.age
-    return NOT_A_NUMBER if age is None else age / 1000

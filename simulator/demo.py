@@ -137,7 +137,7 @@ async def _demo(folder: Path, port: int) -> None:
         app = create_app(load(_write(folder, holders, places)), redis=FakeAsyncRedis())
         greeting, stop = asyncio.create_task(_greet(holders, places)), Stop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.tell)
+            asyncio.get_running_loop().add_signal_handler(number, stop.request)
         try:
             await serve(app, stop=stop)
         finally:

@@ -523,7 +523,7 @@ async def test_the_weight_ceiling_binds_the_upkeep_too(stage: Stage) -> None:
 async def test_a_bug_in_a_round_is_logged_and_neither_ends_nor_hammers(
     stage: Stage, gateway: Replica, unredacted: list[str]
 ) -> None:
-    async with gateway.app.duties():
+    async with gateway.app.background_tasks():
         stage.clock.broken = True
         for _ in range(5):
             await settle()
@@ -535,7 +535,7 @@ async def test_a_bug_in_a_round_is_logged_and_neither_ends_nor_hammers(
 async def test_a_served_process_keeps_up_from_its_start_until_it_is_told_to_stop(
     stage: Stage, gateway: Replica
 ) -> None:
-    async with gateway.app.duties():
+    async with gateway.app.background_tasks():
         await stage.exchange.calls.wait_for("/dapi/v1/exchangeInfo")
         await settle()
         assert [answer.status_code for answer in await public(gateway)] == [200] * 3
@@ -546,6 +546,6 @@ async def test_a_served_process_keeps_up_from_its_start_until_it_is_told_to_stop
 
 async def test_an_end_in_the_middle_of_a_call_leaves_nothing_behind(stage: Stage, gateway: Replica) -> None:
     stage.fail(Fault("slow", path="*", seconds=30))
-    async with gateway.app.duties():
+    async with gateway.app.background_tasks():
         await stage.exchange.calls.wait_for("/dapi/v1/time")
     assert not gateway.gateway.exchange.public.prepare_lock.locked()

@@ -255,7 +255,7 @@ async def test_nothing_is_kept_of_an_account_that_is_gone(make_stage: MakeStage)
         await gateway.get()
     old = weakref.ref(gateway.gateway.caches["other"].state.held.views)  # type: ignore[union-attr]  # it was read
     stage.file.write_text(stage.file.read_text().replace("accounts.other", "accounts.another"))
-    await reloader.look()
+    await reloader.check_now()
     assert (await gateway.get("/v1/accounts/other/assets/BTC")).status_code == 403
     await stage.advance(60_000)
     for _ in range(2):

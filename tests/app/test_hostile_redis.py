@@ -170,7 +170,7 @@ async def test_a_wish_in_a_replaced_replicas_name_costs_no_more_than_a_caller_co
     replica, files = await stage.start_watched()
     await replica.get()
     stage.change_key("anotherApiKey".ljust(64, "1"))
-    await files.look()
+    await files.check_now()
     await settle()
     await stage.advance(5_000)
     assert (await replica.get()).status_code == 200

@@ -96,11 +96,11 @@ async def test_a_secret_at_a_wrong_place_is_not_logged_by_a_running_gateway(
     whole = stage.file.read_text()
     for text in sample(all_files(stage.folder)):
         stage.file.write_text(text)
-        await reloader.look()
+        await reloader.check_now()
         metrics = gateway.metrics()
         assert MARK.lower() not in f"{metrics}{gateway.gateway!r}".lower(), text
     stage.file.write_text(whole)
-    await reloader.look()
+    await reloader.check_now()
     assert 'settings_refused"' in log_text.getvalue()
     assert "settings_fault" not in log_text.getvalue()
     assert MARK.lower() not in f"{log_text.getvalue()}{unredacted}".lower()

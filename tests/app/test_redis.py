@@ -79,7 +79,7 @@ async def test_an_older_snapshot_never_replaces_a_newer_one(stage: Stage) -> Non
 async def test_a_replaced_credential_no_longer_writes(stage: Stage) -> None:
     old, (new, files) = await stage.warm(), await stage.start_watched()
     stage.change_key("anotherApiKey".ljust(64, "1"))
-    await files.look()
+    await files.check_now()
     await settle()
     await stage.advance(10_000)
     assert cache_status(await new.get()) == "fwd=stale; fwd-status=200; stored"

@@ -29,7 +29,7 @@ async def test_a_grant_that_is_narrowed_is_narrow_at_once_on_hits_too(stage: Sta
     gateway, reloader = await stage.start_watched()
     assert (await gateway.get(f"{ASSETS}/ETH", "treasury")).status_code == 200
     stage.edit('assets = ["BTC", "ETH"]', 'assets = ["BTC"]')
-    await reloader.look()
+    await reloader.check_now()
     assert told(await gateway.get(f"{ASSETS}/ETH", "treasury"))[:2] == (403, "forbidden")
     assert [row["asset"] for row in (await gateway.get(ASSETS, "treasury")).json()] == ["BTC"]
     assert stage.account_calls == 1
@@ -52,7 +52,7 @@ async def test_a_grant_that_changes_while_a_read_waits_binds_its_answer(
     waiting = asyncio.create_task(gateway.get(ASSETS, "treasury"))
     await stage.exchange.wait_held()
     stage.file.write_text(stage.file.read_text().replace(old, new))
-    await reloader.look()
+    await reloader.check_now()
     stage.exchange.release()
     answer = await waiting
     assert (answer.status_code == 200) is (due is not None), answer.text
@@ -76,10 +76,10 @@ async def test_an_account_whose_name_is_given_to_another_while_a_read_waits_is_n
     waiting = asyncio.create_task(gateway.caller.get(path, headers=token))
     await stage.exchange.wait_held()
     stage.file.write_text(stage.file.read_text().replace("accounts.main", "accounts.spare"))
-    await reloader.look()
+    await reloader.check_now()
     stage.file.write_text(stage.file.read_text().replace("accounts.spare", "accounts.main"))
     stage.change_key(SECOND_KEY, known=False)
-    await reloader.look()
+    await reloader.check_now()
     stage.exchange.release()
     answer = await waiting
     assert (answer.status_code, '"77.70000000"' in answer.text) == (200, True)
@@ -94,12 +94,12 @@ async def test_a_client_and_a_token_come_and_go(stage: Stage) -> None:
     stage.edit(
         "[clients.nobody]", f'[clients.new]\ntoken_sha256 = ["{tokens.digest(newcomer.encode())}"]\n[clients.nobody]'
     )
-    await reloader.look()
+    await reloader.check_now()
     for token, status in ((second, 200), (newcomer, 403)):
         answer = await gateway.caller.get(BTC, headers=bearer() | {"authorization": f"Bearer {token}"})
         assert answer.status_code == status
     stage.edit(f'"{old}", ', "")
-    await reloader.look()
+    await reloader.check_now()
     assert (await gateway.get(BTC)).status_code == 401
 
 
@@ -111,7 +111,7 @@ async def test_an_account_comes_and_its_readers_wait_for_its_own_call(make_stage
         "[clients.risk]",
         '[accounts.other]\napi_key_file = "secrets/api_key"\nsecret_key_file = "secrets/secret_key"\n[clients.risk]',
     )
-    await reloader.look()
+    await reloader.check_now()
     assert (await gateway.get(OTHER)).status_code == 200
     assert [each["account"] for each in (await gateway.status())["accounts"]] == ["main", "other"]
     assert 'coinm_snapshot_age_seconds{account="other"} 0.0' in gateway.metrics()
@@ -128,7 +128,7 @@ async def test_an_account_that_goes_is_nobodys_and_not_either_of_who_waits_for_i
     waiting = asyncio.create_task(gateway.get(OTHER))
     await stage.exchange.wait_held()
     write_settings(stage.folder)
-    await reloader.look()
+    await reloader.check_now()
     assert (await gateway.get(OTHER)).status_code == 403
     stage.exchange.release()
     assert (await waiting).status_code == 403
@@ -141,7 +141,7 @@ async def test_windows_change_for_the_account_that_is_kept(stage: Stage) -> None
     await gateway.get()
     await stage.advance(8_000)
     stage.edit("[freshness]", '[freshness]\nfresh_for = "10s"')
-    await reloader.look()
+    await reloader.check_now()
     assert (await gateway.get()).headers["cache-status"] == "coinm-gateway; hit; ttl=2"
     assert stage.account_calls == 1
 
@@ -153,7 +153,7 @@ async def test_limits_change_and_who_keeps_its_limit_keeps_its_bucket(make_stage
     for client in ("risk", "risk", "treasury"):
         assert (await gateway.get(BTC, client)).status_code == 200
     stage.edit("requests_per_second = 2", "requests_per_second = 3")
-    await reloader.look()
+    await reloader.check_now()
     assert [(await gateway.get(BTC, "risk")).status_code for _ in range(4)] == [200, 200, 200, 429]
     assert (await gateway.get(BTC, "treasury")).status_code == 429
 
@@ -188,7 +188,7 @@ async def test_what_is_broken_changes_nothing_and_is_said_once(
     stage.edit('assets = ["BTC", "ETH"]', 'assets = ["BTC"]')
     stage.edit(old, new)
     for _ in range(3):
-        await reloader.look()
+        await reloader.check_now()
     assert (await gateway.get(ACCOUNT, "treasury")).content == before
     [line] = logged(log_text, "settings_refused")
     assert error in line["error"]
@@ -196,7 +196,7 @@ async def test_what_is_broken_changes_nothing_and_is_said_once(
     assert 'coinm_reloads_total{outcome="refused"} 1.0' in gateway.metrics()
     assert "coinm_settings_refused 1.0" in gateway.metrics()
     stage.file.write_text(whole)
-    await reloader.look()
+    await reloader.check_now()
     assert "coinm_settings_refused 0.0" in gateway.metrics()
     assert logged(log_text, "settings_reloaded") == []
 
@@ -213,7 +213,7 @@ async def test_an_error_that_nobody_foresaw_is_told_by_its_kind_and_changes_noth
     reading, gateway = read(stage.file), await stage.start()
     reloader = Reloader(gateway.gateway, Unforeseen(stage.file), reading)
     for _ in range(2):
-        await reloader.look()
+        await reloader.check_now()
     [line] = logged(log_text, "settings_fault")
     assert line["error"] == "KeyError"
     assert "coinm_settings_refused 1.0" in gateway.metrics()
@@ -226,7 +226,7 @@ async def test_what_needs_a_restart_is_named_and_the_rest_takes_effect(stage: St
     stage.edit('timeout = "2s"', 'timeout = "3s"\nweight_share = 0.5')
     stage.edit('assets = ["BTC", "ETH"]', 'assets = ["BTC"]')
     stage.edit('environment = "testing"', 'environment = "other"')
-    await reloader.look()
+    await reloader.check_now()
     [line] = logged(log_text, "settings_reloaded")
     restart = ["environment", "exchange.timeout", "exchange.weight_share"]
     assert line["needs_restart"] == restart
@@ -240,7 +240,7 @@ async def test_what_needs_a_restart_is_named_and_the_rest_takes_effect(stage: St
 async def test_a_look_that_finds_nothing_new_does_nothing(stage: Stage, log_text: io.StringIO) -> None:
     gateway, reloader = await stage.start_watched()
     caches = gateway.gateway.caches
-    await reloader.look()
+    await reloader.check_now()
     assert gateway.gateway.caches is caches
     assert logged(log_text, "settings_reloaded") == []
 
@@ -265,7 +265,7 @@ async def test_every_secret_is_known_to_the_log_before_it_is_used(stage: Stage) 
     redactor, new = gateway.gateway.redactor, "anotherApiKey".ljust(64, "1")
     assert new in redactor(new)
     stage.change_key(new)
-    await reloader.look()
+    await reloader.check_now()
     assert (redactor(new), redactor(DEMO_API_KEY)) == ("…", "…")
 
 

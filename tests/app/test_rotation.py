@@ -27,7 +27,7 @@ async def rotated(stage: Stage, key: str = NEW_KEY) -> Replica:
     """A replica whose files were changed while it ran, to a pair that the exchange accepts."""
     replica, files = await stage.start_watched()
     stage.change_key(key)
-    await files.look()
+    await files.check_now()
     await decided()
     return replica
 
@@ -106,7 +106,7 @@ async def test_a_new_credential_is_proven_by_one_call_and_then_in_use(stage: Sta
     gateway, reloader = await stage.start_watched()
     await gateway.get()
     stage.change_key(NEW_KEY)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     assert stage.account_keys == [DEMO_API_KEY, NEW_KEY]
     assert await in_use(gateway) == NEW
@@ -122,7 +122,7 @@ async def test_replicas_that_see_the_secret_at_once_prove_it_by_one_call(stage: 
     await watched[0][0].get()
     await settle()
     stage.change_key(NEW_KEY)
-    await asyncio.gather(*(reloader.look() for _, reloader in watched))
+    await asyncio.gather(*(reloader.check_now() for _, reloader in watched))
     await decided()
     assert [await in_use(replica) for replica, _ in watched] == [NEW] * 4
     assert stage.account_keys == [DEMO_API_KEY, NEW_KEY]
@@ -133,14 +133,14 @@ async def test_replicas_that_see_it_90_s_apart_neither_flap_nor_double_the_calls
     await early.get()
     await settle()
     stage.change_key(NEW_KEY)
-    await sees_early.look()
+    await sees_early.check_now()
     await decided()
     for _ in range(9):
         await stage.advance(10_000)
         calls = stage.account_calls
         assert fresh([await late.get(), await early.get()])
         assert stage.account_calls == calls + 1
-    await sees_late.look()
+    await sees_late.check_now()
     await decided()
     assert (await in_use(late), proofs(late)) == (NEW, {"adopted": 1})
     await stage.advance(10_000)
@@ -155,7 +155,7 @@ async def test_a_wrong_key_leaves_the_old_pair_in_use_and_is_tried_once_by_the_f
     await watched[0][0].get()
     stage.change_key(NEW_KEY, known=False)
     for _, reloader in watched:
-        await reloader.look()
+        await reloader.check_now()
     await decided()
     for _ in range(20):
         await stage.advance(10_000)
@@ -169,7 +169,7 @@ async def test_a_wrong_key_leaves_the_old_pair_in_use_and_is_tried_once_by_the_f
 async def test_a_rejected_credential_is_tried_again_slowly_and_taken_once_it_works(stage: Stage) -> None:
     gateway, reloader = await stage.start_watched()
     stage.change_key(NEW_KEY, known=False)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     stage.exchange.add_secret_key(NEW_KEY, DEMO_SECRET_KEY)
     await stage.advance(600_000)
@@ -188,7 +188,7 @@ async def test_a_key_that_is_revoked_before_the_new_one_comes_fails_no_read_that
     await stage.advance(10_000)
     assert cache_status(await gateway.get()).startswith("fwd=stale; fwd-status=401; ttl=-9")
     stage.change_key(NEW_KEY)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     assert fresh([await gateway.get()])
     assert stage.account_keys == [DEMO_API_KEY, DEMO_API_KEY, NEW_KEY]
@@ -201,7 +201,7 @@ async def test_a_replica_with_a_revoked_key_is_served_by_who_has_the_new_one(sta
     await stage.advance(10_000)
     await late.get()
     stage.change_key(NEW_KEY)
-    await sees_early.look()
+    await sees_early.check_now()
     await decided()
     for _ in range(3):
         await stage.advance(20_000)
@@ -214,11 +214,11 @@ async def test_half_of_a_new_pair_is_not_taken_for_one(stage: Stage, log_text: i
     await gateway.get()
     stage.exchange.add_secret_key(NEW_KEY, "anotherSecret".ljust(64, "1"))
     stage.change_key(NEW_KEY, known=False)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     assert await in_use(gateway) == OLD
     (stage.folder / "secrets" / "secret_key").write_text("anotherSecret".ljust(64, "1"))
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     assert await in_use(gateway) == NEW
     assert [outcome[-1] for outcome in logged(log_text, "credential_not_accepted")] == ["exchange-rejected-credentials"]
@@ -228,7 +228,7 @@ async def test_half_of_a_new_pair_is_not_taken_for_one(stage: Stage, log_text: i
 async def test_a_file_that_is_half_written_changes_nothing(stage: Stage, log_text: io.StringIO, content: str) -> None:
     gateway, reloader = await stage.start_watched()
     (stage.folder / "secrets" / "api_key").write_text(content)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     assert (await gateway.get()).status_code == 200
     assert await in_use(gateway) == OLD
@@ -240,10 +240,10 @@ async def test_a_change_that_is_taken_back_before_it_is_proven_is_forgotten(stag
     await gateway.get()
     stage.exchange.hold()
     stage.change_key(NEW_KEY)
-    await reloader.look()
+    await reloader.check_now()
     await stage.exchange.wait_held()
     stage.change_key(DEMO_API_KEY)
-    await reloader.look()
+    await reloader.check_now()
     stage.exchange.release()
     await decided()
     assert await in_use(gateway) == OLD
@@ -257,9 +257,9 @@ async def test_a_change_that_is_taken_back_after_it_was_in_use_is_proven_anew(st
     await one.get()
     for key in (NEW_KEY, DEMO_API_KEY):
         stage.change_key(key)
-        await sees_one.look()
+        await sees_one.check_now()
         await decided()
-        await sees_other.look()
+        await sees_other.check_now()
         await decided()
     assert [await in_use(each) for each in (one, other)] == [OLD, OLD]
     assert stage.account_keys == [DEMO_API_KEY, NEW_KEY, DEMO_API_KEY]
@@ -271,7 +271,7 @@ async def test_a_read_under_way_with_the_old_key_is_answered_and_does_not_land_o
     read = asyncio.create_task(gateway.get())
     await stage.exchange.wait_held()
     stage.change_key(NEW_KEY)
-    await reloader.look()
+    await reloader.check_now()
     await stage.exchange.wait_held(2)
     stage.exchange.release()
     assert (await read).status_code == 200
@@ -292,7 +292,7 @@ async def test_during_a_ban_nothing_is_proven_and_afterwards_it_is(stage: Stage)
     await gateway.get()
     calls = stage.exchange.calls.count()
     stage.change_key(NEW_KEY)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     assert stage.exchange.calls.count() == calls
     await stage.advance(61_000)
@@ -306,7 +306,7 @@ async def test_an_exchange_that_is_down_leaves_the_proof_for_later(stage: Stage)
     await gateway.get()
     stage.fail("maintenance")
     stage.change_key(NEW_KEY)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     assert proofs(gateway) == {"failed": 1}
     assert await in_use(gateway) == OLD
@@ -322,7 +322,7 @@ async def test_without_redis_a_replica_proves_it_by_itself(stage: Stage) -> None
     await gateway.get()
     stage.redis_server.connected = False
     stage.change_key(NEW_KEY)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     assert await in_use(gateway) == NEW
     stage.redis_server.connected = True
@@ -354,13 +354,13 @@ async def test_a_generation_goes_on_where_redis_has_forgotten_it(stage: Stage) -
     (early, sees_early), (late, sees_late) = await stage.start_watched(), await stage.start_watched()
     for key in (NEW_KEY, DEMO_API_KEY):
         stage.change_key(key)
-        await sees_early.look()
+        await sees_early.check_now()
         await decided()
-        await sees_late.look()
+        await sees_late.check_now()
         await decided()
     await stage.advance(600_000)
     stage.change_key(third)
-    await sees_early.look()
+    await sees_early.check_now()
     await decided()
     asked = len(stage.account_keys)
     for _ in range(3):
@@ -403,7 +403,7 @@ async def test_who_used_a_strangers_pair_for_a_while_leads_the_strangers_nowhere
     for pair in ((THEIR_KEY, THEIR_SECRET), (key, DEMO_SECRET_KEY)):
         put(stage, *pair)
         for _, files in ours:
-            await files.look()
+            await files.check_now()
             await decided()
     for _ in range(3):
         await stage.advance(5_000)
@@ -418,7 +418,7 @@ async def test_who_is_started_with_the_old_pair_is_not_led_to_strangers_for_as_l
     mistaken, files = await stage.start_watched()
     own = await balance(mistaken)
     theirs = await beside_strangers(stage)
-    await files.look()
+    await files.check_now()
     await decided()
     assert await balance(mistaken) == "77.70000000"
     await stage.end(mistaken)
@@ -436,7 +436,7 @@ async def test_replicas_share_what_a_new_one_was_started_with_before_they_all_se
     stage.change_key(NEW_KEY)
     new = await stage.start()
     await new.get()
-    await sees_early.look()
+    await sees_early.check_now()
     await decided()
     calls = stage.account_calls
     for each in (late, early, new):
@@ -444,7 +444,7 @@ async def test_replicas_share_what_a_new_one_was_started_with_before_they_all_se
     assert stage.account_calls == calls
     await stage.advance(5_000)
     assert fresh([await late.get()])
-    await sees_late.look()
+    await sees_late.check_now()
     await decided()
     assert await in_use(late) == NEW
     assert (stage.account_calls, stage.account_keys[-1]) == (calls + 1, NEW_KEY)
@@ -455,7 +455,7 @@ async def test_a_superseded_replica_gets_what_the_proof_brought(stage: Stage) ->
     await late.get()
     await stage.advance(10_000)
     stage.change_key(NEW_KEY)
-    await sees_early.look()
+    await sees_early.check_now()
     await decided()
     calls = stage.account_calls
     assert fresh([await late.get()])
@@ -468,7 +468,7 @@ async def test_a_proof_that_fails_is_not_repeated_by_every_announcement(stage: S
     await gateway.get()
     stage.fail("maintenance")
     stage.change_key(NEW_KEY)
-    await reloader.look()
+    await reloader.check_now()
     await decided()
     for _ in range(30):
         await stage.advance(1_000)

@@ -185,7 +185,7 @@ async def test_the_age_that_no_answer_has_unmarked_is_told_and_follows_the_setti
     objective = 'coinm_snapshot_objective_seconds{account="main"}'
     assert figure(gateway, objective) == 3.5
     stage.edit('fresh_for = "3s"', 'fresh_for = "4s"')
-    await reloader.look()
+    await reloader.check_now()
     assert figure(gateway, objective) == 4.5
 
 

@@ -213,7 +213,7 @@ async def _while_waiting(stage: Stage, path: str, headers: Mapping[str, str], ol
     waiting = asyncio.create_task(gateway.caller.get(path, headers=dict(headers)))
     await stage.exchange.wait_held()
     stage.edit(old, new)
-    await reloader.look()
+    await reloader.check_now()
     stage.exchange.release()
     return await waiting
 
@@ -242,7 +242,7 @@ async def test_a_token_that_is_moved_during_a_wait_is_judged_as_the_other_client
     await stage.exchange.wait_held()
     stage.edit(f'"{risk}"', f'"{"0" * 64}"')
     stage.edit(f'"{longs}"', f'"{risk}"')
-    await reloader.look()
+    await reloader.check_now()
     stage.exchange.release()
     assets, other = await asyncio.gather(*asked)
     assert [row["asset"] for row in assets.json()] == ["BTC"]

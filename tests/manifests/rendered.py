@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import yaml
 
-from service.reload import Reading, read
+from service.reload import LoadedConfig, read
 from tests.fleet.mounted import MountedVolume
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ class Manifests:
                 return secret_data(each) if kind == "Secret" else each["data"]
         return MADE_ELSEWHERE.get(name, {})
 
-    def reading(self, folder: Path) -> Reading:
+    def reading(self, folder: Path) -> LoadedConfig:
         """What the gateway reads at its start, its settings' volume mounted in `folder`.
 
         Raises:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from service.cache.flight import end
-from service.reload import Reloader, decisive, read
+from service.reload import Reloader, read, watch_paths
 from tests.fleet.mounted import MountedVolume
 from tests.support import World, write_settings
 
 
 def test_a_files_own_path_decides_what_it_is(tmp_path: Path) -> None:
-    assert decisive(tmp_path / "a" / ".." / "file") == {tmp_path.resolve() / "file"}
+    assert watch_paths(tmp_path / "a" / ".." / "file") == {tmp_path.resolve() / "file"}
 
 
 def test_every_link_on_the_way_decides_what_a_file_is(tmp_path: Path) -> None:
@@ -26,32 +26,32 @@ def test_every_link_on_the_way_decides_what_a_file_is(tmp_path: Path) -> None:
     MountedVolume(volume, {"secrets/key": "x"})
     (folder / "key").symlink_to("volume/secrets/key")
     expected = {folder / "key", volume / "secrets", volume / "..data", volume / "..version_1" / "secrets" / "key"}
-    assert decisive(folder / "key") == expected
+    assert watch_paths(folder / "key") == expected
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    assert {path.name for path in decisive(tmp_path / "a")} >= {"a", "b"}
+    assert {path.name for path in watch_paths(tmp_path / "a")} >= {"a", "b"}
 
 
 class Counting(Reloader):
-    """Says when it has looked."""
+    """Counts its checks."""
 
-    looks = 0
+    checks = 0
 
-    async def look(self) -> None:
-        await super().look()
-        self.looks += 1
+    async def check_now(self) -> None:
+        await super().check_now()
+        self.checks += 1
 
 
 @asynccontextmanager
 async def watched(file: Path) -> AsyncIterator[Counting]:
-    """A gateway that follows a settings file, and has looked at it for the first time."""
+    """A gateway that follows a settings file, and has checked it for the first time."""
     (file.parent / "world").mkdir()
     reloader = Counting(World(file.parent / "world").app().gateway, file, read(file))
     watching = asyncio.create_task(reloader.watch())
-    await until(lambda: reloader.looks == 1)
+    await until(lambda: reloader.checks == 1)
     try:
         yield reloader
     finally:
@@ -65,9 +65,9 @@ async def until(reached: Callable[[], bool]) -> None:
 
 
 async def quiet(reloader: Counting) -> int:
-    """How often it has looked, once it has had the time to see all that happened."""
+    """How often it has checked, once it has had the time to see all that happened."""
     await asyncio.sleep(0.5)
-    return reloader.looks
+    return reloader.checks
 
 
 def grown(path: Path) -> None:
@@ -87,7 +87,7 @@ async def test_a_named_file_that_changes_is_looked_at(
     file = write_settings(tmp_path)
     async with watched(file) as reloader:
         change(tmp_path / name)
-        await until(lambda: reloader.looks > 1)
+        await until(lambda: reloader.checks > 1)
 
 
 async def test_a_log_beside_the_settings_has_nothing_read_again(tmp_path: Path, log_text: io.StringIO) -> None:
@@ -111,7 +111,7 @@ async def test_a_link_whose_target_changes_in_place_is_looked_at(tmp_path: Path)
     (tmp_path / "secrets" / "api_key").symlink_to(target)
     async with watched(file) as reloader:
         target.write_text("another")
-        await until(lambda: reloader.looks > 1)
+        await until(lambda: reloader.checks > 1)
 
 
 async def test_a_volume_that_is_swapped_is_looked_at_once(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ async def test_a_volume_that_is_swapped_is_looked_at_once(tmp_path: Path) -> Non
     (tmp_path / "mount").mkdir()
     volume = MountedVolume(tmp_path / "mount", files)
     async with watched(tmp_path / "mount" / "gateway.toml") as reloader:
-        for looks in (2, 3):
-            volume.publish(files | {"gateway.toml": files["gateway.toml"] + f"# {looks}\n"})
-            await until(lambda looks=looks: reloader.looks == looks)  # type: ignore[misc]
-            assert await quiet(reloader) == looks
+        for checks in (2, 3):
+            volume.publish(files | {"gateway.toml": files["gateway.toml"] + f"# {checks}\n"})
+            await until(lambda checks=checks: reloader.checks == checks)  # type: ignore[misc]
+            assert await quiet(reloader) == checks
 
 
 async def test_files_that_the_settings_name_anew_are_followed(tmp_path: Path) -> None:
@@ -132,6 +132,6 @@ async def test_files_that_the_settings_name_anew_are_followed(tmp_path: Path) ->
     (tmp_path / "new" / "key").write_text("another")
     async with watched(file) as reloader:
         file.write_text(file.read_text().replace("secrets/api_key", "new/key"))
-        await until(lambda: reloader.looks > 2)  # once more, now that the new folder is watched
+        await until(lambda: reloader.checks > 2)  # once more, now that the new folder is watched
         (tmp_path / "new" / "key").write_text("a third")
-        await until(lambda: reloader.looks > 3)
+        await until(lambda: reloader.checks > 3)
