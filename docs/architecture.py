@@ -89,9 +89,7 @@ def box(x: int, y: int, title: str, words: str, kind: str = "room") -> list[str]
 def arrow(first: str, second: str) -> str:
     """From the bottom of one box to the top of another, which stands below it."""
     (x1, y1, *_), (x2, y2, *_) = ROOMS[first], ROOMS[second]
-    start, end = y1 + BOX_HEIGHT, y2 - 4
-    bend = (end - start) // 2
-    return f'<path class="import" d="M{x1} {start} C{x1} {start + bend} {x2} {end - bend} {x2} {end}"/>'
+    return f'<path class="import" d="M{x1} {y1 + BOX_HEIGHT} L{x2} {y2 - 4}"/>'
 
 
 def svg() -> str:
