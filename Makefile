@@ -4,10 +4,10 @@
 # The newest Python on the path that the project supports; PYTHON=python3.11 chooses another.
 PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell command -v python$(version) > /dev/null && python$(version) -c '' 2> /dev/null && echo python$(version))) python3)
 BIN := .venv/bin
-SOURCES := service simulator tests k8s bench
+SOURCES := service simulator tests k8s bench docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench openapi format lock clean
+.PHONY: help install demo unit test check bench openapi format lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -36,6 +36,14 @@ test: install .venv/clients/.installed .venv/policies/.installed  ## every test,
 	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Left out: what waits for real time (notifications, reviews, watching, logs), measures time (linear), inflates large bodies
+# (bounded_http), or tries thousands of interleavings (lease_model). Hypothesis tries a tenth of its examples. Plugins that no unit
+# test uses are not loaded, because their imports take seconds.
+SLOW := store/test_lease_model.py store/test_notifications.py kubernetes/test_reviews.py test_watching.py telemetry/test_logs.py \
+	web/test_linear.py test_bounded_http.py
+unit: install  ## the quick unit tests, without coverage
+	$(BIN)/pytest --quiet --numprocesses 2 --hypothesis-profile quick $(addprefix -p no:,schemathesis faker cloudcoil) $(addprefix --ignore=tests/unit/,$(SLOW)) tests/unit
 
 check: install  ## lint, format, types, contract drift; edits nothing
 	$(BIN)/ruff check $(SOURCES)

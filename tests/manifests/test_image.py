@@ -71,7 +71,8 @@ def test_pods_run_commands_that_there_are(manifests: Manifests) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["Dockerfile", "k8s/base/deployment.yaml", "k8s/overlays/production/kustomization.yaml"]
+    "file",
+    ["Dockerfile", "docs/image.md", "k8s/base/deployment.yaml", "k8s/overlays/production/kustomization.yaml"],
 )
 def test_the_version_is_the_packages(file: str) -> None:
     versions = re.findall(r"(?:VERSION=|newTag: |coinm-account-gateway:)(\d+\.\d+\.\d+)", Path(ROOT / file).read_text())
