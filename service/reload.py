@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from watchfiles import awatch
 
 from service.cache.account_cache import AccountCache
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.exchange.signing import Credential, read_credential
 from service.files import MAX_FILE, FileError, read_bounded
 from service.gateway import Gateway
@@ -133,7 +133,7 @@ class Reloader:
             while True:
                 if watching is None or watching.done() or paths != self._decisive:
                     if watching is not None:
-                        await end(watching)
+                        await cancel_and_wait(watching)
                     paths = self._decisive
                     watching = asyncio.create_task(self._notice(paths))
                     await asyncio.sleep(0)  # it watches by the time the files are read: no change is lost between
@@ -146,7 +146,7 @@ class Reloader:
                         await self._hurry.wait()
         finally:
             for task in [*self._retiring, *([watching] if watching else [])]:
-                await end(task)
+                await cancel_and_wait(task)
 
     async def _notice(self, paths: frozenset[Path]) -> None:
         """Have the files looked at whenever one of these paths changes."""

@@ -35,7 +35,7 @@ from granian.server.embed import Server
 import service
 from service import metrics_port, process
 from service.app import App
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.cache.refresher import GRACE
 from service.gateway import Gateway
 from service.settings import Server as ServerSettings
@@ -142,7 +142,7 @@ async def _serve(app: App, server: Server, listener: socket.socket, stop: Stop, 
                 raise RuntimeError("the server ended by itself")
             await _drain(app, settings.server.drain.seconds, stop)
             for task in beside:
-                await end(task)
+                await cancel_and_wait(task)
         stopping.cancel()
         listener.close()  # granian's is a duplicate: both must go
         server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so

@@ -13,7 +13,7 @@ ENDING = 0.5
 """Seconds after which a task that was cancelled is cancelled again; it may have to give a lease back first."""
 
 
-async def end(task: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait for its end.
 
     More than once if need be: before Python 3.12, `asyncio.wait_for` loses a cancellation that comes with its result.
@@ -69,7 +69,7 @@ class SingleFlight(Generic[T]):
     async def close(self) -> None:
         """Cancel what is under way and wait for its end."""
         if self._flight is not None:
-            await end(self._flight)
+            await cancel_and_wait(self._flight)
 
     def _take_off(self, load: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         if self._flight is None:

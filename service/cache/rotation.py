@@ -13,7 +13,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from service.cache.account_state import AccountState
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.cache.ports import ActiveCredential, CacheSettings
 from service.exchange.client import Fetched
 from service.exchange.errors import (
@@ -67,7 +67,7 @@ class Rotation:
     async def close(self) -> None:
         """Give up what is under way."""
         if self._proving is not None:
-            await end(self._proving)
+            await cancel_and_wait(self._proving)
         if self._candidate is not None:
             await self._candidate.source.close()
         self._candidate = None
