@@ -179,7 +179,7 @@ class Reloader:
     async def _apply(self, reading: Reading, changed: list[str]) -> None:
         gone = self._replace(reading)
         for cache in gone:
-            task = asyncio.create_task(cache.retire())
+            task = asyncio.create_task(cache.drain())
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
         for name, credential in reading.credentials.items():
@@ -205,9 +205,9 @@ class Reloader:
         }
         gone = [cache for name, cache in gateway.caches.items() if name not in caches]
         for name, cache in caches.items():
-            cache.change(windows_of(settings, name))
+            cache.reconfigure(windows_of(settings, name))
         gateway.settings, gateway.clients, gateway.caches = settings, clients_of(settings), caches
-        gateway.limits.change(rates_of(settings), settings.exchange.expected_replicas)
+        gateway.limits.reconfigure(rates_of(settings), settings.exchange.expected_replicas)
         return gone
 
 

@@ -75,7 +75,7 @@ class RequestLimits:
         self._rates = {client: Rate(limit / replicas) for client, limit in per_second.items()}
         self._buckets: dict[str, Bucket] = {}
 
-    def change(self, per_second: dict[str, float], replicas: int) -> None:
+    def reconfigure(self, per_second: dict[str, float], replicas: int) -> None:
         """Other limits from now on; who keeps its limit keeps its bucket."""
         before, self._rates = self._rates, {client: Rate(limit / replicas) for client, limit in per_second.items()}
         kept = {client for client, rate in self._rates.items() if before.get(client) == rate}

@@ -11,8 +11,9 @@ own, within its part of the weight.
 #   publish        the fenced store, or the failure, each with the release; runs on if every caller leaves
 #   wait           all others: for a notification, or for `POLL` if it was lost; then read again
 #
-# Each round of read, request and publish shares one budget of time for Redis (`patience`). Memory decides after each
-# read, so a waiter ends when any replica has published, and a new holder never requests what it can already adopt.
+# A round (read, request, wait for publishing) has one budget of time for Redis (`patience`), the publishing task one of
+# its own. Memory decides after each read: a waiter ends when any replica has published, and a new holder never requests
+# what it can already adopt.
 #
 # Interleavings that the order must survive:
 #
@@ -25,8 +26,8 @@ own, within its part of the weight.
 #   The reply to `try_acquire` is lost. The lease may be ours, so a refresh without Redis publishes and releases too.
 #   A renewal runs after the release. It would acquire the lease again, so the release waits until renewing has ended.
 #   The credential is replaced during an await. What the old one read or requested isn't adopted into memory then, and
-#       what memory has from the old one isn't shared as the new one's. So each await is followed by
-#       `active is not self.state.active`.
+#       what memory has from the old one isn't shared as the new one's. So `active` is compared with
+#       `self.state.active` after each await whose result goes into memory.
 
 import asyncio
 import contextlib
@@ -98,7 +99,7 @@ class Refresher:
         """Another replica has announced something: end a wait."""
         self._notified.set()
 
-    async def look(self) -> None:
+    async def read(self) -> None:
         """Read what other replicas know: a newer snapshot, a not-before, a failure."""
         active = self.state.active
         await self._adopt(active, await active.shared.read_state(self.state.known))
@@ -210,7 +211,7 @@ class Refresher:
         if shared.entry is not None:
             self.state.adopt_shared(shared, shared.entry)
         if shared.failed is not None:
-            self.state.learn(shared.failed)
+            self.state.adopt_failure(shared.failed)
 
     def _outcome_without_request(self, attempt: _Attempt) -> Outcome | None:
         """How the refresh ends if a call to the exchange isn't needed, or isn't possible; `None`: it is both."""
@@ -316,7 +317,7 @@ class Refresher:
         result = await active.shared.store_fenced(entry, remaining_ms, attempt.token, replaced)
         if result is not None and result != "kept":
             log.warning("snapshot_not_shared", account=self.state.account, reason=result)
-            await self.look()  # what is stored in its place was requested later
+            await self.read()  # what is stored in its place was requested later
 
     def _record_failure(self, active: ActiveCredential, error: ExchangeError) -> Failed | None:
         """Log a failed refresh and count it as back-off; `None`: no back-off.
@@ -335,7 +336,7 @@ class Refresher:
         replaced = active is not self.state.active
         if isinstance(error, WeightBudgetSpentError) or replaced or self.state.barrier(forced=False) is not None:
             return None
-        return self.state.count(error)
+        return self.state.count_failure(error)
 
 
 def _fault(exc: Exception) -> RefreshFaultError:
