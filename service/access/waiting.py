@@ -20,14 +20,14 @@ faster than `Turns` lets them begin.
 #   with no more than its part is never displaced, so two clients can't take turns in displacing each other.
 # - Any other read is refused at once: an answer that says "later" costs less than a wait that ends in one.
 #
-# How a hang-up is noticed: `receive()` returns ASGI's `http.disconnect`. A caller that has sent its next request already
-# on the same connection (pipelining) is noticed only at the wait's own deadline; it has one place, not two.
+# How a hang-up is noticed: `receive()` returns ASGI's `http.disconnect`. A caller that has already sent its next
+# request on the same connection (pipelining) is noticed only at the wait's own deadline; it has one place, not two.
 #
 # To end a wait costs as much as to begin it. So waits whose callers left by the thousand end a few per turn of the
 # event loop; their places are free at once.
 #
-# Without the room at the entrance, a burst would occupy the event loop for seconds: no hang-up, lease or probe would get
-# a turn. That room doesn't watch its callers: its waits are short, and to notice a hang-up costs more than to wait
+# Without the room at the entrance, a burst would occupy the event loop for seconds: no hang-up, lease or probe would
+# get a turn. That room doesn't watch its callers: its waits are short, and to notice a hang-up costs more than to wait
 # or to be refused, which a flood's requests do by the ten thousand.
 
 import asyncio

@@ -4,6 +4,12 @@ A view is a cut of the snapshot: rows byte for byte as the exchange sent them, i
 A selection is canonical (sets, no order), so that equal reads share one memoised view.
 """
 
+# A cut never parses or prints a value: it selects slices, or splices new arrays into the body at `Snapshot.spans`. So
+# numbers keep their digits, members their order, and equal snapshots give equal bytes and tags in every replica.
+#
+# What a grant hides is part of the selection, never a later step: a view in the memo is complete for its key, and one
+# client's view can't be served to another that may see less.
+
 import hashlib
 from collections.abc import Mapping
 from enum import Enum

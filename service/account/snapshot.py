@@ -135,13 +135,23 @@ def parse(body: bytes, request_time: int, margin_assets: Mapping[str, str]) -> S
         raw = msgspec.json.decode(body, type=_Arrays)
     except (msgspec.MsgspecError, RecursionError):
         raise MalformedAccountError("the answer has no arrays named assets and positions") from None
-    assets = tuple(_asset(row, cut) for row, cut in zip(members["assets"], raw.assets, strict=True))
-    positions = tuple(
-        _position(row, cut, margin_assets) for row, cut in zip(members["positions"], raw.positions, strict=True)
-    )
+    assets: list[AssetRow] = []
+    for row, row_bytes in zip(members["assets"], raw.assets, strict=True):
+        fields = _members("asset", row)
+        zero = is_zero(fields.get("walletBalance")) and is_zero(fields.get("marginBalance"))
+        assets.append(AssetRow(row_bytes, _key(fields, "asset"), zero))
+    positions: list[PositionRow] = []
+    for row, row_bytes in zip(members["positions"], raw.positions, strict=True):
+        fields = _members("position", row)
+        symbol, side = _key(fields, "symbol"), _key(fields, "positionSide")
+        if side not in POSITION_SIDES:
+            raise MalformedAccountError("a position row's positionSide is not BOTH, LONG or SHORT")
+        flat = is_zero(fields.get("positionAmt"))
+        positions.append(PositionRow(row_bytes, symbol, side, margin_asset(symbol, margin_assets), flat))
+    # A row that occurs twice would count twice, and `by_asset` would keep only one of them.
     _refuse_twins("asset", [row.asset for row in assets])
     _refuse_twins("position", [(row.symbol, row.side) for row in positions])
-    return Snapshot(body, request_time, assets, positions)
+    return Snapshot(body, request_time, tuple(assets), tuple(positions))
 
 
 def margin_asset(symbol: str, margin_assets: Mapping[str, str]) -> str | None:
@@ -192,21 +202,6 @@ def _refuse_constant(constant: str) -> object:
     raise MalformedAccountError(f"{constant} is not JSON")
 
 
-def _asset(row: object, cut: msgspec.Raw) -> AssetRow:
-    members = _members("asset", row)
-    zero = is_zero(members.get("walletBalance")) and is_zero(members.get("marginBalance"))
-    return AssetRow(cut, _key(members, "asset"), zero)
-
-
-def _position(row: object, cut: msgspec.Raw, margin_assets: Mapping[str, str]) -> PositionRow:
-    members = _members("position", row)
-    symbol, side = _key(members, "symbol"), _key(members, "positionSide")
-    if side not in POSITION_SIDES:
-        raise MalformedAccountError("a position row's positionSide is not BOTH, LONG or SHORT")
-    flat = is_zero(members.get("positionAmt"))
-    return PositionRow(cut, symbol, side, margin_asset(symbol, margin_assets), flat)
-
-
 def _members(kind: str, row: object) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise MalformedAccountError(f"a row of {kind}s is not an object")
@@ -215,7 +210,7 @@ def _members(kind: str, row: object) -> dict[str, Any]:
 
 def _key(members: dict[str, Any], name: str) -> str:
     value = members.get(name)
-    if type(value) is not str or not value:
+    if type(value) is not str or not value:  # not `isinstance`: a `_Number` is no name
         raise MalformedAccountError(f"a row has no {name}")
     return value
 

@@ -56,7 +56,7 @@ class AccountState:
         return Barrier("backoff", failures.error.again(self._clock.now() + pause_ms)) if pause_ms > 0 else None
 
     def adopt(self, snapshot: Snapshot, asked: int, margin_assets: Mapping[str, str]) -> None:
-        """Keep a snapshot of the active credential, unless memory has one requested later (`asked`: monotonic ms)."""
+        """Keep a snapshot of the active credential, unless memory has one requested later; by monotonic ms."""
         if self.held is None or asked >= self.held.asked:
             self.held = Held(snapshot, Views(snapshot), asked, margin_assets, self.active.source.identity)
             self.failures = None

@@ -120,7 +120,8 @@ class Refresher:
                 with patience():
                     outcome = await self._try_once(attempt)
                 if outcome is not None:
-                    break
+                    result = "alone" if attempt.without_redis and outcome == "fetched" else outcome
+                    return outcome
                 if self._monotonic() - attempt.began > (self._timeout + GRACE) * 1000:
                     raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
                 if not attempt.waited:
@@ -128,10 +129,10 @@ class Refresher:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
                         await self._notified.wait()
-            result = "alone" if attempt.without_redis and outcome == "fetched" else outcome
         except WeightBudgetSpentError as exc:
             self.state.note(exc)  # the ledger knew more than this replica: each waiting caller decides again
-            outcome = result = "barred"
+            result = "barred"
+            return "barred"
         except ExchangeError:
             raise
         except Exception as exc:
@@ -140,7 +141,6 @@ class Refresher:
             raise fault from exc
         finally:
             self._metrics.refreshes.labels(self.state.account, result).inc()
-        return outcome
 
     async def close(self) -> None:
         """Wait until the last answer of the exchange is published."""
