@@ -1,5 +1,8 @@
 """Which names exist: a misspelt one must not be answered with an empty list, which reads as flat."""
 
+# A symbol that exchangeInfo doesn't list is unknown, with one exception: a delivery contract whose day has passed. Its
+# name was right yesterday, and a client's configuration mustn't fail because the exchange has settled it.
+
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime

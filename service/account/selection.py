@@ -120,7 +120,17 @@ def cut(snapshot: Snapshot, selection: Selection) -> bytes | None:
     """The bytes of a selection; `None` if it selects one row and none is kept."""
     match selection.shape:
         case Shape.ACCOUNT:
-            return _account(snapshot, selection)
+            if selection.whole:
+                return snapshot.body
+            spans, body = snapshot.spans, snapshot.body
+            arrays = {
+                spans.assets: _array(_kept_assets(snapshot, selection)),
+                spans.positions: _array(_kept_positions(snapshot, selection)),
+            }
+            # What the exchange may add beside the arrays, such as a sum over all coins, would disclose hidden rows.
+            if selection.narrowed:
+                return b"{" + b",".join(_replaced(body, span, arrays) for span in spans.documented) + b"}"
+            return _replaced(body, (0, len(body)), arrays)
         case Shape.ASSETS:
             return _array(_kept_assets(snapshot, selection))
         case Shape.POSITIONS | Shape.SYMBOL:
@@ -129,25 +139,6 @@ def cut(snapshot: Snapshot, selection: Selection) -> bytes | None:
             return _one(_kept_assets(snapshot, selection))
         case Shape.POSITION:
             return _one(_kept_positions(snapshot, selection))
-
-
-def _account(snapshot: Snapshot, selection: Selection) -> bytes:
-    """The body with both arrays replaced.
-
-    A view of everything keeps all members around them as they are.
-    """
-    if selection.whole:
-        return snapshot.body
-    spans, body = snapshot.spans, snapshot.body
-    arrays = {
-        spans.assets: _array(_kept_assets(snapshot, selection)),
-        spans.positions: _array(_kept_positions(snapshot, selection)),
-    }
-    # Narrowed: only documented members. A sum over all coins that the exchange may add would disclose hidden rows.
-    if selection.narrowed:
-        members = (_replaced(body, span, arrays) for span in spans.documented)
-        return b"{" + b",".join(members) + b"}"
-    return _replaced(body, (0, len(body)), arrays)
 
 
 def _replaced(body: bytes, span: tuple[int, int], arrays: Mapping[tuple[int, int], bytes]) -> bytes:

@@ -155,7 +155,7 @@ def parse(body: bytes, request_time: int, margin_assets: Mapping[str, str]) -> S
 
 
 def margin_asset(symbol: str, margin_assets: Mapping[str, str]) -> str | None:
-    """The coin a symbol is margined in: exchangeInfo's word, else the text before `USD_` (`BTCUSD_PERP`: BTC)."""
+    """The coin a symbol is margined in: by exchangeInfo, else the text before `USD_` (`BTCUSD_PERP`: BTC)."""
     listed = margin_assets.get(symbol)
     if listed is not None:
         return listed
