@@ -170,14 +170,14 @@ class AccountCache:
         if not self._flight.active:
             self._reading.start(self._read_redis)
 
-    async def get(self, demand: RequestDirectives) -> Served:
+    async def get(self, directives: RequestDirectives) -> Served:
         """A snapshot that meets the directives; waits for one if necessary.
 
         Raises:
             ExchangeError: none can be had, and memory has none that may be served instead.
             FreshnessUnmetError: the directives themselves can't be met.
         """
-        read = self._begin_read(demand)
+        read = self._begin_read(directives)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout + GRACE):
                 while True:
@@ -198,17 +198,17 @@ class AccountCache:
             raise late
         return served
 
-    def at_once(self, demand: RequestDirectives) -> Served | None:
+    def at_once(self, directives: RequestDirectives) -> Served | None:
         """The same without waiting; `None`: only `get` can decide. It may start a refresh.
 
         Raises:
             ExchangeError: as `get`.
             FreshnessUnmetError: as `get`.
         """
-        served = self._step(self._begin_read(demand))
+        served = self._step(self._begin_read(directives))
         return served if isinstance(served, Served) else None
 
-    def from_memory(self, demand: RequestDirectives) -> Served | None:
+    def from_memory(self, directives: RequestDirectives) -> Served | None:
         """A snapshot in memory that meets the directives, if serving it starts nothing; `None`: `get` decides.
 
         It decides as `get` does. A stale one is served while the refresh that it requires is under way already.
@@ -218,19 +218,21 @@ class AccountCache:
             return None
         age, last = self.state.age_of(held), self._last
         # Directives by identity: the parser returns one object for equal headers, and comparing values costs more.
-        if last is not None and demand is self._last_directives and last.held is held and last.age == age:
+        if last is not None and directives is self._last_directives and last.held is held and last.age == age:
             return last
         stale = age >= self._windows.fresh_for
         if stale and not self._flight.active:
             return None
-        decision = policy.decide(Situation(self._windows, demand, age, 0, None, self._refreshing_ms if stale else 0))
+        decision = policy.decide(
+            Situation(self._windows, directives, age, 0, None, self._refreshing_ms if stale else 0)
+        )
         if not isinstance(decision, _SERVES):
             return None
         if stale and self.state.barrier(forced=False) is not None:  # after the rest, for it costs most
             return None  # `get` then marks the answer as served behind a barrier
         served = Served(held, age, self._windows.fresh_for - age, decision.reason)
         if decision.reason == "fresh":  # the only reason that depends on nothing but what is compared above
-            self._last, self._last_directives = served, demand
+            self._last, self._last_directives = served, directives
         return served
 
     async def close(self) -> None:

@@ -82,7 +82,7 @@ class Situation(msgspec.Struct, frozen=True):
     """Everything a decision depends on."""
 
     windows: Windows
-    demand: RequestDirectives
+    directives: RequestDirectives
     age: int | None
     """Of the snapshot in memory; `None` without one."""
     waited: int = 0
@@ -143,7 +143,7 @@ Decision: TypeAlias = Serve | ServeAndRefresh | Refresh | Refuse
 
 def decide(situation: Situation) -> Decision:
     """How to answer a read: from memory if the caller and the windows accept it, else by the exchange, else refuse."""
-    windows, directives, age = situation.windows, situation.demand, situation.age
+    windows, directives, age = situation.windows, situation.directives, situation.age
     if directives.min_fresh is not None and directives.min_fresh >= windows.fresh_for:
         return Refuse(FreshnessUnmetError("min-fresh asks for more than a new snapshot has: it is fresh for less"))
     if age is not None and age > windows.hard_cap:
@@ -162,7 +162,7 @@ def is_forced(windows: Windows, age: int | None) -> bool:
 
 def _meets_directives(situation: Situation, age: int) -> bool:
     """Whether the caller accepts a snapshot of this age, whatever the windows say."""
-    directives, windows = situation.demand, situation.windows
+    directives, windows = situation.directives, situation.windows
     # `min_refresh_interval` counts back from the caller's arrival: what it waited doesn't make a snapshot too old.
     if directives.no_cache and age - situation.waited > windows.min_refresh_interval:
         return False
@@ -173,7 +173,7 @@ def _meets_directives(situation: Situation, age: int) -> bool:
 
 def _from_memory(situation: Situation, age: int) -> Serve | ServeAndRefresh | None:
     """The answer at once, if the windows allow it; the caller accepts this age."""
-    windows, directives = situation.windows, situation.demand
+    windows, directives = situation.windows, situation.directives
     if age < windows.fresh_for:
         return Serve("fresh")
     # Met by `_meets_directives`, or requested on this caller's behalf: a refresh would bring nothing younger.
@@ -196,7 +196,7 @@ def _from_memory(situation: Situation, age: int) -> Serve | ServeAndRefresh | No
 
 def _from_exchange(situation: Situation, age: int | None) -> Refresh | Refuse:
     """A refresh, or why none would help; memory has nothing that will do."""
-    directives, windows = situation.demand, situation.windows
+    directives, windows = situation.directives, situation.windows
     if directives.only_if_cached:
         return Refuse(FreshnessUnmetError("only-if-cached, and no snapshot is fresh enough"))
     # Requested since the caller arrived, and yet too old for its own bound: the next one would be as old.
