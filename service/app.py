@@ -18,7 +18,7 @@ from litestar import Litestar
 from litestar.types import Receive, Scope, Send
 from redis.asyncio import Redis
 
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.clock import Clock, SystemClock
 from service.gateway import Gateway
 from service.settings import Settings
@@ -59,7 +59,7 @@ class App:
         try:
             yield
         finally:
-            await end(upkeep)
+            await cancel_and_wait(upkeep)
 
 
 def create_app(

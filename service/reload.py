@@ -29,7 +29,7 @@ import structlog
 from msgspec.structs import replace
 from watchfiles import awatch
 
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.exchange.signing import Credential, read_credential
 from service.files import MAX_FILE, FileError, read_bounded
 from service.gateway import Gateway
@@ -139,7 +139,7 @@ class Reloader:
             while True:
                 if watching is None or watching.done() or paths != self._watch_paths:
                     if watching is not None:
-                        await end(watching)
+                        await cancel_and_wait(watching)
                     paths = self._watch_paths
                     watching = asyncio.create_task(self._watch_folders(paths))
                     # The watch begins before the files are read: a change is in what is read, or is reported.
@@ -154,7 +154,7 @@ class Reloader:
                         await self._triggered.wait()
         finally:
             for task in [*self._draining, *([watching] if watching else [])]:
-                await end(task)
+                await cancel_and_wait(task)
 
     async def _watch_folders(self, paths: frozenset[Path]) -> None:
         """Trigger a check whenever one of these paths changes."""
@@ -194,11 +194,11 @@ class Reloader:
         }
         removed = [cache for name, cache in gateway.caches.items() if name not in caches]
         for name, cache in caches.items():
-            cache.change(windows_of(settings, name))
+            cache.reconfigure(windows_of(settings, name))
         gateway.settings, gateway.clients, gateway.caches = settings, clients_of(settings), caches
-        gateway.limits.change(rates_of(settings), settings.exchange.expected_replicas)
+        gateway.limits.reconfigure(rates_of(settings), settings.exchange.expected_replicas)
         for cache in removed:
-            task = asyncio.create_task(cache.retire())
+            task = asyncio.create_task(cache.drain())
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
         for name, credential in loaded.credentials.items():

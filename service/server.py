@@ -45,7 +45,7 @@ from granian.server.embed import Server
 import service
 from service import metrics_port, process
 from service.app import App
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.cache.refresher import GRACE
 from service.gateway import Gateway
 from service.settings import Server as ServerSettings
@@ -162,7 +162,7 @@ async def _serve(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.urgent.wait(), settings.server.drain.seconds)
             for task in tasks:
-                await end(task)
+                await cancel_and_wait(task)
         stopping.cancel()
         listener.close()  # granian's is a duplicate: both must go
         server.stop()  # type: ignore[no-untyped-call]  # granian leaves it so

@@ -18,7 +18,7 @@ from service.access.grants import Grant
 from service.access.limits import RequestLimits
 from service.access.waiting import WaitingRoom
 from service.cache.account_cache import AccountCache
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.cache.policy import Windows
 from service.cache.ports import ActiveCredential, CacheSettings
 from service.cache.savings import weight_saved
@@ -157,7 +157,7 @@ async def fleet_notifications(gateway: Gateway) -> AsyncGenerator[None, None]:
         yield
     finally:
         for task in tasks:
-            await end(task)
+            await cancel_and_wait(task)
         gateway.redis.on_back = lambda: None  # the caches are about to close
 
 

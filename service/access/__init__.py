@@ -1,1 +1,1 @@
-"""Who is calling, and what it may see: pure decisions, deny by default, each with its reason."""
+"""The client behind a request, and what it may see: pure decisions, deny by default, each with its reason."""

@@ -10,7 +10,7 @@ from service.access import tokens
 from service.access.grants import Grant, grant_on
 
 _PREFIX = 16
-"""Hex digits of a digest to look up by: 64 bits tell any number of tokens apart."""
+"""Hex digits of a digest that index the tokens: 64 bits distinguish any number of them."""
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Client(msgspec.Struct, frozen=True):
 
 
 class Clients:
-    """Everyone who may call, and the accounts there are."""
+    """All clients, and the accounts that exist."""
 
     def __init__(self, clients: Iterable[Client], accounts: Iterable[str]) -> None:
         self._accounts = tuple(accounts)
@@ -43,7 +43,7 @@ class Clients:
     def authenticate(self, token: bytes) -> Client | None:
         """The client that holds a token, or `None`.
 
-        Found by a prefix of the token's digest, decided by comparing whole digests in constant time.
+        A prefix of the token's digest finds the candidates; comparing whole digests in constant time decides.
         """
         digest = tokens.digest(token)
         for known, client in self._by_prefix.get(digest[:_PREFIX], ()):
@@ -56,10 +56,10 @@ class Clients:
         return self._by_service_account.get(name)
 
     def grant(self, client: Client, account: str) -> Grant | None:
-        """What a client may see of an account; an account that doesn't exist and one not granted look alike."""
+        """What a client may see of an account; one that doesn't exist gives the same as one not granted."""
         return grant_on(account, client.grants) if account in self._accounts else None
 
     def visible(self, client: Client) -> list[Grant]:
-        """The client's grants, one an account it may see, in the settings' order."""
+        """The client's grants, one per account that it may see, in the settings' order."""
         found = (self.grant(client, account) for account in self._accounts)
         return [grant for grant in found if grant is not None]

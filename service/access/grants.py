@@ -12,7 +12,7 @@ ANY_ACCOUNT = "*"
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """A client's view of one account; `None` is all.
+    """A client's view of one account; `None` means all.
 
     `sides` hides position rows only: an asset's totals are its own, whichever side earned them.
     """
@@ -24,15 +24,16 @@ class Grant(msgspec.Struct, frozen=True):
     def refusal(self, selection: Selection, margin_assets: Mapping[str, str] | None) -> str | None:
         """Why something that the selection names may not be seen, or `None`; the parameter is named, not its value.
 
-        Naming what is not granted is refused rather than answered with nothing: an empty answer would read as
-        "flat". `margin_assets` is exchangeInfo's map of symbols to their margin asset. While that is not known
-        (`None`), a symbol whose form doesn't tell is left for later: what is refused now must not be answered then.
+        Naming what is not granted is refused rather than answered with an empty list, which would read as "flat".
+        `margin_assets` is exchangeInfo's map of symbols to their margin asset; `None`: not known yet.
         """
         for asset in selection.assets or ():
             if not self.sees_asset(asset):
                 return "parameter asset: not granted on this account"
         for symbol in selection.symbols or ():
             margin = margin_asset(symbol, margin_assets or {})
+            # Before exchangeInfo is known, a symbol whose form doesn't say its asset is decided later: what is refused
+            # now must not be answered then.
             certain = margin is not None or margin_assets is not None
             if certain and not self.sees_asset(margin):
                 return "parameter symbol: not granted on this account"
@@ -50,7 +51,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 def grant_on(account: str, grants: Mapping[str, Grant]) -> Grant | None:
-    """The grant for an existing account: its own, else the one for any account; none means denied."""
+    """The grant for an existing account: its own, else the one for any account; `None`: denied."""
     own = grants.get(account)
     if own is not None:
         return own

@@ -1,7 +1,7 @@
-"""How often a client may ask: a token bucket a client and replica, kept in memory.
+"""How often a client may send requests: one token bucket per client and replica, kept in memory.
 
-The limit protects the gateway from a caller's loop, not the exchange: what the exchange is asked doesn't depend
-on how many ask.
+The limit protects the gateway from a caller's loop, not the exchange: calls to the exchange don't become more with the
+number of requests.
 """
 
 import math
@@ -12,16 +12,16 @@ MILLISECONDS = 1000
 
 
 class Quota(msgspec.Struct, frozen=True):
-    """What a request left of its client's limit on this replica."""
+    """What is left of a client's limit on this replica after a request."""
 
     limit: int
-    """Requests a window: the burst, whole."""
+    """Requests per window: the burst, rounded down."""
     window: int
-    """Whole seconds in which an empty bucket is sure to gain so many."""
+    """Seconds in which `limit` tokens refill."""
     remaining: int
     """Whole requests that would be admitted now."""
     gain: int
-    """Ms until there is one more of them."""
+    """Ms until there is one more."""
     admitted: bool
 
 
@@ -33,7 +33,7 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """Requests a second, and as many at once; never less than one at once, or nothing could ever pass."""
+    """Requests per second, and the same number at once, but at least one: else no request could ever pass."""
 
     per_second: float
 
@@ -43,7 +43,7 @@ class Rate(msgspec.Struct, frozen=True):
 
     @property
     def window(self) -> int:
-        """Seconds in which the burst's whole requests are gained: 1, or longer where that is less than one."""
+        """Seconds in which the burst refills: 1, or longer for a rate below one per second."""
         return math.ceil(max(1.0, 1 / self.per_second))
 
 
@@ -59,7 +59,7 @@ def take(rate: Rate, bucket: Bucket | None, now: int) -> tuple[Bucket, int]:
 
 
 def quota(rate: Rate, bucket: Bucket, *, admitted: bool) -> Quota:
-    """What a bucket holds after a request; who was refused is told to wait exactly until one more would pass."""
+    """What a bucket holds after a request; its `gain` is exactly how long a refused caller has to wait."""
     return Quota(int(rate.burst), rate.window, int(bucket.tokens), _gain(rate, bucket.tokens), admitted)
 
 
@@ -69,14 +69,14 @@ def _gain(rate: Rate, tokens: float) -> int:
 
 
 class RequestLimits:
-    """The buckets of all clients that have a limit, this replica's share of it each."""
+    """The buckets of all clients with a limit, each for this replica's share of it."""
 
     def __init__(self, per_second: dict[str, float], replicas: int) -> None:
         self._rates = {client: Rate(limit / replicas) for client, limit in per_second.items()}
         self._buckets: dict[str, Bucket] = {}
 
-    def change(self, per_second: dict[str, float], replicas: int) -> None:
-        """Other limits from now on; who keeps its limit keeps its bucket."""
+    def reconfigure(self, per_second: dict[str, float], replicas: int) -> None:
+        """Apply other limits from now on; a client with the same limit keeps its bucket."""
         before, self._rates = self._rates, {client: Rate(limit / replicas) for client, limit in per_second.items()}
         kept = {client for client, rate in self._rates.items() if before.get(client) == rate}
         self._buckets = {client: bucket for client, bucket in self._buckets.items() if client in kept}

@@ -1,7 +1,7 @@
 """The gateway's own bearer tokens: `cgw_`, 256 random bits and a checksum, so that secret scanners find them.
 
 The form follows what GitHub describes for its tokens: a prefix that nothing else has, an alphabet that one
-double-click selects, and a CRC-32 that tells a token from a string that only looks like one.
+double-click selects, and a CRC-32 that distinguishes a token from a string of the same form.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def generate() -> str:
 
 
 def well_formed(token: str) -> bool:
-    """Whether it is a token of ours by its form and checksum; says nothing of whether anybody holds it."""
+    """Whether it is a token of ours by its form and checksum; not whether a client holds it."""
     body, checksum = token[:-_CHECKSUM_LENGTH], token[-_CHECKSUM_LENGTH:]
     whole = len(token) == len(PREFIX) + _RANDOM_LENGTH + _CHECKSUM_LENGTH
     return whole and token.isascii() and body.startswith(PREFIX) and checksum == _checksum(body)

@@ -3,30 +3,32 @@
 A read that memory can't answer waits for a refresh, which a slow exchange makes last for seconds. Callers that hang up
 and come again meanwhile, or simply many of them, must cost neither memory nor other clients' reads.
 
-States of a place: taken → *answered* (the work ended), *left* (its caller hung up), or *displaced* (another client's
-read has it now). Each ends the wait and frees the place, whichever comes first; what comes after that finds the place
-closed. The refresh itself is a task of its own, and goes on for the others.
-
-Invariants:
-
-- never more than `room` places are taken;
-- while there is room everybody gets a place: one client alone may take all;
-- when there is none, a client below its equal part (`room` / clients that wait, itself included) takes the place of the
-  newest read of the client that has most: the oldest ones have waited longest and are answered soonest. Nobody is
-  displaced who has no more than its part, so two clients can't take turns in displacing each other;
-- everybody else is refused at once: an answer that says "later" costs less than a wait that ends in one.
-
-How a hang-up is noticed: `receive()` returns ASGI's `http.disconnect`. A caller that has sent its next request on the
-same connection already (pipelining) is noticed only at the wait's own deadline; it has one place, not two.
-
-To end a wait costs as much as to begin it, so those of callers that left by the thousand end a few in each turn of the
-event loop; their places are free at once.
-
-A replica has two such rooms: one for reads that wait for a refresh, and one before everything, for requests that come
-faster than `Turns` lets them begin. Without the second a burst would have the event loop to itself for seconds, and
-no hang-up, lease or probe would get a turn meanwhile. The second one watches nobody: its waits are short, and to notice
-a hang-up costs more than to wait or to be refused, which a flood's requests do by the ten thousand.
+A replica has two such rooms: one for reads that wait for a refresh, and one at the entrance, for requests that come
+faster than `Turns` lets them begin.
 """
+
+# States of a place: taken → *answered* (the work ended), *left* (its caller hung up), or *displaced* (another client's
+# read has it now). Each ends the wait and frees the place, whichever comes first; what comes after that finds the place
+# closed. The refresh itself is a task of its own, and goes on for the others.
+#
+# Invariants:
+#
+# - Never more than `room` places are taken.
+# - While there is room, every read gets a place: one client alone may take all.
+# - When there is none, a client below its equal part (`room` / clients that wait, itself included) takes the place of
+#   the newest read of the client that has most: the oldest reads have waited longest and are answered soonest. A client
+#   with no more than its part is never displaced, so two clients can't take turns in displacing each other.
+# - Any other read is refused at once: an answer that says "later" costs less than a wait that ends in one.
+#
+# How a hang-up is noticed: `receive()` returns ASGI's `http.disconnect`. A caller that has already sent its next
+# request on the same connection (pipelining) is noticed only at the wait's own deadline; it has one place, not two.
+#
+# To end a wait costs as much as to begin it. So waits whose callers left by the thousand end a few per turn of the
+# event loop; their places are free at once.
+#
+# Without the room at the entrance, a burst would occupy the event loop for seconds: no hang-up, lease or probe would
+# get a turn. That room doesn't watch its callers: its waits are short, and to notice a hang-up costs more than to wait
+# or to be refused, which a flood's requests do by the ten thousand.
 
 import asyncio
 from collections import deque
@@ -46,29 +48,29 @@ TURN = 0.02
 """Seconds for which requests begin in one turn of the event loop: a fraction of what a probe's caller, or the renewal
 of a lease, can wait. Hits take some 0.02 to 0.1 ms each, other reads 0.4 ms."""
 EACH_TURN = 32
-"""Requests that begin in one turn of those that had to wait for one, and waits of callers that hung up that end in it:
-some 15 ms each, if none of them is a hit."""
+"""Waiting requests that begin in one turn, and also waits of callers that hung up that end in one: some 15 ms for each
+kind, if none of them is a hit."""
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-"""ASGI's."""
+"""ASGI's `receive`."""
 
 
 class NoRoomError(Exception):
-    """More reads wait than there are places for this client's."""
+    """No place is left for this client's read."""
 
     kind = "busy"
 
 
 class CallerLeftError(BaseException):
-    """The caller hung up: nobody is there to be answered, so no handler of errors may make an answer of it."""
+    """The caller hung up. A `BaseException`, so that no error handler makes an answer of it."""
 
 
 def who_leaves(waiting: Mapping[str, int], client: str, room: int) -> str | None:
-    """Whose newest read has no place once a client's read comes, this client's own included; `None`: there is room.
+    """The client whose newest read loses its place when a read comes; the coming one counts; `None`: there is room.
 
     Args:
         waiting: reads that wait, by client.
-        client: whose read comes.
+        client: the owner of the coming read.
         room: places, at least one.
     """
     if sum(waiting.values()) < room:
@@ -76,11 +78,11 @@ def who_leaves(waiting: Mapping[str, int], client: str, room: int) -> str | None
     clients = len(waiting) + (client not in waiting)
     if (waiting.get(client, 0) + 1) * clients > room:
         return client
-    return max(waiting, key=waiting.__getitem__)  # above its part: there is no room, and this client is below
+    return max(waiting, key=waiting.__getitem__)  # above its part, because there is no room and this client is below
 
 
 class _Place:
-    """One read's."""
+    """One read's place."""
 
     __slots__ = ("closed", "ended", "scope")
 
@@ -93,16 +95,16 @@ class _Place:
         """End the wait, unless it has ended."""
         if not self.closed:
             self.closed, self.ended = True, why
-            self.scope.reschedule(0)  # a time that has passed
+            self.scope.reschedule(0)  # a time in the past: the scope ends in the next turn
 
 
 class WaitingRoom:
     """The places of one replica.
 
     Args:
-        name: what requests wait for there, for the log.
-        room: how many may.
-        metrics: where those are counted that may not.
+        name: what requests wait for, for the log.
+        room: how many may wait.
+        metrics: counts the refused and displaced ones.
     """
 
     def __init__(self, name: str, room: int, metrics: Metrics) -> None:
@@ -110,11 +112,11 @@ class WaitingRoom:
         self._name = name
         self._metrics = metrics
         self._places: dict[str, dict[_Place, None]] = {}
-        """By client, the newest last."""
+        """By client, the newest last. The inner dictionary is an ordered set: freeing any place costs the same."""
         self._left = deque[_Place]()
-        """Whose callers hung up, and that have not been ended yet."""
+        """Places whose callers hung up; their waits haven't ended yet."""
         self._full = False
-        """Whether that there is no room has been logged."""
+        """Whether the lack of room has been logged."""
 
     @property
     def waiting(self) -> int:
@@ -122,11 +124,11 @@ class WaitingRoom:
         return sum(map(len, self._places.values()))
 
     async def wait(self, client: str, receive: Receive | None, work: Callable[[], Awaitable[T]]) -> T:
-        """The outcome of some work, waited for by a client's caller for as long as it is there.
+        """Wait for some work on behalf of a client's caller, as long as the caller stays connected; returns its result.
 
         Args:
-            client: whose caller waits.
-            receive: of its connection; without it, a caller that hangs up is not noticed.
+            client: the caller's client.
+            receive: of the caller's connection; without it, a hang-up isn't noticed.
             work: what is waited for.
 
         Raises:
@@ -141,7 +143,7 @@ class WaitingRoom:
             async with place.scope:
                 return await work()
         except TimeoutError:
-            if place.ended is None:
+            if place.ended is None:  # the work's own time limit, not the place's
                 raise
             raise place.ended from None
         finally:
@@ -173,18 +175,18 @@ class WaitingRoom:
         places.pop(place, None)
         if not places:
             self._places.pop(client, None)
-        if self._full and self.waiting <= self.room // 2:  # not at the first free place: it would be logged without end
+        if self._full and self.waiting <= self.room // 2:  # not at one free place: each would be logged
             self._full = False
             log.info("waiting_room_has_room", waiting_for=self._name, room=self.room)
 
     def _hung_up(self, client: str, place: _Place, watching: asyncio.Task[None]) -> None:
         """Free the place at once, and end the wait in a turn of the event loop that has time for it.
 
-        To end it costs as much as to begin it, and callers may hang up by the thousand in one turn.
+        Callers may hang up by the thousand in one turn.
         """
         if watching.cancelled():
             return
-        watching.exception()  # a connection that fails is one that has gone
+        watching.exception()  # marks it retrieved: a connection that fails has gone, too
         self._leave(client, place)
         if not self._left:
             asyncio.get_running_loop().call_soon(self._end_left)
@@ -198,15 +200,15 @@ class WaitingRoom:
 
 
 async def _watch(receive: Receive) -> None:
-    """Return once the caller has hung up; a body, which means nothing here, is read and dropped."""
+    """Return once the caller has hung up; a body is read and ignored."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class Turns:
-    """How long requests may begin in one turn of the event loop; what comes later begins in the next ones, in order.
+    """Bounds how long requests may begin in one turn of the event loop; later ones begin in the next turns, in order.
 
-    A turn's end is noticed by a callback that its first request schedules: it costs 0.3 µs a turn, not a request.
+    The first request of a turn schedules a callback that ends it: 0.3 µs per turn, not per request.
     """
 
     def __init__(self) -> None:
@@ -214,17 +216,18 @@ class Turns:
         """When the first request of this turn began; `None`: none has."""
         self._queue = deque[asyncio.Future[None]]()
         self._scheduled = False
-        """Whether this turn's end is scheduled: once, else every turn would have more of them than the one before."""
+        """Whether this turn's end is scheduled: once, else the callbacks would multiply from turn to turn."""
 
     def is_over(self, now: float) -> bool:
-        """Whether a request that comes at `now` (seconds, of a steady clock) has to wait for another turn."""
+        """Whether a request at `now` (seconds, monotonic) has to wait for another turn."""
         if self._began is None:
             self._began = now
             self._schedule()
+        # A request behind a queue waits too, else later ones would overtake those that wait.
         return now - self._began > TURN or len(self._queue) > 0
 
     async def next(self) -> None:
-        """Wait for a turn; one that is no longer waited for is passed over."""
+        """Wait for a turn; a waiter that has been cancelled is skipped."""
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         self._schedule()

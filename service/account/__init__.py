@@ -1,1 +1,1 @@
-"""The domain: a snapshot of one account, and the views that are cut from its bytes. Knows no other room."""
+"""The domain: a snapshot of one account, and the views that are cut from its bytes. Imports no other room."""

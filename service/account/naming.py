@@ -1,4 +1,7 @@
-"""Which names mean something: a misspelt one must not be answered with nothing, which reads as flat."""
+"""Which names exist: a misspelt one must not be answered with an empty list, which reads as flat."""
+
+# A symbol that exchangeInfo doesn't list is unknown, with one exception: a delivery contract whose day has passed. Its
+# name was right yesterday, and a client's configuration mustn't fail because the exchange has settled it.
 
 import re
 from collections.abc import Mapping
@@ -11,16 +14,16 @@ from service.account.snapshot import Snapshot
 _DELIVERY = re.compile(r"(.+)_([0-9]{2})([0-9]{2})([0-9]{2})", re.DOTALL)
 """`BTCUSD_261225`: a pair, and the day of delivery."""
 _DELIVERY_HOUR = 8
-"""Of that day, UTC (the listing's `deliveryDate`)."""
+"""Of that day, UTC (exchangeInfo's `deliveryDate`)."""
 
 
 def unknown_parameter(
     selection: Selection, snapshot: Snapshot, margin_assets: Mapping[str, str]
 ) -> Literal["asset", "symbol"] | None:
-    """The parameter of which a value is a name that nobody knows; `None`: all mean something.
+    """The parameter with an unknown name among its values; `None`: all names are known.
 
-    Known is what the account has, and what the listing that came with the snapshot has: `margin_assets`, symbols to
-    margin assets, empty while there is none. So every replica decides alike for as long as it serves the snapshot.
+    Known are the names in the account, and those in the exchangeInfo that came with the snapshot: `margin_assets`,
+    symbols to margin assets, empty while there is none. So all replicas decide alike while they serve the snapshot.
     """
     assets = (selection.assets or frozenset()) - snapshot.by_asset.keys()
     if assets and assets - {*margin_assets.values(), *(row.margin_asset for row in snapshot.positions)}:
@@ -36,7 +39,7 @@ def unknown_parameter(
 def was_delivered(symbol: str, pairs: set[str], now: int) -> bool:
     """Whether it is a contract of one of these pairs whose day has passed; `now` is epoch ms by the exchange's clock.
 
-    ExchangeInfoStore forget such contracts, those who ask for them don't: there is nothing of them, and that is right.
+    exchangeInfo no longer lists such contracts, but callers may still name them: the right answer is empty.
     """
     match = _DELIVERY.fullmatch(symbol)
     if match is None or match[1] not in pairs:

@@ -1,8 +1,14 @@
-"""What a caller asked for, and the bytes that answer it.
+"""What a caller selects, and the bytes that answer it.
 
 A view is a cut of the snapshot: rows byte for byte as the exchange sent them, in its order, joined with `,`.
-A selection is canonical (sets, no order), so that equal questions share one memoised view.
+A selection is canonical (sets, no order), so that equal reads share one memoised view.
 """
+
+# A cut never parses or prints a value: it selects slices, or splices new arrays into the body at `Snapshot.spans`. So
+# numbers keep their digits, members their order, and equal snapshots give equal bytes and tags in every replica.
+#
+# What a grant hides is part of the selection, never a later step: a view in the memo is complete for its key, and one
+# client's view can't be served to another that may see less.
 
 import hashlib
 from collections.abc import Mapping
@@ -14,10 +20,10 @@ import msgspec
 from service.account.snapshot import AssetRow, PositionRow, Snapshot
 
 MAX_VIEWS = 256
-"""Views a snapshot remembers. A dozen clients with a handful of polls each stay far below."""
+"""Views that a snapshot memoises. A dozen clients with a handful of polls each stay far below."""
 
 MAX_VIEW_BYTES = 8 * 1024 * 1024
-"""What those views may weigh together: two accounts of the largest accepted size."""
+"""Of those views together: two accounts of the largest accepted size."""
 
 T = TypeVar("T", bound=AssetRow | PositionRow)
 
@@ -40,7 +46,7 @@ class Shape(Enum):
 class Selection(msgspec.Struct, frozen=True):
     """Filters that combine with AND; `None` keeps everything. What a caller may see is part of it.
 
-    `assets` and `sides` are what was asked for, `visible_assets` and `visible_sides` what is granted: the two
+    `assets` and `sides` are what the caller selects, `visible_assets` and `visible_sides` what is granted. The two
     differ in meaning only where a row's margin asset is unknown, which no finite set contains.
     """
 
@@ -97,27 +103,34 @@ class Views:
         self._bytes = 0
 
     def view(self, selection: Selection) -> View | None:
-        """The answer to a selection; `None` where one row was asked for and none is kept."""
+        """The answer to a selection; `None` if it selects one row and none is kept."""
         if selection in self._cut:
             return self._cut[selection]
         body = cut(self.snapshot, selection)
         view = None if body is None else View(body, f'"{hashlib.sha256(body).hexdigest()}"')
-        self._remember(selection, view)
-        return view
-
-    def _remember(self, selection: Selection, view: View | None) -> None:
-        """Stops at the bounds: what comes first is what is polled, and a snapshot lives for seconds."""
-        size = len(view.body) if view else 0
+        # At the bounds nothing is evicted: the first views are the polled ones, and a snapshot lives for seconds.
+        size = len(body) if body is not None else 0
         if len(self._cut) < MAX_VIEWS and self._bytes + size <= MAX_VIEW_BYTES:
             self._cut[selection] = view
             self._bytes += size
+        return view
 
 
 def cut(snapshot: Snapshot, selection: Selection) -> bytes | None:
-    """The bytes of a selection, or `None` where one row was asked for and none is kept."""
+    """The bytes of a selection; `None` if it selects one row and none is kept."""
     match selection.shape:
         case Shape.ACCOUNT:
-            return _account(snapshot, selection)
+            if selection.whole:
+                return snapshot.body
+            spans, body = snapshot.spans, snapshot.body
+            arrays = {
+                spans.assets: _array(_kept_assets(snapshot, selection)),
+                spans.positions: _array(_kept_positions(snapshot, selection)),
+            }
+            # What the exchange may add beside the arrays, such as a sum over all coins, would disclose hidden rows.
+            if selection.narrowed:
+                return b"{" + b",".join(_replaced(body, span, arrays) for span in spans.documented) + b"}"
+            return _replaced(body, (0, len(body)), arrays)
         case Shape.ASSETS:
             return _array(_kept_assets(snapshot, selection))
         case Shape.POSITIONS | Shape.SYMBOL:
@@ -128,27 +141,8 @@ def cut(snapshot: Snapshot, selection: Selection) -> bytes | None:
             return _one(_kept_positions(snapshot, selection))
 
 
-def _account(snapshot: Snapshot, selection: Selection) -> bytes:
-    """The body with both arrays replaced.
-
-    For a view of everything, all that stands around them stays as it is. A narrowed one has the documented members
-    alone: a sum over all coins that the exchange may come to send beside the rows would tell of rows that are hidden.
-    """
-    if selection.whole:
-        return snapshot.body
-    spans, body = snapshot.spans, snapshot.body
-    arrays = {
-        spans.assets: _array(_kept_assets(snapshot, selection)),
-        spans.positions: _array(_kept_positions(snapshot, selection)),
-    }
-    if selection.narrowed:
-        members = (_replaced(body, span, arrays) for span in spans.documented)
-        return b"{" + b",".join(members) + b"}"
-    return _replaced(body, (0, len(body)), arrays)
-
-
 def _replaced(body: bytes, span: tuple[int, int], arrays: Mapping[tuple[int, int], bytes]) -> bytes:
-    """A piece of the body, with those of the arrays replaced that stand in it."""
+    """A piece of the body, with the arrays in it replaced."""
     start, end = span
     parts: list[bytes] = []
     for (first, last), array in sorted(arrays.items()):
@@ -169,7 +163,7 @@ def _kept_positions(snapshot: Snapshot, selection: Selection) -> list[msgspec.Ra
 
 
 def _named(rows: tuple[T, ...], index: Mapping[str, tuple[T, ...]], names: frozenset[str] | None) -> tuple[T, ...]:
-    """The rows to look through: a single name is a look-up, however large the account is."""
+    """The rows to filter: a single name is one lookup, however large the account is."""
     if names is not None and len(names) == 1:
         return index.get(next(iter(names)), ())
     return rows

@@ -11,6 +11,11 @@ from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
+# The checks of `parse`, cheapest first, so that a hostile answer costs little before it is refused: length, number of
+# values (counted in the text), UTF-8, JSON with unique keys, number of members, arrays, rows. Two parsers read it:
+# `json` checks it strictly and gives the values to index by; msgspec gives each row's slice of the same bytes. msgspec
+# alone would pass invalid UTF-8 and keep the last of duplicate keys; `json` alone would lose the bytes.
+
 MAX_BODY = 4 * 1024 * 1024
 """Bytes. A documented account is 18-51 KB (30 symbols, hedge mode, 50 coins); `MAX_VALUES` bounds what is in it."""
 
@@ -20,15 +25,15 @@ account has 2,200, and a thousand symbols on three sides 51,000. It is parsed in
 that so many can be in some 0.15 s, but 4 MiB of short numbers in 2 s."""
 
 MAX_MEMBERS = 256
-"""Of the account object, where the exchange documents 7: each is looked for in the text, one by one."""
+"""Members of the account object, of which the exchange documents 7: each is searched for in the text, one by one."""
 
 PositionMode: TypeAlias = Literal["one-way", "hedge"]
 
 POSITION_SIDES = ("BOTH", "LONG", "SHORT")
 
 DOCUMENTED = frozenset({"assets", "positions", "canDeposit", "canTrade", "canWithdraw", "feeTier", "updateTime"})
-"""Members of the account object that the exchange documents. What others may come to say, sums over all coins say, is
-not for everybody who may see some rows."""
+"""Members of the account object that the exchange documents. Members that it may add, such as sums over all coins, are
+not for a client that may see only some rows."""
 
 # One member of an object that is known to be valid JSON, up to its value; the group begins with its name.
 _MEMBER = re.compile(rb'[\s{,]*("[^"\\]*(?:\\.[^"\\]*)*"\s*:\s*)', re.DOTALL)
@@ -47,7 +52,7 @@ class AssetRow(msgspec.Struct, frozen=True, gc=False):
     raw: msgspec.Raw
     asset: str
     zero: bool
-    """`walletBalance` and `marginBalance` are both there and both zero."""
+    """`walletBalance` and `marginBalance` are both present and both zero."""
 
 
 class PositionRow(msgspec.Struct, frozen=True, gc=False):
@@ -57,24 +62,24 @@ class PositionRow(msgspec.Struct, frozen=True, gc=False):
     symbol: str
     side: str
     margin_asset: str | None
-    """`None`: neither the listing nor the symbol's form tells; only a grant on all assets sees the row."""
+    """`None`: neither exchangeInfo nor the symbol's form says it; only a grant on all assets sees the row."""
     flat: bool
-    """`positionAmt` is there and zero. A row without it is not flat: unknown is not zero."""
+    """`positionAmt` is present and zero. A row without it is not flat: unknown is not zero."""
 
 
 class Spans(msgspec.Struct, frozen=True):
-    """Where the two arrays stand in the body: byte offsets, end exclusive, brackets included."""
+    """The positions of the two arrays in the body: byte offsets, end exclusive, brackets included."""
 
     assets: tuple[int, int]
     positions: tuple[int, int]
     documented: tuple[tuple[int, int], ...]
-    """Where the members of `DOCUMENTED` stand, names included, in the body's order."""
+    """The positions of the members of `DOCUMENTED`, names included, in the body's order."""
 
 
 class Snapshot:
     """An account at one instant: the body as sent, and its rows in the exchange's order.
 
-    The rows pin the body's buffer, so nothing cut from a snapshot may outlive it but copies.
+    The rows keep the body's buffer alive, so only copies of what is cut from a snapshot may outlive it.
     """
 
     __slots__ = ("assets", "body", "by_asset", "by_symbol", "mode", "positions", "request_time", "spans")
@@ -84,21 +89,25 @@ class Snapshot:
     ) -> None:
         self.body = body
         self.request_time = request_time
-        """When the exchange was asked: milliseconds since the epoch on the exchange's clock."""
+        """When it was requested: milliseconds since the epoch on the exchange's clock."""
         self.assets = assets
         self.positions = positions
         self.by_asset = {row.asset: (row,) for row in assets}
-        self.by_symbol = _group(positions)
+        self.by_symbol: dict[str, tuple[PositionRow, ...]] = {}
+        for row in positions:
+            self.by_symbol[row.symbol] = (*self.by_symbol.get(row.symbol, ()), row)
         self.spans = _locate(body)
-        self.mode = _mode(positions)
-        """`None` while there is no position row to tell by."""
+        # The body doesn't say it: hedge accounts have LONG and SHORT rows, one-way accounts only BOTH.
+        one_way = all(row.side == "BOTH" for row in positions)
+        self.mode: PositionMode | None = None if not positions else "one-way" if one_way else "hedge"
+        """`None` without any position row."""
 
     def __repr__(self) -> str:
         return f"<Snapshot request_time={self.request_time} assets={len(self.assets)} positions={len(self.positions)}>"
 
 
 class _Number(str):
-    """A number's own digits: never a float, and never taken for a string where a string is due."""
+    """A number's own digits: never a float, and never accepted where a string is required."""
 
     __slots__ = ()
 
@@ -114,7 +123,7 @@ def parse(body: bytes, request_time: int, margin_assets: Mapping[str, str]) -> S
     Raises:
         MalformedAccountError: over `MAX_BODY`, `MAX_VALUES` or `MAX_MEMBERS`, invalid UTF-8, invalid JSON, a key twice
             in one object, nesting that no account has, a missing array, a row that is no object, has no key field, or
-            is there twice.
+            occurs twice.
     """
     document = _strict_json(body)
     if not isinstance(document, dict):
@@ -126,17 +135,27 @@ def parse(body: bytes, request_time: int, margin_assets: Mapping[str, str]) -> S
         raw = msgspec.json.decode(body, type=_Arrays)
     except (msgspec.MsgspecError, RecursionError):
         raise MalformedAccountError("the answer has no arrays named assets and positions") from None
-    assets = tuple(_asset(row, cut) for row, cut in zip(members["assets"], raw.assets, strict=True))
-    positions = tuple(
-        _position(row, cut, margin_assets) for row, cut in zip(members["positions"], raw.positions, strict=True)
-    )
+    assets: list[AssetRow] = []
+    for row, row_bytes in zip(members["assets"], raw.assets, strict=True):
+        fields = _members("asset", row)
+        zero = is_zero(fields.get("walletBalance")) and is_zero(fields.get("marginBalance"))
+        assets.append(AssetRow(row_bytes, _key(fields, "asset"), zero))
+    positions: list[PositionRow] = []
+    for row, row_bytes in zip(members["positions"], raw.positions, strict=True):
+        fields = _members("position", row)
+        symbol, side = _key(fields, "symbol"), _key(fields, "positionSide")
+        if side not in POSITION_SIDES:
+            raise MalformedAccountError("a position row's positionSide is not BOTH, LONG or SHORT")
+        flat = is_zero(fields.get("positionAmt"))
+        positions.append(PositionRow(row_bytes, symbol, side, margin_asset(symbol, margin_assets), flat))
+    # A row that occurs twice would count twice, and `by_asset` would keep only one of them.
     _refuse_twins("asset", [row.asset for row in assets])
     _refuse_twins("position", [(row.symbol, row.side) for row in positions])
-    return Snapshot(body, request_time, assets, positions)
+    return Snapshot(body, request_time, tuple(assets), tuple(positions))
 
 
 def margin_asset(symbol: str, margin_assets: Mapping[str, str]) -> str | None:
-    """The coin a symbol is margined in: exchangeInfo's word, else the text before `USD_` (`BTCUSD_PERP`: BTC)."""
+    """The coin a symbol is margined in: by exchangeInfo, else the text before `USD_` (`BTCUSD_PERP`: BTC)."""
     listed = margin_assets.get(symbol)
     if listed is not None:
         return listed
@@ -145,15 +164,15 @@ def margin_asset(symbol: str, margin_assets: Mapping[str, str]) -> str | None:
 
 
 def is_zero(amount: object) -> bool:
-    """Whether an amount is zero, exactly; what is not a decimal isn't known to be zero."""
+    """Whether an amount is zero, exactly; anything but a decimal isn't known to be zero."""
     return isinstance(amount, str) and _ZERO.fullmatch(amount) is not None
 
 
 def _strict_json(body: bytes) -> object:
-    """The document, numbers left as text; refuses what msgspec would let pass (measured: invalid UTF-8, twin keys)."""
+    """The document, numbers left as text; refuses what msgspec accepts (measured: invalid UTF-8, duplicate keys)."""
     if len(body) > MAX_BODY:
         raise MalformedAccountError("the answer is larger than 4 MiB")
-    if sum(map(body.count, b",[{")) > MAX_VALUES:  # counted in the text, which costs 10 ms at most: nothing is made yet
+    if sum(map(body.count, b",[{")) > MAX_VALUES:  # 10 ms at most, before any object is built
         raise MalformedAccountError(f"the answer has more than {MAX_VALUES} values")
     try:
         text = body.decode("utf-8")
@@ -183,21 +202,6 @@ def _refuse_constant(constant: str) -> object:
     raise MalformedAccountError(f"{constant} is not JSON")
 
 
-def _asset(row: object, cut: msgspec.Raw) -> AssetRow:
-    members = _members("asset", row)
-    zero = is_zero(members.get("walletBalance")) and is_zero(members.get("marginBalance"))
-    return AssetRow(cut, _key(members, "asset"), zero)
-
-
-def _position(row: object, cut: msgspec.Raw, margin_assets: Mapping[str, str]) -> PositionRow:
-    members = _members("position", row)
-    symbol, side = _key(members, "symbol"), _key(members, "positionSide")
-    if side not in POSITION_SIDES:
-        raise MalformedAccountError("a position row's positionSide is not BOTH, LONG or SHORT")
-    flat = is_zero(members.get("positionAmt"))
-    return PositionRow(cut, symbol, side, margin_asset(symbol, margin_assets), flat)
-
-
 def _members(kind: str, row: object) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise MalformedAccountError(f"a row of {kind}s is not an object")
@@ -206,7 +210,7 @@ def _members(kind: str, row: object) -> dict[str, Any]:
 
 def _key(members: dict[str, Any], name: str) -> str:
     value = members.get(name)
-    if type(value) is not str or not value:
+    if type(value) is not str or not value:  # not `isinstance`: a `_Number` is no name
         raise MalformedAccountError(f"a row has no {name}")
     return value
 
@@ -216,26 +220,13 @@ def _refuse_twins(kind: str, keys: list[Any]) -> None:
         raise MalformedAccountError(f"the same {kind} is there twice")
 
 
-def _mode(positions: tuple[PositionRow, ...]) -> PositionMode | None:
-    """The body doesn't say it: hedge accounts have LONG and SHORT rows, one-way accounts only BOTH."""
-    if not positions:
-        return None
-    return "one-way" if all(row.side == "BOTH" for row in positions) else "hedge"
-
-
-def _group(positions: tuple[PositionRow, ...]) -> dict[str, tuple[PositionRow, ...]]:
-    rows: dict[str, tuple[PositionRow, ...]] = {}
-    for row in positions:
-        rows[row.symbol] = (*rows.get(row.symbol, ()), row)
-    return rows
-
-
 def _locate(body: bytes) -> Spans:
-    """Each top-level member's place; the body is known to be valid and free of twin keys."""
+    """Each top-level member's position; the body is known to be valid and free of duplicate keys."""
     documented: list[tuple[int, int]] = []
     arrays: dict[str, tuple[int, int]] = {}
     end = 0
     for name, value in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items():
+        # msgspec gives each value's bytes but not their offset: the next name starts where the last value ended.
         member = next(_MEMBER.finditer(body, end))
         end = member.end() + len(memoryview(value))
         if name in DOCUMENTED:

@@ -1,1 +1,1 @@
-"""Keeping a snapshot fresh enough: `policy` decides purely, `cache` carries it out."""
+"""Keeping a snapshot fresh enough: `policy` decides purely, `account_cache` carries it out."""

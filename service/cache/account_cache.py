@@ -1,10 +1,24 @@
-"""Keeps one account's snapshot fresh enough, and carries out what `policy` decides.
+"""Keeps one account's snapshot fresh enough: carries out what `policy` decides.
 
-Memory first: what can be served at once is served without an await. Then one flight a process, in which `refresher`
-sees what other replicas have, or asks the exchange for all of them.
+Memory first: what can be served at once is served without an await. Otherwise one flight per process, in which
+`refresher` reads what other replicas have, or calls the exchange for all of them.
 """
 
+# One read is a loop of two steps: decide (no await), then wait for what may change the decision. A wait is a refresh,
+# or a read of what other replicas have. What keeps the loop short:
+#
+# - Each decision sees all that has happened so far: memory, the caller's wait, the barrier, a failed refresh.
+#   A failure counts as a barrier ("stale-if-error") for the caller that waited for it, and for no other.
+# - A refusal, or a stale answer because the exchange can't be called, first reads Redis: another replica may have a
+#   snapshot already. Once is enough, and not again within `READ_INTERVAL_MS`.
+# - A read ends after `MAX_WAITS` refreshes, and in any case at `timeout` + `GRACE`, with what it accepts by then.
+#
+# Single flights make these safe against each other: `_flight` for refreshes, `_reading` for reads of Redis. A
+# notification during a refresh reads nothing, for the refresh does; one during a read makes that read run once more,
+# because what was announced may be later than what the read saw.
+
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -30,32 +44,32 @@ from service.cache.refresher import GRACE, Refresher
 from service.cache.rotation import Rotation
 from service.exchange.budget import Barrier
 from service.exchange.errors import ExchangeError, ExchangeTimeoutError
-from service.store.entries import Notification, RefreshRequest
+from service.store.entries import Notification
 from service.telemetry.metrics import Metrics
 
-LOOK_INTERVAL = 200
-"""Ms between looks in Redis by a replica that may not ask the exchange itself."""
+READ_INTERVAL_MS = 200
+"""Between reads of Redis by a replica that may not call the exchange itself."""
 
-ANNOUNCEMENTS = 50
-"""That are heard a second; replicas make some three a refresh, and a stranger any number."""
+MAX_NOTIFICATIONS = 50
+"""Notifications that are handled per second; replicas send some three per refresh, an intruder any number."""
 
 MAX_WAITS = 3
 """Refreshes that one read waits for: that of others which is under way, its own, and one for bad luck."""
 
 _BARRED = frozenset({"not-before", "backoff", "weight-budget"})
 _BROUGHT = frozenset({"fetched", "joined"})
-_AT_HAND = (Serve, ServeAndRefresh)
-"""Faster to ask for than their union, which would be made anew each time."""
+_SERVES = (Serve, ServeAndRefresh)
+"""Faster for `isinstance` than their union, which would be built on each call."""
 
 
 class _Read:
     """One caller's way to its answer."""
 
-    def __init__(self, demand: RequestDirectives, arrival: int, *, looked: bool) -> None:
-        self.demand = demand
+    def __init__(self, directives: RequestDirectives, arrival: int, *, redis_read: bool) -> None:
+        self.directives = directives
         self.arrival = arrival
-        self.looked = looked
-        """Whether what other replicas have is known, to within `LOOK_INTERVAL`."""
+        self.redis_read = redis_read
+        """Whether what other replicas have is known, to within `READ_INTERVAL_MS`."""
         self.waits = 0
         self.waited: RefreshWait | None = None
 
@@ -81,21 +95,21 @@ class AccountCache:
         self._monotonic = active.source.clock.monotonic
         self._refresher = Refresher(settings, self.state, metrics)
         self._flight = SingleFlight[Outcome]()
-        self._looking = SingleFlight[None]()
-        self._refreshed = self._looked = self._monotonic() - LOOK_INTERVAL
-        """When the last refresh, and the last look, began."""
-        self._look_again = False
-        self._heard: deque[float] = deque(maxlen=ANNOUNCEMENTS)
-        """When the latest announcements were heard, by the loop's clock."""
+        self._reading = SingleFlight[None]()
+        self._refresh_began = self._read_began = self._monotonic() - READ_INTERVAL_MS
+        """When the last refresh, and the last read of Redis, began."""
+        self._read_again = False
+        self._handled: deque[float] = deque(maxlen=MAX_NOTIFICATIONS)
+        """When the latest notifications were handled, by the loop's clock."""
         self._postponed: asyncio.TimerHandle | None = None
-        """Hears one that came too soon."""
+        """Handles a notification that came too soon."""
         self._last: Served | None = None
-        self._last_demand = policy.NO_DIRECTIVES
-        """What was at hand last, and for whom: at full speed dozens ask alike in one millisecond."""
+        self._last_directives = policy.NO_DIRECTIVES
+        """What memory served last, and to which directives: at full speed dozens of equal reads come in one ms."""
 
     @property
     def source(self) -> Source:
-        """The way to the exchange, with the credential in use."""
+        """The account at the exchange, with the credential in use."""
         return self.state.active.source
 
     @property
@@ -105,132 +119,146 @@ class AccountCache:
 
     @property
     def margin_assets(self) -> Mapping[str, str] | None:
-        """Symbols to margin assets, as the views are cut by; `None`: not known before the next refresh."""
+        """Symbols to margin assets, as the views use them; `None`: not known before the next refresh."""
         return self.held.margin_assets if self.held else self.source.margin_assets
 
-    def change(self, windows: Windows) -> None:
-        """Keep it by other windows from now on."""
+    def reconfigure(self, windows: Windows) -> None:
+        """Apply other windows from now on."""
         self._windows = windows
         self._last = None
         self._refresher.windows = windows
 
-    def on_news(self, news: Notification) -> None:
-        """Somebody has announced something, and says whom it is about; whoever can write to Redis can say that.
+    def on_news(self, notification: Notification) -> None:
+        """Handle a notification that names its credential; anyone who can write to Redis can send one.
 
-        What is about another credential than those this replica reads is nobody's business here. A wish is answered by
-        one refresh if it comes from a replica whose credential this one's has replaced, no sooner than any caller could
-        have one, and as one that is forced.
+        A notification about a credential that this replica doesn't read is ignored. A requested refresh is carried out
+        if it comes from a replica whose credential this one's has replaced: as one that is forced, and no sooner than
+        any caller could have it.
         """
         active = self.state.active
-        wish = news.wish
-        if wish is not None and news.identity == active.source.identity and wish.identity in active.lineage.replaced:
-            self._answer(wish)
-        elif news.identity in (active.source.identity, active.shared.followed):
-            self.on_notification()  # a wish of who isn't known yet too: whoever waits for it repeats it
+        request = notification.wish
+        own = notification.identity == active.source.identity
+        if request is not None and own and request.identity in active.lineage.replaced:
+            if active.superseded or self.state.barrier(forced=True) is not None:
+                return
+            max_age_ms = max(request.max_age_ms, self._windows.min_refresh_interval)
+            self._flight.start(lambda: self._refresh(max_age_ms, forced=True, bounded=True))
+        elif own or notification.identity == active.shared.followed:
+            # A request from an unknown replica, too: this read may find its link, and the replica repeats the request.
+            self.on_notification()
 
     def on_notification(self) -> None:
-        """Another replica may have announced something: look what, unless a refresh under way does anyhow.
+        """Another replica may have announced something: read it, unless a refresh under way does so anyhow.
 
-        It is heard `ANNOUNCEMENTS` times a second at the most; the last one is heard late, not missed.
+        At most `MAX_NOTIFICATIONS` per second are handled; the last one is handled late, not lost.
         """
         loop = asyncio.get_running_loop()
         if self._postponed is not None:
             return
-        early = self._heard[0] + 1 - loop.time() if len(self._heard) == ANNOUNCEMENTS else 0
-        if early > 0:
-            self._postponed = loop.call_later(early, self._hear_now)
+        early_s = self._handled[0] + 1 - loop.time() if len(self._handled) == MAX_NOTIFICATIONS else 0
+        if early_s > 0:
+            self._postponed = loop.call_later(early_s, self._handle_notification)
         else:
-            self._hear_now()
+            self._handle_notification()
 
-    def _hear_now(self) -> None:
+    def _handle_notification(self) -> None:
         self._postponed = None
-        self._heard.append(asyncio.get_running_loop().time())
+        self._handled.append(asyncio.get_running_loop().time())
         self._refresher.on_notification()
         self.rotation.on_notification()
-        self._look_again = True
+        self._read_again = True
         if not self._flight.active:
-            self._looking.start(self._look)
+            self._reading.start(self._read_redis)
 
-    async def get(self, demand: RequestDirectives) -> Served:
-        """A snapshot that meets a demand, waited for if need be.
+    async def get(self, directives: RequestDirectives) -> Served:
+        """A snapshot that meets the directives; waits for one if necessary.
 
         Raises:
-            ExchangeError: none can be had, and none at hand may be served instead.
-            FreshnessUnmetError: the demand itself can't be met.
+            ExchangeError: none can be had, and memory has none that may be served instead.
+            FreshnessUnmetError: the directives themselves can't be met.
         """
-        read = self._read(demand)
-        try:
+        read = self._begin_read(directives)
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout + GRACE):
                 while True:
                     served = self._step(read)
                     if isinstance(served, Served):
                         return served
-                    await self._wait(read, served)
-        except TimeoutError:
-            return self._without_waiting(read)
+                    if served is not None:
+                        await self._wait_for_refresh(read, served)
+                    else:  # this replica may not call the exchange, but another may have an answer already
+                        await self._reading.join(self._read_redis)
+                        read.redis_read = True
+        # The caller's own deadline: decide once more, as after a failure. The refresh under way goes on for others.
+        late = ExchangeTimeoutError("the exchange did not answer in time")
+        read.redis_read = True
+        read.waited = RefreshWait("expired", initiated=False, failure=late)
+        served = self._served_now(policy.decide(self._situation(read)), read)
+        if served is None:
+            raise late
+        return served
 
-    def at_once(self, demand: RequestDirectives) -> Served | None:
-        """The same without waiting; `None`: `get` has to. It may start a refresh.
+    def at_once(self, directives: RequestDirectives) -> Served | None:
+        """The same without waiting; `None`: only `get` can decide. It may start a refresh.
 
         Raises:
             ExchangeError: as `get`.
             FreshnessUnmetError: as `get`.
         """
-        served = self._step(self._read(demand))
+        served = self._step(self._begin_read(directives))
         return served if isinstance(served, Served) else None
 
-    def from_memory(self, demand: RequestDirectives) -> Served | None:
-        """A snapshot in memory that meets a demand at once, where that starts nothing; `None`: `get` has to see.
+    def from_memory(self, directives: RequestDirectives) -> Served | None:
+        """A snapshot in memory that meets the directives, if serving it starts nothing; `None`: `get` decides.
 
-        It decides as `get` does. A stale one is served while the refresh that it calls for is under way already.
+        It decides as `get` does. A stale one is served while the refresh that it requires is under way already.
         """
         held = self.state.held
         if held is None:
             return None
         age, last = self.state.age_of(held), self._last
-        if last is not None and demand is self._last_demand and last.held is held and last.age == age:
+        # Directives by identity: the parser returns one object for equal headers, and comparing values costs more.
+        if last is not None and directives is self._last_directives and last.held is held and last.age == age:
             return last
         stale = age >= self._windows.fresh_for
         if stale and not self._flight.active:
             return None
-        decision = policy.decide(Situation(self._windows, demand, age, 0, None, self._refreshing if stale else 0))
-        if not isinstance(decision, _AT_HAND):
+        decision = policy.decide(
+            Situation(self._windows, directives, age, 0, None, self._refreshing_ms if stale else 0)
+        )
+        if not isinstance(decision, _SERVES):
             return None
         if stale and self.state.barrier(forced=False) is not None:  # after the rest, for it costs most
-            return None  # `get` marks what is served then
+            return None  # `get` then marks the answer as served behind a barrier
         served = Served(held, age, self._windows.fresh_for - age, decision.reason)
-        if decision.reason == "fresh":  # so that nothing but what is compared above has decided
-            self._last, self._last_demand = served, demand
+        if decision.reason == "fresh":  # the only reason that depends on nothing but what is compared above
+            self._last, self._last_directives = served, directives
         return served
 
     async def close(self) -> None:
-        """End what is under way; nobody is waiting for it any more."""
+        """End what is under way; no caller waits for it any more."""
         if self._postponed is not None:
             self._postponed.cancel()
+        # The rotation first: it could replace the credential that is closed last.
         await self.rotation.close()
         await self._flight.close()
-        await self._looking.close()
+        await self._reading.close()
         await self._refresher.close()
         await self.state.active.source.close()
 
-    async def retire(self) -> None:
-        """The same once who waits now has an answer: the account is no longer kept."""
+    async def drain(self) -> None:
+        """The same, once the callers that wait now have an answer: the account is no longer kept."""
         await self.rotation.close()
         await self._flight.land()
         await self.close()
 
-    def _answer(self, wish: RefreshRequest) -> None:
-        if self.state.active.superseded or self.state.barrier(forced=True) is not None:
-            return
-        max_age_ms = max(wish.max_age_ms, self._windows.min_refresh_interval)
-        self._flight.start(lambda: self._refresh(max_age_ms, forced=True, bounded=True))
-
-    def _read(self, demand: RequestDirectives) -> _Read:
+    def _begin_read(self, directives: RequestDirectives) -> _Read:
         now = self._monotonic()
-        return _Read(demand, now, looked=now - self._looked < LOOK_INTERVAL and not self._looking.active)
+        known = now - self._read_began < READ_INTERVAL_MS and not self._reading.active
+        return _Read(directives, now, redis_read=known)
 
     def _step(self, read: _Read) -> Served | Refresh | None:
-        """Decide: the answer, or the refresh to wait for; `None`: a look at what other replicas have comes first.
+        """Decide: the answer, or the refresh to wait for; `None`: a read of what other replicas have comes first.
 
         Raises:
             ExchangeError: there is no answer.
@@ -242,73 +270,65 @@ class AccountCache:
             return served
         if isinstance(decision, Refresh):
             return decision
-        if isinstance(decision, Refuse) and read.looked:
+        if isinstance(decision, Refuse) and read.redis_read:
             if isinstance(decision.error, ExchangeError):
                 self.state.note(decision.error)
             raise decision.error
         return None
 
-    async def _wait(self, read: _Read, refresh: Refresh | None) -> None:
-        """Wait for what may change the decision."""
-        if refresh is not None:
-            await self._wait_for_refresh(read, refresh)
-        else:
-            await self._looking.join(self._look)  # this replica may not ask, but another may have an answer already
-            read.looked = True
-
-    def _without_waiting(self, read: _Read) -> Served:
-        """The answer at a waiter's own deadline."""
-        late = ExchangeTimeoutError("the exchange did not answer in time")
-        read.looked = True
-        read.waited = RefreshWait("expired", initiated=False, failure=late)
-        served = self._served_now(policy.decide(self._situation(read)), read)
-        if served is None:
-            raise late
-        return served
-
     def _served_now(self, decision: Decision, read: _Read) -> Served | None:
         """The answer that needs no waiting, if there is one."""
-        if self.held is None or not isinstance(decision, Serve | ServeAndRefresh):
-            return None
-        if decision.reason in _BARRED and not read.looked:
+        held = self.held
+        if held is None or not isinstance(decision, Serve | ServeAndRefresh):
             return None
         if decision.reason in _BARRED:
-            self._note_barrier()
+            if not read.redis_read:
+                return None
+            barrier = self.state.barrier(forced=False)
+            if barrier is not None:
+                self.state.note(barrier.error)
         if isinstance(decision, ServeAndRefresh):
             self._flight.start(lambda: self._refresh(self._windows.fresh_for, forced=False, bounded=False))
-        return self._served(self.held, decision.reason, read)
+        age, waited = self.state.age_of(held), read.waited
+        result: Result = decision.reason
+        if waited is not None and read.joined and result in ("fresh", "recent"):
+            result = "stored" if waited.initiated and waited.outcome == "fetched" else "collapsed"
+        answered = read.failure.answered if read.failure else None
+        refresh = waited.reason if waited else None
+        return Served(held, age, self._windows.fresh_for - age, result, refresh, answered)
 
     async def _wait_for_refresh(self, read: _Read, decision: Refresh) -> None:
-        """Wait for one refresh, as long as the decision has patience; what is at hand may do then."""
+        """Wait for one refresh, but no longer than the decision's patience: memory may do then.
+
+        Raises:
+            FreshnessUnmetError: it has waited for `MAX_WAITS` refreshes.
+        """
         if read.waits >= MAX_WAITS:
             raise FreshnessUnmetError("what refreshes bring is too old for the demand")
-        waited, patience = RefreshWait(decision.reason, initiated=not self._flight.active), decision.patience
+        waited, patience_ms = RefreshWait(decision.reason, initiated=not self._flight.active), decision.patience
         if read.waited is not None and read.waited.outcome is None and read.failure is None:
             waited = read.waited  # the same refresh, once patience has run out
         read.waited = waited
         try:
             outcome = await self._flight.join(
                 lambda: self._refresh(decision.max_age_ms, forced=decision.forced, bounded=decision.bounded),
-                None if patience is None else patience / 1000,
+                None if patience_ms is None else patience_ms / 1000,
             )
         except TimeoutError:
-            left = policy.SLOW_AFTER - self._situation(read).slow_for
-            if left > 0:  # the timer's clock and ours differ by a little
-                return await self._wait_for_refresh(read, replace(decision, patience=left))
-            if self.held is not None and self.held.asked >= self._refreshed:  # it is there, but not shared yet
+            left_ms = policy.SLOW_AFTER - self._situation(read).slow_for
+            if left_ms > 0:  # the timer's clock and ours differ by a little
+                return await self._wait_for_refresh(read, replace(decision, patience=left_ms))
+            # The flight also publishes. Its snapshot is in memory before that, and is what this caller waited for.
+            if self.held is not None and self.held.asked >= self._refresh_began:
                 read.waited = replace(waited, outcome="fetched")
             return None
         except ExchangeError as exc:
+            # A copy: the flight's one exception is raised to every caller, and would collect all their tracebacks.
             read.waited = replace(waited, failure=exc.again())
         else:
             read.waited = replace(waited, outcome=outcome)
         read.waits += 1
         return None
-
-    def _note_barrier(self) -> None:
-        barrier = self.state.barrier(forced=False)
-        if barrier is not None:
-            self.state.note(barrier.error)
 
     def _situation(self, read: _Read) -> Situation:
         age = self.state.age
@@ -316,30 +336,22 @@ class AccountCache:
             barrier: Barrier | None = Barrier("stale-if-error", read.failure)
         else:
             barrier = self.state.barrier(forced=policy.is_forced(self._windows, age))
-        waited = self._monotonic() - read.arrival
-        return Situation(self._windows, read.demand, age, waited, barrier, self._refreshing, read.joined)
+        waited_ms = self._monotonic() - read.arrival
+        return Situation(self._windows, read.directives, age, waited_ms, barrier, self._refreshing_ms, read.joined)
 
     @property
-    def _refreshing(self) -> int:
-        """Ms that the refresh under way has taken; 0 without one."""
-        return self._monotonic() - self._refreshed if self._flight.active else 0
-
-    def _served(self, held: Held, reason: Result, read: _Read) -> Served:
-        age, waited, result = self.state.age_of(held), read.waited, reason
-        if waited is not None and read.joined and reason in ("fresh", "recent"):
-            result = "stored" if waited.initiated and waited.outcome == "fetched" else "collapsed"
-        answered = read.failure.answered if read.failure else None
-        refresh = waited.reason if waited else None
-        return Served(held, age, self._windows.fresh_for - age, result, refresh, answered)
+    def _refreshing_ms(self) -> int:
+        """How long the refresh under way has taken; 0 without one."""
+        return self._monotonic() - self._refresh_began if self._flight.active else 0
 
     def _refresh(self, max_age_ms: int, *, forced: bool, bounded: bool) -> Coroutine[Any, Any, Outcome]:
         """A refresh that begins now."""
-        self._refreshed = self._monotonic()
+        self._refresh_began = self._monotonic()
         return self._refresher.refresh(max_age_ms, forced=forced, bounded=bounded)
 
-    async def _look(self) -> None:
-        self._look_again = True
-        while self._look_again:  # what is announced during a look may be later than what it sees
-            self._look_again = False
-            self._looked = self._monotonic()
-            await self._refresher.look()
+    async def _read_redis(self) -> None:
+        self._read_again = True
+        while self._read_again:  # what is announced during a read may be later than what it sees
+            self._read_again = False
+            self._read_began = self._monotonic()
+            await self._refresher.read()

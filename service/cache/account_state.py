@@ -17,7 +17,7 @@ log = structlog.get_logger("coinm.cache")
 
 
 EARLY = 5_000
-"""Ms by which a shared snapshot may have been requested after now: two measured clocks differ by far less."""
+"""Ms that a shared snapshot's request time may lie ahead of now: two measured clocks differ by far less."""
 
 
 class AccountState:
@@ -34,44 +34,42 @@ class AccountState:
 
     @property
     def age(self) -> int | None:
-        """Ms since the exchange was asked for the snapshot at hand."""
+        """Ms since the snapshot in memory was requested of the exchange."""
         return None if self.held is None else self.age_of(self.held)
 
     @property
     def known(self) -> int:
-        """When that was, by the exchange's clock: what is shared is of interest only where it is later."""
+        """When that was (epoch ms on the exchange's clock): a shared snapshot is useful only if it is later."""
         return self.held.snapshot.request_time if self.held else 0
 
     def age_of(self, held: Held) -> int:
         return max(0, self._clock.monotonic() - held.asked)
 
     def barrier(self, *, forced: bool) -> Barrier | None:
-        """Why the exchange can't be asked now: a not-before, failures of a moment ago, or the weight."""
+        """Why the exchange can't be called now: a not-before, back-off after failures, or the weight."""
         barrier, failures = self.active.source.barrier(forced=forced), self.failures
         if barrier and self.active.superseded and isinstance(barrier.error, ExchangeRejectedCredentialsError):
-            barrier = None  # another replica asks, with a newer one
+            barrier = None  # a replica with a newer credential calls instead
         if barrier is not None or failures is None:
             return barrier
-        pause = failures.until - self._clock.monotonic()
-        return Barrier("backoff", failures.error.again(self._clock.now() + pause)) if pause > 0 else None
+        pause_ms = failures.until - self._clock.monotonic()
+        return Barrier("backoff", failures.error.again(self._clock.now() + pause_ms)) if pause_ms > 0 else None
 
     def adopt(self, snapshot: Snapshot, asked: int, margin_assets: Mapping[str, str]) -> None:
-        """Take the snapshot of who is in office unless what is there was asked for later, by the steady clock."""
+        """Keep a snapshot of the active credential, unless memory has one requested later; by monotonic ms."""
         if self.held is None or asked >= self.held.asked:
             self.held = Held(snapshot, Views(snapshot), asked, margin_assets, self.active.source.identity)
             self.failures = None
 
-    def adopt_shared(self, look: SharedState, entry: Entry) -> None:
-        """Take over what another replica fetched.
-
-        Its age is what its remaining life tells. By the exchange's clock it may be older, where this replica has
-        measured that; never younger, however wrong the clock was of who stored it.
-        """
+    def adopt_shared(self, shared: SharedState, entry: Entry) -> None:
+        """Adopt what another replica fetched, unless no replica could have stored it like this."""
+        # Its age comes from its remaining life in Redis. If this replica has measured the exchange's clock, the age may
+        # be higher by that clock, but never lower, however wrong the clock of the replica was that stored it.
         clock = self._clock
-        lived = entry.life - look.remaining
+        lived = entry.life - shared.remaining
         age = max(lived, clock.now() - entry.request_time) if clock.measured else lived
         early = clock.measured and entry.request_time > clock.now() + EARLY
-        if look.remaining <= 0 or lived < 0 or early:
+        if shared.remaining <= 0 or lived < 0 or early:
             log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
             return
         try:
@@ -82,36 +80,38 @@ class AccountState:
         self.adopt(snapshot, clock.monotonic() - age, entry.margin_assets)
 
     def bond_to(self, active: ActiveCredential) -> Bond:
-        """The link from the credential in use to one that replaces it; no link leads away from what strangers use."""
+        """The link from the credential in use to one that replaces it; no link starts at one that strangers use."""
         if self.active.strangers:
             return "none"
         return "passing" if active.strangers else "lasting"
 
-    def begin(self, active: ActiveCredential) -> None:
-        """Put another credential in office; what failed with the one before says nothing of it.
+    def activate(self, active: ActiveCredential) -> None:
+        """Use another credential from now on; failures with the one before don't count against it.
 
-        Its snapshot goes on being served as it ages, for the exchange has accepted the new one in its place; but it is
-        not shared as the new one's.
+        The snapshot in memory is still served as it ages, because the exchange has accepted the new credential in place
+        of the old one; but it is not shared as the new one's.
         """
+        # Before the assignment: the bond leads from the credential that is active until now.
         active.replaced = self.active.source.identity
         active.bond = self.bond_to(active)
         self.active = active
         self.failures = None
 
-    def learn(self, failed: Failed) -> None:
-        """Take over a failure that another replica was told, unless this one has to wait for longer anyway."""
+    def adopt_failure(self, failed: Failed) -> None:
+        """Adopt a failure that another replica has shared, unless this one's own pause is longer."""
         until = self._clock.monotonic() + failed.pause
         if self.failures is None or until > self.failures.until:
             self.failures = Failures(failed.count, failed.error, until)
 
-    def count(self, error: ExchangeError) -> Failed:
-        """One more failure in a row; how the other replicas are told."""
+    def count_failure(self, error: ExchangeError) -> Failed:
+        """Count one more failure in a row; returns it as it is shared with the other replicas."""
         now = self._clock.monotonic()
         failures = self.failures = budget.failures_after(self.failures, error, now)
+        # `until` is this process's monotonic time: callers get it as a time, the other replicas as a pause.
         error.retry_at = self._clock.now() + failures.until - now
         return Failed(failures.count, failures.error, failures.until - now)
 
     def note(self, error: ExchangeError | None = None) -> None:
-        """How the last refresh went, or what stood in its way."""
+        """Record how the last refresh went, or what prevented it."""
         now = self._clock.now()
         self.last_refresh = LastRefresh(now, error.problem, error.detail) if error else LastRefresh(now, "ok")

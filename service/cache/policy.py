@@ -1,17 +1,25 @@
-"""How a read is met: from the snapshot at hand, by a refresh, or not at all.
+"""How a read is answered: from the snapshot in memory, by a refresh, or not at all.
 
 Pure: every input is in `Situation`, and each decision carries its reason. The rules are RFC 9111's (max-age,
-min-fresh, max-stale, only-if-cached, no-cache) and RFC 5861's (the two stale windows), with two differences: a
-hard cap that no caller can lift, and a bound on waiting. All times are milliseconds; an age runs from when the exchange
-was asked.
-
-A slow exchange must not make callers slow. Two rules see to that:
-
-- A caller that waited for a refresh accepts what it brings, however old that is by then: a second refresh would bring
-  nothing younger. Only a bound of the caller's own (`max-age`, `min-fresh`, `no-cache`) can refuse it.
-- Once a refresh has taken `SLOW_AFTER`, a snapshot within `stale_if_error` is served to every caller whose own bound it
-  meets, as it is while the exchange can't be asked at all; the refresh goes on.
+min-fresh, max-stale, only-if-cached, no-cache) and RFC 5861's (the two stale windows), with two differences: a hard cap
+that no caller can lift, and a bound on waiting. All times are milliseconds; an age runs from the request to the
+exchange.
 """
+
+# An age, and what it allows without a caller's directives:
+#
+#   0 ─────────── fresh_for ──────────── revalidate_until ──────────── error_until ─────
+#     fresh                 swr: serve                    while barred or slow: serve   as without a snapshot
+#                           and refresh                   otherwise: wait for a refresh
+#
+# The stale windows both start at `fresh_for`, and either may be the longer one: the hard cap is the later end.
+#
+# A slow exchange must not make callers slow. Two rules prevent that:
+#
+# - A caller that waited for a refresh accepts what it brings, however old that is by then: a second refresh would bring
+#   nothing younger. Only a bound of the caller's own (`max-age`, `min-fresh`, `no-cache`) can refuse it.
+# - Once a refresh has taken `SLOW_AFTER`, a snapshot within `stale_if_error` is served to every caller whose own bound
+#   it meets, as it is while the exchange can't be called at all; the refresh goes on.
 
 from typing import Literal, TypeAlias
 
@@ -21,7 +29,7 @@ from service.exchange.budget import Barrier, BarrierReason
 from service.exchange.errors import ExchangeError
 
 SLOW_AFTER = 500
-"""Ms that a caller waits for a slow exchange while something within `stale_if_error` is at hand. An ordinary answer
+"""Ms that a caller waits for a slow exchange while memory has something within `stale_if_error`. An ordinary answer
 takes 50 to 200; callers' own time limits start at about a second."""
 
 
@@ -57,7 +65,7 @@ class Windows(msgspec.Struct, frozen=True):
 
 
 class RequestDirectives(msgspec.Struct, frozen=True):
-    """What a caller asks of freshness (its `Cache-Control`), in ms; `None`: nothing."""
+    """What a caller requires of freshness (its `Cache-Control`), in ms; `None`: nothing."""
 
     max_age: int | None = None
     min_fresh: int | None = None
@@ -67,20 +75,20 @@ class RequestDirectives(msgspec.Struct, frozen=True):
 
 
 NO_DIRECTIVES = RequestDirectives()
-"""The windows alone decide."""
+"""Only the windows decide."""
 
 
 class Situation(msgspec.Struct, frozen=True):
     """Everything a decision depends on."""
 
     windows: Windows
-    demand: RequestDirectives
+    directives: RequestDirectives
     age: int | None
-    """Of the snapshot at hand; `None` without one."""
+    """Of the snapshot in memory; `None` without one."""
     waited: int = 0
-    """Since the caller arrived. A snapshot younger than this was asked for on its behalf."""
+    """Since the caller arrived. A snapshot younger than this was requested on its behalf."""
     barrier: Barrier | None = None
-    """Why the exchange can't be asked now."""
+    """Why the exchange can't be called now."""
     refreshing: int = 0
     """How long the refresh under way has taken; 0 without one."""
     joined: bool = False
@@ -98,23 +106,23 @@ StaleReason: TypeAlias = Literal["swr", "max-stale", "slow"]
 
 
 class Serve(msgspec.Struct, frozen=True):
-    """Answer with the snapshot at hand."""
+    """Answer with the snapshot in memory."""
 
     reason: ServeReason
 
 
 class ServeAndRefresh(msgspec.Struct, frozen=True):
-    """Answer with the snapshot at hand, and refresh it behind the caller's back."""
+    """Answer with the snapshot in memory, and refresh it in the background."""
 
     reason: StaleReason
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """Wait for a snapshot, to be asked for unless there is one younger than `max_age_ms` when the refresh starts.
+    """Wait for a snapshot, which is requested unless one is younger than `max_age_ms` when the refresh starts.
 
-    `forced`: the windows alone would not have asked for it; such refreshes have a smaller share of the weight.
-    `bounded`: by the caller itself; what another replica's refresh under way brings may be too old for it.
-    `patience`: ms after which to decide again, because something at hand may do then; `None`: wait for the end.
+    `forced`: the windows alone would not request it; such refreshes have a smaller share of the weight.
+    `bounded`: by the caller itself; the answer of another replica's refresh under way may be too old for it.
+    `patience`: ms after which to decide again, because memory may do then; `None`: wait for the end.
     """
 
     reason: RefreshReason
@@ -134,56 +142,51 @@ Decision: TypeAlias = Serve | ServeAndRefresh | Refresh | Refuse
 
 
 def decide(situation: Situation) -> Decision:
-    """How to meet a read."""
-    unmeetable = _unmeetable(situation)
-    if unmeetable is not None:
-        return Refuse(FreshnessUnmetError(unmeetable))
-    age = _usable_age(situation)
-    if age is not None and _meets_demand(situation, age):
-        served = _from_hand(situation, age)
+    """How to answer a read: from memory if the caller and the windows accept it, else by the exchange, else refuse."""
+    windows, directives, age = situation.windows, situation.directives, situation.age
+    if directives.min_fresh is not None and directives.min_fresh >= windows.fresh_for:
+        return Refuse(FreshnessUnmetError("min-fresh asks for more than a new snapshot has: it is fresh for less"))
+    if age is not None and age > windows.hard_cap:
+        age = None  # no caller may have it
+    if age is not None and _meets_directives(situation, age):
+        served = _from_memory(situation, age)
         if served is not None:
             return served
     return _from_exchange(situation, age)
 
 
 def is_forced(windows: Windows, age: int | None) -> bool:
-    """Whether a refresh now would be more than the windows ask for: what is there is still fresh."""
+    """Whether a refresh now would be more than the windows require: the snapshot in memory is still fresh."""
     return age is not None and age < windows.fresh_for
 
 
-def _unmeetable(situation: Situation) -> str | None:
-    demand = situation.demand
-    if demand.min_fresh is not None and demand.min_fresh >= situation.windows.fresh_for:
-        return "min-fresh asks for more than a new snapshot has: it is fresh for less"
-    return None
-
-
-def _usable_age(situation: Situation) -> int | None:
-    """The age of a snapshot that may be served to anyone at all."""
-    age = situation.age
-    return age if age is not None and age <= situation.windows.hard_cap else None
-
-
-def _meets_demand(situation: Situation, age: int) -> bool:
+def _meets_directives(situation: Situation, age: int) -> bool:
     """Whether the caller accepts a snapshot of this age, whatever the windows say."""
-    demand, windows = situation.demand, situation.windows
-    if demand.no_cache and age - situation.waited > windows.min_refresh_interval:
+    directives, windows = situation.directives, situation.windows
+    # `min_refresh_interval` counts back from the caller's arrival: what it waited doesn't make a snapshot too old.
+    if directives.no_cache and age - situation.waited > windows.min_refresh_interval:
         return False
-    if demand.max_age is not None and age > demand.max_age:
+    if directives.max_age is not None and age > directives.max_age:
         return False
-    return demand.min_fresh is None or windows.fresh_for - age >= demand.min_fresh
+    return directives.min_fresh is None or windows.fresh_for - age >= directives.min_fresh
 
 
-def _from_hand(situation: Situation, age: int) -> Serve | ServeAndRefresh | None:
+def _from_memory(situation: Situation, age: int) -> Serve | ServeAndRefresh | None:
     """The answer at once, if the windows allow it; the caller accepts this age."""
-    windows, demand = situation.windows, situation.demand
+    windows, directives = situation.windows, situation.directives
     if age < windows.fresh_for:
         return Serve("fresh")
-    if demand.no_cache or age <= situation.waited or situation.joined:
-        return Serve("recent")  # met, or asked for on this caller's behalf: nothing younger can be had
-    reason = _stale_reason(situation, age)
-    if demand.only_if_cached:
+    # Met by `_meets_directives`, or requested on this caller's behalf: a refresh would bring nothing younger.
+    if directives.no_cache or age <= situation.waited or situation.joined:
+        return Serve("recent")
+    reason: StaleReason | None = None
+    if age < windows.revalidate_until:
+        reason = "swr"
+    elif directives.max_stale is not None and age <= windows.fresh_for + directives.max_stale:
+        reason = "max-stale"
+    if directives.only_if_cached:
         return Serve(reason) if reason else None
+    # Before "slow": while the exchange can't be called, a refresh in the background would only fail.
     if situation.barrier is not None:
         return Serve(situation.barrier.reason) if reason or age < windows.error_until else None
     if reason is None and situation.slow_for >= SLOW_AFTER and age < windows.error_until:
@@ -191,48 +194,38 @@ def _from_hand(situation: Situation, age: int) -> Serve | ServeAndRefresh | None
     return ServeAndRefresh(reason) if reason else None
 
 
-def _stale_reason(situation: Situation, age: int) -> StaleReason | None:
-    """Why a snapshot past `fresh_for` may be served without waiting, the exchange being well."""
-    windows, demand = situation.windows, situation.demand
-    if age < windows.revalidate_until:
-        return "swr"
-    willing = demand.max_stale is not None and age <= windows.fresh_for + demand.max_stale
-    return "max-stale" if willing else None
-
-
 def _from_exchange(situation: Situation, age: int | None) -> Refresh | Refuse:
-    demand, windows = situation.demand, situation.windows
-    if demand.only_if_cached:
+    """A refresh, or why none would help; memory has nothing that will do."""
+    directives, windows = situation.directives, situation.windows
+    if directives.only_if_cached:
         return Refuse(FreshnessUnmetError("only-if-cached, and no snapshot is fresh enough"))
+    # Requested since the caller arrived, and yet too old for its own bound: the next one would be as old.
     if situation.age is not None and situation.age <= situation.waited:
         return Refuse(FreshnessUnmetError("the exchange took longer to answer than an answer may be old"))
     if situation.barrier is not None:
         return Refuse(situation.barrier.error)
-    bounded = demand.no_cache or demand.max_age is not None or demand.min_fresh is not None
-    impatient = not demand.no_cache and demand.min_fresh is None and situation.slow_for < SLOW_AFTER
+
+    reason: RefreshReason = "expired"
+    if age is None and situation.age is None:
+        reason = "absent"
+    elif age is not None and directives.no_cache:
+        reason = "revalidate"
+    elif age is not None and age < windows.revalidate_until:
+        reason = "too-old"
+
+    # A snapshot below all of these ages, when the refresh starts, makes the call unnecessary for this caller.
+    max_ages_ms = [windows.min_refresh_interval + situation.waited if directives.no_cache else windows.fresh_for]
+    if directives.max_age is not None:
+        max_ages_ms.append(directives.max_age)
+    if directives.min_fresh is not None:
+        max_ages_ms.append(windows.fresh_for - directives.min_fresh)
+
+    # Deciding again early helps only where "slow" may serve: memory never comes to meet `no-cache` or `min-fresh`.
+    patient = directives.no_cache or directives.min_fresh is not None or situation.slow_for >= SLOW_AFTER
     return Refresh(
-        _why(situation, age),
-        _acceptable(situation),
+        reason,
+        min(max_ages_ms),
         forced=is_forced(windows, age),
-        bounded=bounded,
-        patience=SLOW_AFTER - situation.slow_for if impatient else None,
+        bounded=directives.no_cache or directives.max_age is not None or directives.min_fresh is not None,
+        patience=None if patient else SLOW_AFTER - situation.slow_for,
     )
-
-
-def _why(situation: Situation, age: int | None) -> RefreshReason:
-    if age is None:
-        return "absent" if situation.age is None else "expired"
-    if situation.demand.no_cache:
-        return "revalidate"
-    return "too-old" if age < situation.windows.revalidate_until else "expired"
-
-
-def _acceptable(situation: Situation) -> int:
-    """The age in ms below which a snapshot, now, spares this caller a call to the exchange."""
-    demand, windows = situation.demand, situation.windows
-    bounds = [windows.min_refresh_interval + situation.waited if demand.no_cache else windows.fresh_for]
-    if demand.max_age is not None:
-        bounds.append(demand.max_age)
-    if demand.min_fresh is not None:
-        bounds.append(windows.fresh_for - demand.min_fresh)
-    return min(bounds)

@@ -19,8 +19,8 @@ Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
 
 Outcome: TypeAlias = Literal["fetched", "joined", "adopted", "barred"]
-"""How a refresh ended that did not fail: `joined` another replica's call, `adopted` what was there already;
-`barred`: it turned out that the exchange can't be asked now."""
+"""How a refresh ended that did not fail: `joined` another replica's call, `adopted` what was shared already; `barred`:
+the exchange can't be called now."""
 
 
 class Source(Protocol):
@@ -28,15 +28,15 @@ class Source(Protocol):
 
     clock: ExchangeClock
     fingerprint: str
-    """What the credential is called."""
+    """The credential's name in logs."""
     identity: str
-    """What tells it from every other: a digest of its key and secret."""
+    """Distinguishes it from every other credential: a digest of its key and secret."""
 
     async def fetch(self, *, forced: bool) -> Fetched: ...
 
     def barrier(self, *, forced: bool) -> Barrier | None: ...
 
-    async def reconcile(self, holds: Cooldowns) -> None: ...
+    async def reconcile(self, cooldowns: Cooldowns) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -50,7 +50,7 @@ class Source(Protocol):
 
 
 class SharedStore(Protocol):
-    """What the replicas share about the account; nothing raises while it is away, `None` says so."""
+    """What the replicas share about the account. Nothing raises while Redis is unavailable: `None` says so."""
 
     async def read_state(self, known: int) -> SharedState | None: ...
 
@@ -76,43 +76,43 @@ class SharedStore(Protocol):
 
     @property
     def followed(self) -> str:
-        """Whose snapshot is read: its own credential's, or the one's that replaced it."""
+        """The identity whose snapshot is read: the own credential, or the one that replaced it."""
         ...
 
 
 class ActiveCredential:
-    """The time in office of one credential of the account; a rotation ends it and begins another.
+    """The active credential with its client and store; a rotation replaces it.
 
     Args:
-        source: asks the exchange with it.
-        shared: what the replicas share, as this credential may see and change it.
+        source: calls the exchange with it.
+        shared: what the replicas share, as this credential may read and change it.
     """
 
     def __init__(self, source: Source, shared: SharedStore) -> None:
         self.source = source
         self.shared = shared
         self.lineage = Lineage()
-        """How the credential stood among the others when this replica looked last."""
+        """How the credential stands among the others, by this replica's last read."""
         self.replaced = ""
-        """The identity of the one that was in office before it in this process; empty: it was the first."""
+        """The identity that was active before it in this process; empty: it was the first."""
         self.strangers = False
-        """Whether others used it before this process did, who may have nothing to do with the one before it."""
+        """Whether others used it before this process did, that may have nothing to do with the one before it."""
         self.bond: Bond = "none"
-        """The link that leads from the one before it to it."""
+        """The link from the one before it to it."""
 
     @property
     def superseded(self) -> bool:
-        """Whether one that replaced it was in use when this replica looked last."""
+        """Whether one that replaced it is in use, by this replica's last read."""
         return self.lineage.superseded
 
 
 class CacheSettings(msgspec.Struct, frozen=True):
-    """What tells one cache from another."""
+    """The settings of one account's cache."""
 
     account: str
     windows: Windows
     timeout: float
-    """Seconds a refresh takes at the most."""
+    """Upper bound of a refresh, in seconds."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -121,20 +121,20 @@ class Held(msgspec.Struct, frozen=True):
     snapshot: Snapshot
     views: Views
     asked: int
-    """When the exchange was asked, monotonic ms of this process."""
+    """When it was requested of the exchange: monotonic ms of this process."""
     margin_assets: Mapping[str, str]
     identity: str
-    """Of the credential that asked for it, or that found it shared."""
+    """Of the credential that requested it, or found it shared."""
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A snapshot that meets a demand, and how it came."""
+    """A snapshot that meets a read's directives, and how it was obtained."""
 
     held: Held
     age: int
-    """Ms since the exchange was asked."""
+    """Ms since the request to the exchange."""
     ttl: int
-    """Ms of freshness left; negative: stale by so much."""
+    """Ms of freshness left; negative: stale for that long."""
     result: Result
     refresh: RefreshReason | None = None
     """Why a refresh was waited for, if one was."""
@@ -143,11 +143,11 @@ class Served(msgspec.Struct, frozen=True):
 
 
 class RefreshWait(msgspec.Struct, frozen=True):
-    """What came of waiting for a refresh."""
+    """The result of waiting for a refresh."""
 
     reason: RefreshReason
     initiated: bool
-    """Whether the refresh was begun for this caller."""
+    """Whether this caller started the refresh."""
     outcome: Outcome | None = None
     failure: ExchangeError | None = None
 

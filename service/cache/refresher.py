@@ -1,15 +1,33 @@
-"""Refreshes one account for all replicas: whoever has the lease asks the exchange, the others wait for what it brings.
+"""Refreshes one account for all replicas: the replica that holds the lease calls the exchange, the others wait for it.
 
-Nobody asks without the lease, but for the time that Redis is away: then each replica goes by itself, within its part
-of the weight.
-
-What a waiter takes for another's answer is what it knows beyond that of its first look, the one that found the lease
-taken: what that look itself adopts was stored before, however old. What is learnt between that look and the wait may be
-the answer already; then the next look decides by its age, at worst for one more call.
-
-A credential may be replaced during any await. What was looked up or asked for with the one before is not taken into
-memory then, and what memory has of it is not shared as the next one's.
+No replica calls the exchange without the lease, except while Redis is unavailable: then each replica calls it on its
+own, within its part of the weight.
 """
+
+# One refresh, in order:
+#
+#   read + lease   one script reads what the replicas share and tries to acquire the lease (`try_acquire`)
+#   request        only the holder; it renews the lease every `RENEWAL` seconds meanwhile
+#   publish        the fenced store, or the failure, each with the release; runs on if every caller leaves
+#   wait           all others: for a notification, or for `POLL` if it was lost; then read again
+#
+# A round (read, request, wait for publishing) has one budget of time for Redis (`patience`), the publishing task one of
+# its own. Memory decides after each read: a waiter ends when any replica has published, and a new holder never requests
+# what it can already adopt.
+#
+# Interleavings that the order must survive:
+#
+#   A notification arrives while a read runs. The event is cleared before the read, so the next wait ends at once.
+#   The holder dies. Its lease expires, and a waiter acquires it: waiters outlive a refresh by `GRACE`.
+#   The holder publishes between a waiter's read and its wait. The waiter counts a snapshot as the other replica's
+#       answer if it is newer than what the waiter knew after its first read, the one that found the lease held. What
+#       that read itself adopts was stored before, however old it is. What arrives between that read and the wait may
+#       already be the answer; then the next read decides by its age, at worst with one more call.
+#   The reply to `try_acquire` is lost. The lease may be ours, so a refresh without Redis publishes and releases too.
+#   A renewal runs after the release. It would acquire the lease again, so the release waits until renewing has ended.
+#   The credential is replaced during an await. What the old one read or requested isn't adopted into memory then, and
+#       what memory has from the old one isn't shared as the new one's. So `active` is compared with
+#       `self.state.active` after each await whose result goes into memory.
 
 import asyncio
 import contextlib
@@ -31,41 +49,41 @@ from service.exchange.errors import (
     WeightBudgetSpentError,
 )
 from service.store.accounts import LEASE
-from service.store.entries import Entry, Failed, LeaseRequest, Lineage, SharedState
+from service.store.entries import Entry, Failed, LeaseRequest, SharedState
 from service.store.guard import patience, while_patient
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
 
 GRACE = 3.0
-"""Seconds a waiter gives a refresh beyond the refresh's own deadline: for a lease to expire, and the next to begin."""
+"""Seconds that a waiter waits beyond a refresh's own deadline: for a lease to expire, and the next one to begin."""
 RENEWAL = 0.5
 """Seconds between renewals of the lease, which lasts for 2."""
 POLL = (0.2, 0.4)
-"""Seconds between looks of a waiter who hears nothing: announcements may be lost. Drawn, so that replicas spread."""
+"""Seconds between a waiter's reads without a notification, which can be lost. Random, so that replicas spread."""
 
 
 class _Attempt:
-    """One refresh under way."""
+    """One refresh under way; times are ms, monotonic."""
 
     def __init__(self, max_age_ms: int, state: AccountState, *, forced: bool, bounded: bool) -> None:
         active = state.active
         self.token = secrets.token_hex(16)
         self.max_age_ms = max_age_ms
         self.bounded = bounded
-        self.known = state.known
-        """When the exchange was asked for what was at hand as this refresh began to wait."""
-        self.spared = max_age_ms
-        """The age below which a shared snapshot spares the call, by the life it has left."""
+        self.forced = forced
+        self.shared_max_age_ms = max_age_ms
+        """The age, by its remaining life in Redis, below which a shared snapshot makes the call unnecessary."""
         self.active = active
         self.began = self.tried = active.source.clock.monotonic()
-        self.forced = forced
+        self.known = state.known
+        """Request time of the snapshot in memory when this refresh began to wait."""
         self.waited = False
-        self.alone = False
+        self.without_redis = False
 
 
 class Refresher:
-    """One account's refreshes in this process; one at a time, its caller sees to that."""
+    """One account's refreshes in this process. The caller starts only one at a time."""
 
     def __init__(self, settings: CacheSettings, state: AccountState, metrics: Metrics) -> None:
         self.state = state
@@ -74,130 +92,131 @@ class Refresher:
         self.windows = settings.windows
         self._timeout = settings.timeout
         self._monotonic = state.active.source.clock.monotonic
-        self._news = asyncio.Event()
-        self._telling: set[asyncio.Task[None]] = set()
+        self._notified = asyncio.Event()
+        self._publishing: set[asyncio.Task[None]] = set()
 
     def on_notification(self) -> None:
         """Another replica has announced something: end a wait."""
-        self._news.set()
+        self._notified.set()
 
-    async def look(self) -> None:
-        """Learn what other replicas know: a newer snapshot, a not-before, a failure."""
+    async def read(self) -> None:
+        """Read what other replicas know: a newer snapshot, a not-before, a failure."""
         active = self.state.active
-        await self._learn(active, await active.shared.read_state(self.state.known))
+        await self._adopt(active, await active.shared.read_state(self.state.known))
 
     async def refresh(self, max_age_ms: int, *, forced: bool, bounded: bool) -> Outcome:
-        """See to it that the snapshot at hand is younger than `max_age_ms` ms, or was asked for after now.
+        """Make the snapshot in memory younger than `max_age_ms` ms, or requested after this call.
 
-        Unless it is `bounded` by a caller, it also ends with what another replica was asking for as it began: that
-        took the exchange as long as the next answer would.
+        A refresh that no caller's bound limits (`bounded`) also ends with the answer that another replica was
+        requesting when it began: the next answer would take the exchange as long.
 
         Raises:
-            ExchangeError: the exchange was asked in vain.
+            ExchangeError: the call to the exchange failed.
         """
-        attempt, ended = _Attempt(max_age_ms, self.state, forced=forced, bounded=bounded), "failed"
+        attempt, result = _Attempt(max_age_ms, self.state, forced=forced, bounded=bounded), "failed"
         try:
-            outcome = await self._refresh(attempt)
-            ended = "alone" if attempt.alone and outcome == "fetched" else outcome
+            while True:
+                self._notified.clear()  # before the read: what is announced during it ends the next wait at once
+                with patience():
+                    outcome = await self._try_once(attempt)
+                if outcome is not None:
+                    result = "alone" if attempt.without_redis and outcome == "fetched" else outcome
+                    return outcome
+                if self._monotonic() - attempt.began > (self._timeout + GRACE) * 1000:
+                    raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
+                if not attempt.waited:
+                    attempt.known, attempt.waited = self.state.known, True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
+                        await self._notified.wait()
         except WeightBudgetSpentError as exc:
-            self.state.note(exc)  # the ledger knew more than this replica: who waits decides again
-            outcome = ended = "barred"
+            self.state.note(exc)  # the ledger knew more than this replica: each waiting caller decides again
+            result = "barred"
+            return "barred"
         except ExchangeError:
             raise
         except Exception as exc:
             fault = _fault(exc)
-            _ = self._count(self.state.active, fault)
+            _ = self._record_failure(self.state.active, fault)
             raise fault from exc
         finally:
-            self._metrics.refreshes.labels(self.state.account, ended).inc()
-        return outcome
+            self._metrics.refreshes.labels(self.state.account, result).inc()
 
     async def close(self) -> None:
-        """See that the replicas have been told of what was asked last."""
-        if self._telling:
-            await asyncio.wait(self._telling)
-
-    async def _refresh(self, attempt: _Attempt) -> Outcome:
-        while True:
-            self._news.clear()
-            with patience():
-                outcome = await self._try_once(attempt)
-            if outcome is not None:
-                return outcome
-            await self._wait(attempt)
+        """Wait until the last answer of the exchange is published."""
+        if self._publishing:
+            await asyncio.wait(self._publishing)
 
     async def _try_once(self, attempt: _Attempt) -> Outcome | None:
-        """A look, a try for the lease, and with it the refresh; `None`: another replica has it."""
-        attempt.tried = self._monotonic()
-        active = attempt.active = self.state.active
-        waited = attempt.tried - attempt.began
-        bound = attempt.spared and attempt.spared + waited
-        look = await active.shared.try_acquire(self.state.known, LeaseRequest(attempt.token, bound))
-        await self._learn(active, look)
-        if active is not self.state.active:  # rotated out meanwhile: the one in office looks for itself
-            if look is not None and look.lease == "taken":
-                await active.shared.release(attempt.token)
-            return await self._try_once(attempt)
-        if look is None:
-            return await self._ask_without_redis(attempt)
-        outcome = self._without_asking(attempt)
-        if outcome is not None:
-            if look.lease == "taken":
-                await self._hand_back(attempt, outcome)
-            return outcome
-        if look.lease == "superseded":
-            self._leave_to_newer(attempt)
+        """Read, acquire the lease and, with it, request and publish; `None`: another replica does that."""
+        while True:
+            attempt.tried = self._monotonic()
+            active = attempt.active = self.state.active
+            waited_ms = attempt.tried - attempt.began
+            # What was shared while this refresh waits is young enough. 0 stays 0: no shared snapshot is.
+            max_age_ms = attempt.shared_max_age_ms and attempt.shared_max_age_ms + waited_ms
+            shared = await active.shared.try_acquire(self.state.known, LeaseRequest(attempt.token, max_age_ms))
+            await self._adopt(active, shared)
+            acquired = shared is not None and shared.lease == "taken"
+            if active is not self.state.active:  # replaced meanwhile: start again with the credential now in use
+                if acquired:
+                    await active.shared.release(attempt.token)
+                continue
+            outcome = self._outcome_without_request(attempt)
+            if outcome is not None:
+                if acquired:
+                    await self._release_unneeded(attempt, outcome)
+                return outcome
+            if shared is None or acquired:
+                attempt.without_redis = shared is None
+                return await self._request_and_publish(attempt)
+            if shared.lease == "needless":
+                attempt.shared_max_age_ms = 0  # young enough by its remaining life; older by the exchange's clock
+                continue
+            if shared.lease == "superseded":
+                # Only the newest credential may store. Request a refresh of its holder, again after every read.
+                waited_ms = self._monotonic() - attempt.began
+                if waited_ms > self._timeout * 1000:
+                    error = ExchangeRejectedCredentialsError(
+                        "a newer credential is in use; this replica has an older one"
+                    )
+                    _ = self._record_failure(active, error)
+                    raise error
+                active.shared.request_refresh(attempt.max_age_ms + waited_ms)
             return None
-        if look.lease == "needless":
-            attempt.spared = 0  # it would do by the life it has left; by the exchange's clock it is older
-            return await self._try_once(attempt)
-        return await self._ask_for_all(attempt) if look.lease == "taken" else None
 
-    async def _hand_back(self, attempt: _Attempt, outcome: Outcome) -> None:
-        """Give a lease back that there was no need for; what spared it is shared, for others may lack it."""
+    async def _release_unneeded(self, attempt: _Attempt, outcome: Outcome) -> None:
+        """Release a lease that wasn't needed, and share what made it unnecessary: other replicas may lack it."""
         held = self.state.held
         foreign = held is None or held.identity != attempt.active.source.identity
-        if outcome == "barred" or held is None or foreign or self._joined(attempt):
+        if outcome == "barred" or held is None or foreign or self._has_joined(attempt):
             await attempt.active.shared.release(attempt.token)
         else:
-            await self._share(Fetched(held.snapshot, held.asked, held.margin_assets), attempt)
+            await self._publish_snapshot(Fetched(held.snapshot, held.asked, held.margin_assets), attempt)
 
-    def _leave_to_newer(self, attempt: _Attempt) -> None:
-        """Ask who has the newest credential to refresh, again with every look; and wait, while that may help."""
-        waited = self._monotonic() - attempt.began
-        if waited > self._timeout * 1000:
-            error = ExchangeRejectedCredentialsError("a newer credential is in use; this replica has an older one")
-            _ = self._count(attempt.active, error)
-            raise error
-        attempt.active.shared.request_refresh(attempt.max_age_ms + waited)
-
-    async def _learn(self, active: ActiveCredential, look: SharedState | None) -> None:
-        """Take over what a look has found; `None`: Redis is away."""
-        active.source.degrade(degraded=look is None)
-        if look is None:
+    async def _adopt(self, active: ActiveCredential, shared: SharedState | None) -> None:
+        """Adopt what a read has found; `None`: Redis is unavailable."""
+        active.source.degrade(degraded=shared is None)
+        if shared is None:
             return
-        self._note_lineage(active, look.lineage)
-        await active.source.reconcile(look.holds)
-        if active is not self.state.active:
-            return
-        if look.entry is not None:
-            self.state.adopt_shared(look, look.entry)
-        if look.failed is not None:
-            self.state.learn(look.failed)
-
-    def _note_lineage(self, active: ActiveCredential, lineage: Lineage) -> None:
-        """Who else uses the account; others that have nothing to do with this one are told of once a change."""
-        foreign = lineage.foreign
+        foreign = shared.lineage.foreign
         if foreign:
             self._foreign_entries.inc()
-        if foreign > active.lineage.foreign:
+        if foreign > active.lineage.foreign:  # logged once per change: other users of the account with no link to ours
             log.error("foreign_entry", account=self.state.account, credential=active.source.fingerprint, others=foreign)
-        active.lineage = lineage
+        active.lineage = shared.lineage
+        await active.source.reconcile(shared.holds)
+        if active is not self.state.active:
+            return
+        if shared.entry is not None:
+            self.state.adopt_shared(shared, shared.entry)
+        if shared.failed is not None:
+            self.state.adopt_failure(shared.failed)
 
-    def _without_asking(self, attempt: _Attempt) -> Outcome | None:
-        """How the refresh ends if there is no need to ask, or no use in it."""
-        age, waited = self.state.age, self._monotonic() - attempt.began
-        if self._joined(attempt) or (age is not None and age < attempt.max_age_ms + waited):
+    def _outcome_without_request(self, attempt: _Attempt) -> Outcome | None:
+        """How the refresh ends if a call to the exchange isn't needed, or isn't possible; `None`: it is both."""
+        age, waited_ms = self.state.age, self._monotonic() - attempt.began
+        if self._has_joined(attempt) or (age is not None and age < attempt.max_age_ms + waited_ms):
             return "joined" if attempt.waited else "adopted"
         barrier = self.state.barrier(forced=attempt.forced)
         if barrier is None:
@@ -205,67 +224,52 @@ class Refresher:
         self.state.note(barrier.error)
         return "barred"
 
-    def _joined(self, attempt: _Attempt) -> bool:
-        """Whether another replica's refresh, which this one waited for, has brought something that will do."""
+    def _has_joined(self, attempt: _Attempt) -> bool:
+        """Whether another replica's refresh, which this one waited for, has brought an acceptable snapshot."""
         return attempt.waited and not attempt.bounded and self.state.known > attempt.known
 
-    async def _wait(self, attempt: _Attempt) -> None:
-        """Wait for another replica's news, or a while."""
-        if self._monotonic() - attempt.began > (self._timeout + GRACE) * 1000:
-            raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
-        if not attempt.waited:
-            attempt.known, attempt.waited = self.state.known, True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
-                await self._news.wait()
-
-    async def _ask_without_redis(self, attempt: _Attempt) -> Outcome:
-        """Without Redis: by what this replica knows itself."""
-        outcome = self._without_asking(attempt)
-        if outcome is not None:
-            return outcome
-        attempt.alone = True
-        # And tell the others all the same: the lease is ours if it was only its answer that got lost.
-        return await self._ask_for_all(attempt)
-
-    async def _ask_for_all(self, attempt: _Attempt) -> Outcome:
-        """Ask on behalf of all replicas, and tell them; the lease is given back whatever happens."""
-        over, told = asyncio.Event(), False
+    async def _request_and_publish(self, attempt: _Attempt) -> Outcome:
+        """Call the exchange for all replicas and publish its answer; the lease is released in every case."""
+        over, publishing = asyncio.Event(), False
         renewing = asyncio.create_task(self._renew(attempt, over))
         try:
             try:
-                fetched = await self._ask(attempt)
+                fetched = await self._request(attempt)
             except ExchangeError as exc:
-                told, failed = True, self._count(attempt.active, exc)
-                await self._afterwards(self._tell(failed, attempt), over, renewing)
+                shared, failed = attempt.active.shared, self._record_failure(attempt.active, exc)
+                publishing = True
+                release = shared.record_failure(failed, attempt.token) if failed else shared.release(attempt.token)
+                await self._publish(release, over, renewing)
                 raise
-            told = True
-            await self._afterwards(self._share(fetched, attempt), over, renewing)
+            publishing = True
+            await self._publish(self._publish_snapshot(fetched, attempt), over, renewing)
         finally:
-            if not told:  # the process ends: nobody should wait for the lease to expire
+            if not publishing:  # the process ends: other replicas must not wait for the lease to expire
                 renewing.cancel()
                 await attempt.active.shared.release(attempt.token)
         return "fetched"
 
-    async def _afterwards(
-        self, telling: Coroutine[Any, Any, None], over: asyncio.Event, renewing: asyncio.Task[None]
-    ) -> None:
-        """Tell the replicas. Who waits for this refresh waits as long as its patience lasts; it goes on without."""
-        over.set()
-        task = asyncio.create_task(self._see_through(telling, renewing))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
-        await while_patient(task)
+    async def _request(self, attempt: _Attempt) -> Fetched:
+        """Call the exchange, and adopt its answer into memory.
 
-    async def _see_through(self, telling: Coroutine[Any, Any, None], renewing: asyncio.Task[None]) -> None:
-        try:
-            await renewing  # a renewal after the lease went back would take it again, for nobody
-            with patience():
-                await telling
-        except Exception:
-            log.exception("refresh_untold", account=self.state.account)  # the answer is good all the same
+        Raises:
+            ExchangeError: it gave none, or a fault of ours prevented the call.
+        """
+        with self._metrics.refresh_duration.labels(self.state.account).time():
+            try:
+                fetched = await attempt.active.source.fetch(forced=attempt.forced)
+            except ExchangeError:
+                raise
+            except Exception as exc:
+                raise _fault(exc) from exc
+        if attempt.active is self.state.active:  # else it was replaced meanwhile: each waiting caller decides again
+            self.state.failures = None
+            self.state.note()
+            self.state.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
+        return fetched
 
     async def _renew(self, attempt: _Attempt, over: asyncio.Event) -> None:
+        """Renew the lease until the exchange has answered (`over`), or another replica holds it."""
         renewed = attempt.tried
         while True:
             with contextlib.suppress(TimeoutError):
@@ -274,56 +278,53 @@ class Refresher:
             if over.is_set():
                 return
             began = self._monotonic()
+            # Within the lease's life only Redis can have lost it, by a restart; then it is written again.
             held = await attempt.active.shared.renew(attempt.token, in_time=began - renewed < LEASE)
-            if held is False and not attempt.alone:
+            if held is False and not attempt.without_redis:
                 log.warning("lease_lost", account=self.state.account)
                 return
             renewed = began if held else renewed
 
-    async def _ask(self, attempt: _Attempt) -> Fetched:
-        source = attempt.active.source
-        with self._metrics.refresh_duration.labels(self.state.account).time():
+    async def _publish(
+        self, publication: Coroutine[Any, Any, None], over: asyncio.Event, renewing: asyncio.Task[None]
+    ) -> None:
+        """Publish in a task of its own: the caller waits as long as the round's patience lasts, the task runs on."""
+
+        async def run() -> None:
             try:
-                fetched = await source.fetch(forced=attempt.forced)
-            except ExchangeError:
-                raise
-            except Exception as exc:
-                raise _fault(exc) from exc
-        if attempt.active is self.state.active:  # else it was rotated out meanwhile: whoever waits asks anew
-            self.state.failures = None
-            self.state.note()
-            self.state.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
-        return fetched
+                await renewing  # a renewal after the release would acquire the lease again, for no holder
+                with patience():
+                    await publication
+            except Exception:
+                log.exception("refresh_untold", account=self.state.account)  # the answer is good all the same
 
-    async def _share(self, fetched: Fetched, attempt: _Attempt) -> None:
-        """Hand a snapshot to the replicas; the lease goes back with it."""
-        snapshot, life, active, token = (
-            fetched.snapshot,
-            self.windows.hard_cap,
-            attempt.active,
-            attempt.token,
-        )
-        remaining = life - (self._monotonic() - fetched.asked)
-        # Without an offset others would take this machine's clock for the exchange's.
-        if remaining <= 0 or active.source.clock.offset is None:
-            await active.shared.release(token)
+        over.set()
+        task = asyncio.create_task(run())
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+        await while_patient(task)
+
+    async def _publish_snapshot(self, fetched: Fetched, attempt: _Attempt) -> None:
+        """Share a snapshot with the replicas; the same script releases the lease."""
+        active, life_ms = attempt.active, self.windows.hard_cap
+        remaining_ms = life_ms - (self._monotonic() - fetched.asked)
+        # Without a measured offset, the others would read this machine's clock as the exchange's.
+        if remaining_ms <= 0 or active.source.clock.offset is None:
+            await active.shared.release(attempt.token)
             return
-        entry = Entry(snapshot.body, snapshot.request_time, life, fetched.margin_assets)
+        entry = Entry(fetched.snapshot.body, fetched.snapshot.request_time, life_ms, fetched.margin_assets)
         replaced = active.replaced if active.bond == "lasting" else ""
-        verdict = await active.shared.store_fenced(entry, remaining, token, replaced)
-        if verdict is not None and verdict != "kept":
-            log.warning("snapshot_not_shared", account=self.state.account, reason=verdict)
-            await self.look()  # what stands in its place is later
+        result = await active.shared.store_fenced(entry, remaining_ms, attempt.token, replaced)
+        if result is not None and result != "kept":
+            log.warning("snapshot_not_shared", account=self.state.account, reason=result)
+            await self.read()  # what is stored in its place was requested later
 
-    async def _tell(self, failed: Failed | None, attempt: _Attempt) -> None:
-        """Tell the replicas of a failure, and give the lease back."""
-        if failed is None:
-            await attempt.active.shared.release(attempt.token)
-        else:
-            await attempt.active.shared.record_failure(failed, attempt.token)
+    def _record_failure(self, active: ActiveCredential, error: ExchangeError) -> Failed | None:
+        """Log a failed refresh and count it as back-off; `None`: no back-off.
 
-    def _count(self, active: ActiveCredential, error: ExchangeError) -> Failed | None:
-        """What a failed refresh leaves behind: a pause, unless a not-before stands already or just weight lacks."""
+        None is due while a not-before already bars the call, where only weight was missing, and to a credential that
+        has been replaced meanwhile.
+        """
         self.state.note(error)
         log.warning(
             "refresh_failed",
@@ -332,13 +333,13 @@ class Refresher:
             answered=error.answered,
             code=error.code,
         )
-        rotated = active is not self.state.active
-        if isinstance(error, WeightBudgetSpentError) or rotated or self.state.barrier(forced=False) is not None:
+        replaced = active is not self.state.active
+        if isinstance(error, WeightBudgetSpentError) or replaced or self.state.barrier(forced=False) is not None:
             return None
-        return self.state.count(error)
+        return self.state.count_failure(error)
 
 
 def _fault(exc: Exception) -> RefreshFaultError:
-    """What nobody foresaw, as a failure that is remembered like the exchange's."""
+    """An unforeseen exception, as a failure that is remembered like the exchange's own."""
     log.error("refresh_fault", exc_info=exc)
     return RefreshFaultError("the gateway failed; its log has the trace")

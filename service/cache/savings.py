@@ -1,4 +1,4 @@
-"""What snapshots have spared at the exchange, told by how reads were met."""
+"""The exchange's request weight that snapshots saved, by how reads were answered."""
 
 from collections import Counter as Tally
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ from prometheus_client import Counter
 
 from service.exchange.gate import ACCOUNT
 
-ASKED = frozenset({"stored", "stale-if-error"})
-"""Results of the reads that the exchange was asked for, in vain or not; all others were spared a call."""
+CALLED = frozenset({"stored", "stale-if-error"})
+"""Results of reads that caused a call to the exchange, whether or not it succeeded; all others saved one."""
 
 
 def weight_saved(cache_results: Counter) -> Mapping[tuple[str, str], int]:
-    """Request weight by account and client, since the start. Read when asked for: it costs a read nothing."""
+    """Request weight by account and client, since the start. Computed when it is scraped, so that reads pay nothing."""
     saved = Tally[tuple[str, str]]()
     for sample in (sample for metric in cache_results.collect() for sample in metric.samples):
-        if sample.labels["result"] not in ASKED:
+        if sample.labels["result"] not in CALLED:
             saved[sample.labels["account"], sample.labels["client"]] += ACCOUNT.weight * int(sample.value)
     return saved

@@ -123,7 +123,7 @@ async def test_an_account_that_is_removed_leaves_no_connection_behind(stage: Sta
     gateway = await start(stage)
     await gateway.get(ACCOUNT)
     await gateway.get(OTHER)
-    await gateway.gateway.caches["other"].retire()
+    await gateway.gateway.caches["other"].drain()
     await front.until_open(UNSIGNED, DEMO_API_KEY)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.reload import Reloader, read, watch_paths
 from tests.fleet.mounted import MountedVolume
 from tests.support import World, write_settings
@@ -55,7 +55,7 @@ async def watched(file: Path) -> AsyncIterator[Counting]:
     try:
         yield reloader
     finally:
-        await end(watching)
+        await cancel_and_wait(watching)
 
 
 async def until(reached: Callable[[], bool]) -> None:

@@ -208,9 +208,9 @@ async def test_what_is_at_hand_is_judged_anew_by_age_demand_snapshot_and_windows
     assert (later.held, later.age, later.ttl) == (first.held, 300, 700)
     assert cache.from_memory(RequestDirectives(max_age=299)) is None
 
-    cache.change(msgspec.structs.replace(WINDOWS, fresh_for=300))
+    cache.reconfigure(msgspec.structs.replace(WINDOWS, fresh_for=300))
     assert cache.from_memory(NO_DIRECTIVES) is None
-    cache.change(WINDOWS)
+    cache.reconfigure(WINDOWS)
     assert cache.from_memory(NO_DIRECTIVES) == later
     clock.advance(700)
     assert cache.from_memory(NO_DIRECTIVES) is None
@@ -229,7 +229,7 @@ async def test_a_look_with_a_credential_that_is_replaced_meanwhile_is_not_taken_
     reading = asyncio.create_task(cache.get(NO_DIRECTIVES))
     await shared.asked.wait()
     successor = Successor(clock)
-    cache.state.begin(ActiveCredential(successor, NoRedis()))
+    cache.state.activate(ActiveCredential(successor, NoRedis()))
     shared.answer.set()
     served = await reading
     await cache.close()
@@ -245,7 +245,7 @@ async def test_what_one_credential_asked_for_is_not_shared_as_the_next_ones(
     successor, shared = Successor(clock), LeaseForAll()
     successor.clock.offset = Offset(0, 0, None)
     shared.answer.set()
-    cache.state.begin(ActiveCredential(successor, shared))
+    cache.state.activate(ActiveCredential(successor, shared))
     refresher = Refresher(CacheSettings("main", WINDOWS, timeout=2), cache.state, Metrics())
 
     assert await refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False) == "adopted"

@@ -253,7 +253,7 @@ situations = st.builds(
 
 @given(situations)
 def test_whatever_the_input_there_is_a_decision_within_its_bounds(situation: Situation) -> None:
-    windows, demand, age = situation.windows, situation.demand, situation.age
+    windows, demand, age = situation.windows, situation.directives, situation.age
     decision = decide(situation)
     if isinstance(decision, Serve | ServeAndRefresh):
         assert age is not None
@@ -272,7 +272,7 @@ def test_whoever_waits_without_a_bound_decides_again_while_half_a_second_has_not
     decision = decide(situation)
     if isinstance(decision, Refresh) and decision.patience is not None:
         assert 0 < decision.patience <= SLOW_AFTER
-    unbounded = not situation.demand.no_cache and situation.demand.min_fresh is None
+    unbounded = not situation.directives.no_cache and situation.directives.min_fresh is None
     if isinstance(decision, Refresh) and unbounded and situation.slow_for < SLOW_AFTER:
         assert decision.patience == SLOW_AFTER - situation.slow_for
 
@@ -290,7 +290,7 @@ def test_what_a_refresh_brings_meets_the_demand_that_asked_for_it(situation: Sit
     decision = decide(situation)
     if isinstance(decision, Refresh):
         assert decision.max_age_ms >= 0
-        brought = Situation(situation.windows, situation.demand, 0, situation.waited, situation.barrier)
+        brought = Situation(situation.windows, situation.directives, 0, situation.waited, situation.barrier)
         assert told(decide(brought)) == "serve fresh"
 
 
@@ -298,5 +298,5 @@ def test_what_a_refresh_brings_meets_the_demand_that_asked_for_it(situation: Sit
 def test_a_snapshot_that_is_acceptable_needs_no_call(situation: Situation) -> None:
     decision = decide(situation)
     if isinstance(decision, Refresh) and decision.max_age_ms <= situation.windows.hard_cap:
-        adopted = Situation(situation.windows, situation.demand, max(0, decision.max_age_ms - 1), situation.waited)
+        adopted = Situation(situation.windows, situation.directives, max(0, decision.max_age_ms - 1), situation.waited)
         assert not isinstance(decide(adopted), Refresh)

@@ -7,7 +7,7 @@ import pytest
 import redis.exceptions as errors
 from fakeredis import FakeAsyncRedis, FakeServer
 
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.settings import Redis as RedisSettings
 from service.settings_file import SettingsError
 from service.store.guard import (
@@ -145,7 +145,7 @@ async def test_what_goes_on_without_us_is_waited_for_no_longer_than_patience_las
         await while_patient(task)
     assert WAIT_TICKS * TICK_S <= loop.time() - began < WAIT_TICKS * TICK_S + 1
     assert not task.done()
-    await end(task)
+    await cancel_and_wait(task)
 
 
 async def test_a_hundred_operations_at_once_take_turns(wire: Wire) -> None:
@@ -197,7 +197,7 @@ async def test_a_heartbeat_notices_that_redis_goes_and_comes_without_a_request(w
     wire.server.connected = True
     clock.advance(1_000)
     await until(wire.link, up=True)
-    await end(beating)
+    await cancel_and_wait(beating)
     assert 0 < await wire.redis.pttl("heartbeat") <= 5_000
 
 

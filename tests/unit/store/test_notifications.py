@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from service.cache.flight import end
+from service.cache.flight import cancel_and_wait
 from service.store import notifications
 from service.store.notifications import Notifications
 
@@ -44,7 +44,7 @@ async def listening(redis: Redis) -> AsyncIterator[Heard]:
     try:
         yield heard
     finally:
-        await end(task)
+        await cancel_and_wait(task)
 
 
 @asynccontextmanager
@@ -167,5 +167,5 @@ async def test_a_bug_in_what_hears_does_not_make_a_replica_deaf() -> None:
         task = asyncio.create_task(Notifications(cast("Redis", redis), "news", stumble).listen())
         async with asyncio.timeout(SOON):
             await again.wait()
-        await end(task)
+        await cancel_and_wait(task)
     assert heard == [None, None]
