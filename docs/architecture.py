@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 SERVICE = HERE.parent / "service"
 PICTURE = HERE / "architecture.svg"
 
-WIDTH, HEIGHT, BOX_WIDTH, BOX_HEIGHT = 1040, 820, 290, 56
+WIDTH, HEIGHT, BOX_WIDTH, BOX_HEIGHT = 1040, 910, 290, 56
 LEFT, MIDDLE, RIGHT = 175, 520, 865
 
 COMMANDS = "__main__ entry cli check reload"
@@ -26,12 +26,13 @@ ROOMS = {
     "web": (MIDDLE, 200, "the HTTP edge, the fast path, OpenAPI", "web"),
     "gateway": (MIDDLE, 290, "the joined parts, as web reads them", "gateway"),
     "kubernetes": (MIDDLE, 380, "ServiceAccounts, by TokenReview", "kubernetes"),
-    "cache": (MIDDLE, 470, "one snapshot per account, fresh enough", "cache"),
-    "store": (MIDDLE, 560, "what replicas share; the Lua scripts", "store"),
-    "exchange": (MIDDLE, 650, "signed calls, request weight, cooldowns", "exchange"),
-    "bounded_http": (MIDDLE, 740, "HTTP answers, read within bounds", "bounded_http"),
-    "access": (LEFT, 470, "clients, grants, limits, waiting rooms", "access"),
-    "account": (LEFT, 740, "the snapshot, and how views are cut", "account"),
+    "store": (MIDDLE, 470, "the shared state in Redis; Lua scripts", "store"),
+    "exchange": (MIDDLE, 560, "signed calls, request weight, cooldowns", "exchange"),
+    "bounded_http": (MIDDLE, 650, "HTTP answers, read within bounds", "bounded_http"),
+    "cache": (MIDDLE, 740, "one snapshot per account, fresh enough", "cache"),
+    "fleet": (MIDDLE, 830, "what replicas agree on, and the rules", "fleet"),
+    "access": (LEFT, 560, "clients, grants, limits, waiting rooms", "access"),
+    "account": (LEFT, 830, "the snapshot, and how views are cut", "account"),
 }
 SHARED = ("telemetry", "settings", "settings_file", "addresses", "files", "tls", "clock")
 """Every room but `account` may import these: they get one box, and no arrows."""
@@ -40,8 +41,8 @@ OUTSIDE = {
     # name: (top y, what passes, the room that alone knows it)
     "callers": (200, "HTTP, litestar and granian", "web"),
     "API server": (380, "TokenReview, httpx", "kubernetes"),
-    "Redis": (560, "EVALSHA and pub/sub, redis-py", "store"),
-    "Binance COIN-M": (650, "signed GETs, httpx", "exchange"),
+    "Redis": (470, "EVALSHA and pub/sub, redis-py", "store"),
+    "Binance COIN-M": (560, "signed GETs, httpx", "exchange"),
 }
 
 

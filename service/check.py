@@ -14,18 +14,18 @@ from service import process
 from service.addresses import password_of
 from service.cache.account_cache import AccountCache
 from service.clock import timestamp
-from service.exchange.budget import MINUTE
-from service.exchange.errors import ExchangeError
 from service.exchange.gate import ACCOUNT
 from service.exchange.key_permissions import key_permissions
 from service.files import exposure
+from service.fleet.budget import MINUTE
+from service.fleet.errors import ExchangeError
+from service.fleet.lineage import MEMORY
+from service.fleet.shared_state import Lineage
 from service.gateway import Gateway
 from service.kubernetes.errors import NotVerifiedError
 from service.settings import Audit, Server, Settings
 from service.settings_file import SettingsError, secret_files
-from service.store.entries import Lineage
 from service.store.guard import RedisUnavailableError
-from service.store.lineage import MEMORY
 from service.store.selftest import selftest
 from service.telemetry import sinks
 from service.tls import require_pair

@@ -31,6 +31,7 @@ from service.exchange.signing import Credential, read_credential
 from service.exchange.source import AccountSource
 from service.exchange.transport import open_client
 from service.exchange.wallet_api import WalletApi
+from service.fleet.shared_state import Notification
 from service.gateway import Gateway
 from service.kubernetes import api_server
 from service.kubernetes.api_server import ApiServer
@@ -38,7 +39,6 @@ from service.kubernetes.reviews import TokenReviews
 from service.settings import Settings
 from service.settings_file import secrets_of
 from service.store.accounts import AccountStore
-from service.store.entries import Notification
 from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
 from service.store.guard import RedisGuard, connect
 from service.store.ledger import EgressLedger

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from service.cache.policy import StaleReason
-from service.exchange.budget import BarrierReason
+from service.fleet.budget import BarrierReason
 from service.settings import Freshness
 from tests.app.contract import PROBLEMS
 

@@ -106,6 +106,15 @@ class Snapshot:
         return f"<Snapshot request_time={self.request_time} assets={len(self.assets)} positions={len(self.positions)}>"
 
 
+class Fetched(msgspec.Struct, frozen=True):
+    """A new snapshot, and when it was requested by this machine's steady clock (monotonic ms)."""
+
+    snapshot: Snapshot
+    asked: int
+    margin_assets: Mapping[str, str]
+    """What it was indexed by: exchangeInfo may have been read again since, for another account."""
+
+
 class _Number(str):
     """A number's own digits: never a float, and never accepted where a string is required."""
 

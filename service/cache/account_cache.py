@@ -39,12 +39,12 @@ from service.cache.policy import (
     Situation,
     Windows,
 )
-from service.cache.ports import ActiveCredential, CacheSettings, Held, Outcome, RefreshWait, Result, Served, Source
+from service.cache.ports import ActiveCredential, CacheSettings, Held, Outcome, RefreshWait, Result, Served, Upstream
 from service.cache.refresher import GRACE, Refresher
 from service.cache.rotation import Rotation
-from service.exchange.budget import Barrier
-from service.exchange.errors import ExchangeError, ExchangeTimeoutError
-from service.store.entries import Notification
+from service.fleet.budget import Barrier
+from service.fleet.errors import ExchangeError, ExchangeTimeoutError
+from service.fleet.shared_state import Notification
 from service.telemetry.metrics import Metrics
 
 READ_INTERVAL_MS = 200
@@ -108,7 +108,7 @@ class AccountCache:
         """What memory served last, and to which directives: at full speed dozens of equal reads come in one ms."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Upstream:
         """The account at the exchange, with the credential in use."""
         return self.state.active.source
 

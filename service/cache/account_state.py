@@ -8,10 +8,10 @@ from service.account import snapshot as snapshots
 from service.account.selection import Views
 from service.account.snapshot import MalformedAccountError, Snapshot
 from service.cache.ports import ActiveCredential, Held, LastRefresh
-from service.exchange import budget
-from service.exchange.budget import Barrier, Failures
-from service.exchange.errors import ExchangeError, ExchangeRejectedCredentialsError
-from service.store.entries import Bond, Entry, Failed, SharedState
+from service.fleet import budget
+from service.fleet.budget import Barrier, Failures
+from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError
+from service.fleet.shared_state import Bond, Entry, Failed, SharedState
 
 log = structlog.get_logger("coinm.cache")
 

@@ -25,8 +25,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from service.exchange.budget import Barrier, BarrierReason
-from service.exchange.errors import ExchangeError
+from service.fleet.budget import Barrier, BarrierReason
+from service.fleet.errors import ExchangeError
 
 SLOW_AFTER = 500
 """Ms that a caller waits for a slow exchange while memory has something within `stale_if_error`. An ordinary answer

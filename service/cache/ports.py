@@ -6,14 +6,12 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from service.account.selection import Views
-from service.account.snapshot import Snapshot
+from service.account.snapshot import Fetched, Snapshot
 from service.cache.policy import RefreshReason, ServeReason, Windows
-from service.exchange.budget import Barrier, Cooldown
-from service.exchange.client import Fetched
-from service.exchange.clock import ExchangeClock
-from service.exchange.errors import ExchangeError
-from service.exchange.ports import Cooldowns
-from service.store.entries import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
+from service.fleet.budget import Barrier, Cooldown
+from service.fleet.errors import ExchangeError
+from service.fleet.ledger import Cooldowns
+from service.fleet.shared_state import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
@@ -23,14 +21,34 @@ Outcome: TypeAlias = Literal["fetched", "joined", "adopted", "barred"]
 the exchange can't be called now."""
 
 
-class Source(Protocol):
+class ExchangeTime(Protocol):
+    """The exchange's clock, as far as it is known, and a steady one; all in ms."""
+
+    @property
+    def offset(self) -> object | None:
+        """How the exchange's clock differs from this machine's; `None`: not known."""
+        ...
+
+    @property
+    def measured(self) -> bool:
+        """Whether the offset was measured by this replica, and not only adopted."""
+        ...
+
+    def now(self) -> int: ...
+
+    def monotonic(self) -> int: ...
+
+
+class Upstream(Protocol):
     """One account at the exchange."""
 
-    clock: ExchangeClock
     fingerprint: str
     """The credential's name in logs."""
     identity: str
     """Distinguishes it from every other credential: a digest of its key and secret."""
+
+    @property
+    def clock(self) -> ExchangeTime: ...
 
     async def fetch(self, *, forced: bool) -> Fetched: ...
 
@@ -88,7 +106,7 @@ class ActiveCredential:
         shared: what the replicas share, as this credential may read and change it.
     """
 
-    def __init__(self, source: Source, shared: SharedStore) -> None:
+    def __init__(self, source: Upstream, shared: SharedStore) -> None:
         self.source = source
         self.shared = shared
         self.lineage = Lineage()

@@ -11,7 +11,7 @@ own, within its part of the weight.
 #   publish        the fenced store, or the failure, each with the release; runs on if every caller leaves
 #   wait           all others: for a notification, or for `POLL` if it was lost; then read again
 #
-# A round (read, request, wait for publishing) has one budget of time for Redis (`patience`), the publishing task one of
+# A round (read, request, wait for publishing) has one budget of time for Redis (`wait_budget`), the publishing task has
 # its own. Memory decides after each read: a waiter ends when any replica has published, and a new holder never requests
 # what it can already adopt.
 #
@@ -38,19 +38,18 @@ from typing import Any
 
 import structlog
 
+from service.account.snapshot import Fetched
 from service.cache.account_state import AccountState
 from service.cache.ports import ActiveCredential, CacheSettings, Outcome
-from service.exchange.client import Fetched
-from service.exchange.errors import (
+from service.cache.wait_budget import one_budget, wait_within_budget
+from service.fleet.errors import (
     ExchangeError,
     ExchangeRejectedCredentialsError,
     ExchangeTimeoutError,
     RefreshFaultError,
     WeightBudgetSpentError,
 )
-from service.store.accounts import LEASE
-from service.store.entries import Entry, Failed, LeaseRequest, SharedState
-from service.store.guard import patience, while_patient
+from service.fleet.shared_state import LEASE, Entry, Failed, LeaseRequest, SharedState
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -117,7 +116,7 @@ class Refresher:
         try:
             while True:
                 self._notified.clear()  # before the read: what is announced during it ends the next wait at once
-                with patience():
+                with one_budget():
                     outcome = await self._try_once(attempt)
                 if outcome is not None:
                     result = "alone" if attempt.without_redis and outcome == "fetched" else outcome
@@ -288,12 +287,12 @@ class Refresher:
     async def _publish(
         self, publication: Coroutine[Any, Any, None], over: asyncio.Event, renewing: asyncio.Task[None]
     ) -> None:
-        """Publish in a task of its own: the caller waits as long as the round's patience lasts, the task runs on."""
+        """Publish in a task of its own: the caller waits as long as the round's budget lasts, the task runs on."""
 
         async def run() -> None:
             try:
                 await renewing  # a renewal after the release would acquire the lease again, for no holder
-                with patience():
+                with one_budget():
                     await publication
             except Exception:
                 log.exception("refresh_untold", account=self.state.account)  # the answer is good all the same
@@ -302,7 +301,7 @@ class Refresher:
         task = asyncio.create_task(run())
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
-        await while_patient(task)
+        await wait_within_budget(task)
 
     async def _publish_snapshot(self, fetched: Fetched, attempt: _Attempt) -> None:
         """Share a snapshot with the replicas; the same script releases the lease."""

@@ -11,7 +11,7 @@ then every replica goes on with the old one.
 # One try, in order:
 #   1. Read Redis: a link from our credential to the candidate ends the matter, unless the candidate is replaced too.
 #      That the candidate is in use elsewhere is not enough: a process that was started with it can't know that it
-#      belongs to the same account. `store.lineage` has the theory.
+#      belongs to the same account. `fleet.lineage` has the theory.
 #   2. Our own back-off, and what bars any call to the exchange (not-before, weight).
 #   3. The right to prove it, for the fleet: `claim` expires after a refresh's timeout, so a replica that dies holds up
 #      the others no longer. `None` (Redis unavailable) lets this replica try alone.
@@ -23,11 +23,11 @@ import contextlib
 
 import structlog
 
+from service.account.snapshot import Fetched
 from service.cache.account_state import AccountState
 from service.cache.flight import cancel_and_wait
 from service.cache.ports import ActiveCredential, CacheSettings
-from service.exchange.client import Fetched
-from service.exchange.errors import ExchangeError, ExchangeRejectedCredentialsError, ExchangeTimeoutError
+from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError, ExchangeTimeoutError
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")

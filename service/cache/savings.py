@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter
 
-from service.exchange.gate import ACCOUNT
+from service.fleet.budget import ACCOUNT_WEIGHT
 
 CALLED = frozenset({"stored", "stale-if-error"})
 """Results of reads that caused a call to the exchange, whether or not it succeeded; all others saved one."""
@@ -16,5 +16,5 @@ def weight_saved(cache_results: Counter) -> Mapping[tuple[str, str], int]:
     saved = Tally[tuple[str, str]]()
     for sample in (sample for metric in cache_results.collect() for sample in metric.samples):
         if sample.labels["result"] not in CALLED:
-            saved[sample.labels["account"], sample.labels["client"]] += ACCOUNT.weight * int(sample.value)
+            saved[sample.labels["account"], sample.labels["client"]] += ACCOUNT_WEIGHT * int(sample.value)
     return saved

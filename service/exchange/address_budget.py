@@ -1,6 +1,6 @@
 """One public address: the weight spent through it, and the cooldowns that bind it and its credentials.
 
-State only; every rule is `service.exchange.budget`'s.
+State only; every rule is `service.fleet.budget`'s.
 """
 
 # Which reading of the clock decides (`ExchangeClock`): the exchange's time is known to within an error bound.
@@ -13,9 +13,9 @@ State only; every rule is `service.exchange.budget`'s.
 
 from msgspec.structs import replace
 
-from service.exchange import budget
-from service.exchange.budget import NO_COOLDOWN, Barrier, Ceiling, Charge, Cooldown, Window
 from service.exchange.clock import ExchangeClock
+from service.fleet import budget
+from service.fleet.budget import NO_COOLDOWN, Barrier, Ceiling, Charge, Cooldown, Window
 from service.settings import Exchange
 
 ADDRESS = ""

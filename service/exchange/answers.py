@@ -19,8 +19,8 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-from service.exchange.budget import MAX_COOLDOWN
-from service.exchange.errors import (
+from service.fleet.budget import MAX_COOLDOWN
+from service.fleet.errors import (
     ExchangeAnswerInvalidError,
     ExchangeBannedError,
     ExchangeBlockedError,

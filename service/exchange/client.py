@@ -8,43 +8,33 @@
 # because that is why there is no account.
 
 import asyncio
-from collections.abc import Mapping
 
 import httpx
-import msgspec
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from service.account import snapshot
-from service.account.snapshot import Snapshot
-from service.exchange import budget
+from service.account.snapshot import Fetched
 from service.exchange.address_budget import ADDRESS
-from service.exchange.budget import Charge
-from service.exchange.errors import (
+from service.exchange.exchange_info import ExchangeInfo
+from service.exchange.gate import ACCOUNT, Call, Gate
+from service.exchange.ports import ExchangeInfoStore
+from service.exchange.public import PublicData
+from service.exchange.signing import Credential
+from service.fleet import budget
+from service.fleet.budget import Charge
+from service.fleet.errors import (
     ExchangeClockSkewError,
     ExchangeError,
     ExchangeTimeoutError,
     WeightBudgetSpentError,
 )
-from service.exchange.exchange_info import ExchangeInfo
-from service.exchange.gate import ACCOUNT, Call, Gate
-from service.exchange.ports import Cooldowns, ExchangeInfoStore
-from service.exchange.public import PublicData
-from service.exchange.signing import Credential
+from service.fleet.ledger import Cooldowns
 from service.settings import Exchange
 
 ATTEMPTS = 3
 """Attempts of one refresh; the docs advise 3 to 5, and each costs the account call's weight."""
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 0.8
 """Between attempts: 200, 400, 800 ms is the exchange's own advice for 503."""
-
-
-class Fetched(msgspec.Struct, frozen=True):
-    """A new snapshot, and when it was requested by this machine's steady clock (monotonic ms)."""
-
-    snapshot: Snapshot
-    asked: int
-    margin_assets: Mapping[str, str]
-    """What it was indexed by: exchangeInfo may have been read again since, for another account."""
 
 
 class _Refresh:

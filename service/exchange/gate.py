@@ -38,11 +38,14 @@ import msgspec
 from msgspec.structs import replace
 
 from service.account.snapshot import MalformedAccountError
-from service.exchange import answers, budget, transport
+from service.exchange import answers, transport
 from service.exchange.address_budget import ADDRESS, AddressBudget
 from service.exchange.answers import Answer, MalformedAnswerError
-from service.exchange.budget import Charge, Cooldown
-from service.exchange.errors import (
+from service.exchange.ports import Ledger
+from service.exchange.signing import Credential
+from service.fleet import budget
+from service.fleet.budget import Charge, Cooldown
+from service.fleet.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
     ExchangeRefusedError,
@@ -50,8 +53,7 @@ from service.exchange.errors import (
     ExchangeTimeoutError,
     RefreshFaultError,
 )
-from service.exchange.ports import Cooldowns, Ledger, Reservation
-from service.exchange.signing import Credential
+from service.fleet.ledger import Cooldowns, Reservation
 from service.telemetry.attribution import CLIENT
 from service.telemetry.metrics import Metrics
 

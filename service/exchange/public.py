@@ -26,10 +26,10 @@ import structlog
 from service.exchange import exchange_info
 from service.exchange.answers import Answer, MalformedAnswerError
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, Sample, estimate
-from service.exchange.errors import ExchangeError
 from service.exchange.exchange_info import ExchangeInfo
 from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, PING, TIME, Call, Gate
 from service.exchange.ports import EXCHANGE_INFO_MAX_AGE, ExchangeInfoStore
+from service.fleet.errors import ExchangeError
 from service.settings import Exchange
 
 log = structlog.get_logger("coinm.exchange")

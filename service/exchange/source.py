@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
-from service.exchange.budget import Barrier, Charge, Cooldown
-from service.exchange.client import ExchangeClient, Fetched
+from service.account.snapshot import Fetched
+from service.exchange.client import ExchangeClient
 from service.exchange.gate import ACCOUNT
-from service.exchange.ports import Cooldowns
 from service.exchange.signing import Credential
+from service.fleet.budget import Barrier, Charge, Cooldown
+from service.fleet.ledger import Cooldowns
 from service.telemetry.attribution import CLIENT
 
 
@@ -77,9 +78,9 @@ class AccountSource:
     def credential_cooldown(self) -> Cooldown:
         return self.client.egress.cooldown(self._credential.identity)
 
-    async def reconcile(self, shared: Cooldowns) -> None:
+    async def reconcile(self, cooldowns: Cooldowns) -> None:
         """Adopt the cooldowns that replicas share, and share those that they don't know of."""
-        await self.client.reconcile(self._charge(forced=False), shared)
+        await self.client.reconcile(self._charge(forced=False), cooldowns)
 
     def degrade(self, *, degraded: bool) -> None:
         """Set whether the replicas are unable to share what they spend."""

@@ -27,7 +27,7 @@ from service.account.snapshot import MAX_BODY
 from service.bounded_http import BodyEncodingError, BodyError, BodyTooLargeError
 from service.exchange import answers
 from service.exchange.answers import MAX_ERROR_BODY, Answer
-from service.exchange.errors import (
+from service.fleet.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
     ExchangeRefusedError,

@@ -9,16 +9,17 @@ from collections.abc import Mapping
 
 import httpx
 
-from service.exchange import answers, budget, transport
+from service.exchange import answers, transport
 from service.exchange.address_budget import ADDRESS, AddressBudget
 from service.exchange.answers import MalformedAnswerError
-from service.exchange.errors import (
+from service.exchange.key_permissions import Restrictions, parse
+from service.exchange.signing import Credential
+from service.fleet import budget
+from service.fleet.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
     ExchangeTimeoutError,
 )
-from service.exchange.key_permissions import Restrictions, parse
-from service.exchange.signing import Credential
 from service.settings import Exchange
 
 PATH = "/sapi/v1/account/apiRestrictions"

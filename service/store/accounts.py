@@ -20,7 +20,7 @@ what that replica shares. Each script is atomic; anything can happen between two
 # Every outcome but `lost` releases the lease and publishes in the same script, so that waiters never see the one
 # without the other.
 #
-# Invariant: an identity's keys are written only by replicas that hold that credential (`store.lineage`). What no
+# Invariant: an identity's keys are written only by replicas that hold that credential (`fleet.lineage`). What no
 # replica can have written counts as none, for that key alone; no text from Redis reaches a caller.
 
 import contextlib
@@ -29,11 +29,13 @@ from typing import Any
 import msgspec
 
 from service.account.snapshot import MAX_BODY
-from service.exchange.budget import MAX_BACKOFF
+from service.cache.wait_budget import WaitBudget
 from service.exchange.clock import ExchangeClock
-from service.exchange.errors import ERRORS, ExchangeUnavailableError
-from service.store.cooldowns import cooldowns_of
-from service.store.entries import (
+from service.fleet.budget import MAX_BACKOFF
+from service.fleet.errors import ERRORS, ExchangeUnavailableError
+from service.fleet.lineage import MEMORY, lineage_of, uses_of
+from service.fleet.shared_state import (
+    LEASE,
     Bond,
     Cleared,
     Entry,
@@ -44,15 +46,13 @@ from service.store.entries import (
     SharedState,
     StoreResult,
 )
-from service.store.guard import RedisGuard, RedisUnavailableError, WaitBudget
-from service.store.lineage import MEMORY, lineage_of, uses_of
+from service.store.cooldowns import cooldowns_of
+from service.store.guard import RedisGuard, RedisUnavailableError
 from service.store.scripts import AccountKeys, Args, EgressKeys, ScriptResult, Scripts, acquire_once
 from service.store.values import whole
 
 FORMAT = 2
 """Version of the snapshot's hash; an entry of another version counts as none."""
-LEASE = 2_000
-"""Ms that a lease outlives its holder; the holder renews it every quarter of that."""
 FAILURE_MEMORY = 60 * 60 * 1000
 """Ms after its pause for which a failure still counts as one in a row: far longer than any pause, but not for ever."""
 MAX_FAILURES = 1_000_000

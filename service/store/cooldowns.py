@@ -10,10 +10,10 @@
 
 import re
 
-from service.exchange.budget import MAX_COOLDOWN, NO_COOLDOWN, Cooldown, joined
 from service.exchange.clock import EARLIEST, LATEST, ExchangeClock
-from service.exchange.errors import ERRORS, ExchangeBannedError
-from service.exchange.ports import Cooldowns
+from service.fleet.budget import MAX_COOLDOWN, NO_COOLDOWN, Cooldown, joined
+from service.fleet.errors import ERRORS, ExchangeBannedError
+from service.fleet.ledger import Cooldowns
 from service.store.scripts import ScriptResult
 from service.store.values import whole
 

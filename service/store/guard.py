@@ -5,12 +5,10 @@ operation has 250 ms and one attempt, and all operations of one refresh share on
 operation is sent for a second. Redis is shared state, never a reason to fail a read that memory can answer.
 """
 
-# Waiting. A `WaitBudget` counts ticks of the event loop, so that a stalled loop isn't mistaken for a slow Redis:
-# - A tick that ends late isn't counted: the loop was busy, perhaps with a burst of callers.
-# - An operation that is answered within its first tick costs nothing: that is a round trip, not a wait.
-# - Waiting for one of the `CONCURRENT` slots counts like waiting for the answer.
-# - When the ticks run out, the operation is cancelled. redis-py then drops the connection, so a late answer can't be
-#   read as the answer to the next operation. Redis may have run the script: the scripts are therefore safe to repeat.
+# Waiting. Every operation spends a wait budget (`cache.wait_budget`); waiting for one of the `CONCURRENT` slots counts
+# like waiting for the answer. When the budget is spent, the operation is cancelled. redis-py then drops the connection,
+# so a late answer can't be read as the answer to the next operation. Redis may have run the script: the scripts are
+# therefore safe to repeat.
 #
 # The breaker. Each replica has its own; it is not shared.
 #
@@ -27,8 +25,7 @@ operation is sent for a second. Redis is shared state, never a reason to fail a 
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -52,6 +49,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.addresses import host_and_port
+from service.cache.wait_budget import WAIT_TICKS, WaitBudget, current, wait_within_budget
 from service.clock import Clock
 from service.settings import Redis as RedisSettings
 from service.settings_file import read_secret, redis_url
@@ -62,12 +60,6 @@ log = structlog.get_logger("coinm.redis")
 
 T = TypeVar("T")
 
-TICK_S = 0.025
-"""Length of one tick of a wait budget."""
-WAIT_TICKS = 10
-"""For one operation, or for all operations of a refresh between two waits for other replicas: 250 ms."""
-LONGEST_WAIT_S = 2.0
-"""An operation is given up after this time, however busy the loop is."""
 CONCURRENT = 32
 """Operations at a time: redis-py's pool refuses more than 100 connections, and Redis serves one at a time anyhow."""
 HEARTBEAT_TICKS = 40
@@ -148,42 +140,6 @@ def connect(settings: RedisSettings) -> Redis:
     return redis
 
 
-class WaitBudget:
-    """The ticks that may still be spent on waiting for Redis."""
-
-    def __init__(self, ticks: int = WAIT_TICKS) -> None:
-        self.ticks = ticks
-
-    async def wait(self, task: asyncio.Task[Any]) -> bool:
-        """Wait for a task while ticks are left; return whether it is done. The task goes on either way."""
-        now = asyncio.get_running_loop().time
-        end = now() + LONGEST_WAIT_S  # a loop that is late every time would count no tick
-        while not task.done() and self.ticks > 0 and now() < end:
-            began = now()
-            await asyncio.wait({task}, timeout=TICK_S)
-            if now() - began < 2 * TICK_S and not task.done():
-                self.ticks -= 1
-        return task.done()
-
-
-_wait_budget: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None)
-
-
-@contextlib.contextmanager
-def patience() -> Iterator[None]:
-    """Within the block, operations without a budget of their own share one; together they wait at most 250 ms."""
-    token = _wait_budget.set(WaitBudget())
-    try:
-        yield
-    finally:
-        _wait_budget.reset(token)
-
-
-async def while_patient(task: asyncio.Task[Any]) -> None:
-    """Wait for a task within the block's budget; the task goes on when the budget is spent."""
-    await (_wait_budget.get() or WaitBudget()).wait(task)
-
-
 class RedisGuard:
     """The only way to Redis: bounds each operation in time, and stops calling a Redis that fails."""
 
@@ -206,7 +162,7 @@ class RedisGuard:
         Raises:
             RedisUnavailableError: Redis failed the operation, or one within the last second, or the budget is spent.
         """
-        budget, now = limit or _wait_budget.get() or WaitBudget(), self._clock.monotonic()
+        budget, now = limit or current(), self._clock.monotonic()
         if budget.ticks <= 0:
             raise RedisUnavailableError("timeout")  # too slow for this caller; Redis itself may be well
         if not self.up:
@@ -253,7 +209,7 @@ class RedisGuard:
 
     async def post_and_wait(self, operation: Callable[[], Awaitable[object]]) -> None:
         """Post, and wait within the block's budget, so that what the caller does next normally finds it done."""
-        await while_patient(self.post(operation))
+        await wait_within_budget(self.post(operation))
 
     async def reach(self) -> None:
         """Ping Redis, within the time that several Sentinels and a handshake may take.

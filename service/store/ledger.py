@@ -17,9 +17,9 @@
 import re
 from functools import partial
 
-from service.exchange.budget import MINUTE, Charge, Cooldown, Window
 from service.exchange.clock import ExchangeClock
-from service.exchange.ports import LedgerState, Reservation
+from service.fleet.budget import MINUTE, Charge, Cooldown, Window
+from service.fleet.ledger import LedgerState, Reservation
 from service.settings import NAME_PATTERN
 from service.store.cooldowns import COOLDOWN_MEMORY, cooldown_of, cooldowns_of, latest_moment, latest_until
 from service.store.guard import RedisGuard, RedisUnavailableError
@@ -67,12 +67,12 @@ class EgressLedger:
         """Record that the call was not sent."""
         self._settle(reservation, "cancelled", "")
 
-    async def cool_down_address(self, hold: Cooldown) -> None:
+    async def cool_down_address(self, cooldown: Cooldown) -> None:
         """Share a cooldown of the address, or that a probe after it was answered; Redis keeps what takes precedence."""
-        await self._share(self._keys.hold, hold)
+        await self._share(self._keys.hold, cooldown)
 
-    async def cool_down_credential(self, claim: Charge, hold: Cooldown) -> None:
-        await self._share(self._keys.credential_cooldown(claim.credential), hold)
+    async def cool_down_credential(self, charge: Charge, cooldown: Cooldown) -> None:
+        await self._share(self._keys.credential_cooldown(charge.credential), cooldown)
 
     async def probe(self, milliseconds: int) -> bool | None:
         """Acquire the sole right to send the probe; it lasts that long, whatever comes of the probe."""

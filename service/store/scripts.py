@@ -24,8 +24,9 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError
 
+from service.cache.wait_budget import WaitBudget
 from service.settings import Settings
-from service.store.guard import RedisGuard, RedisUnavailableError, WaitBudget
+from service.store.guard import RedisGuard, RedisUnavailableError
 
 Args: TypeAlias = list[bytes | str | int]
 """A script's arguments."""

@@ -4,13 +4,13 @@ import secrets
 
 from msgspec.structs import replace
 
-from service.exchange.budget import NO_COOLDOWN, Charge
 from service.exchange.clock import ExchangeClock
-from service.exchange.errors import ExchangeUnavailableError
-from service.exchange.ports import Reservation
+from service.fleet.budget import NO_COOLDOWN, Charge
+from service.fleet.errors import ExchangeUnavailableError
+from service.fleet.ledger import Reservation
+from service.fleet.shared_state import Entry, Failed, LeaseRequest
 from service.settings import Settings
 from service.store.accounts import AccountStore
-from service.store.entries import Entry, Failed, LeaseRequest
 from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
 from service.store.guard import SOCKET_TIMEOUT_S, RedisGuard
 from service.store.ledger import EgressLedger

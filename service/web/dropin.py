@@ -16,7 +16,7 @@ from litestar.params import FromPath
 from service.account.selection import Selection, Shape
 from service.exchange.address_budget import ADDRESS
 from service.exchange.client import ExchangeClient
-from service.exchange.errors import ExchangeUnavailableError
+from service.fleet.errors import ExchangeUnavailableError
 from service.web import parameters
 from service.web.authentication import gateway_of
 from service.web.binance_errors import MalformedKeyError

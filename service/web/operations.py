@@ -13,7 +13,7 @@ from service.access.clients import Client
 from service.cache.savings import weight_saved
 from service.clock import timestamp
 from service.exchange.address_budget import ADDRESS
-from service.exchange.budget import MINUTE, Cooldown
+from service.fleet.budget import MINUTE, Cooldown
 from service.gateway import Gateway
 from service.web import parameters
 from service.web.authentication import authenticate, gateway_of

@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from msgspec import Meta
 
 from service.cache.policy import FreshnessUnmetError
-from service.exchange.errors import ExchangeError
+from service.fleet.errors import ExchangeError
 
 log = structlog.get_logger("coinm.web")
 

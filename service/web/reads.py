@@ -24,7 +24,7 @@ from service.account.naming import unknown_parameter
 from service.account.selection import Selection, Shape
 from service.cache.policy import FreshnessUnmetError
 from service.cache.ports import Held, Result, Served
-from service.exchange.errors import ExchangeError
+from service.fleet.errors import ExchangeError
 from service.telemetry.metrics import Metrics
 from service.web import caching
 from service.web.authentication import authenticate_token, bearer_of, client_of, gateway_of

@@ -12,7 +12,7 @@ import jsonschema_rs
 import yaml
 
 from service.cache.policy import FreshnessUnmetError
-from service.exchange.errors import ERRORS
+from service.fleet.errors import ERRORS
 from service.web.openapi.answers import Reportable
 from service.web.problems import ProblemError
 

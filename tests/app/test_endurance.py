@@ -6,8 +6,8 @@ import io
 import httpx
 import pytest
 
-from service.exchange.budget import MAX_COOLDOWN
 from service.exchange.public import REFRESH_WEIGHT
+from service.fleet.budget import MAX_COOLDOWN
 from service.settings_file import MIN_WEIGHT
 from simulator.faults import Fault
 from simulator.signature import DEMO_SECRET_KEY

@@ -6,7 +6,7 @@ import re
 import msgspec
 import pytest
 
-from service.exchange.errors import ERRORS
+from service.fleet.errors import ERRORS
 from simulator.faults import NAMES, Fault
 from tests.app.conftest import MakeStage
 from tests.app.harness import Stage, Wire, cache_status, problem, told

@@ -9,7 +9,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from service.app import create_app
-from service.exchange.budget import MINUTE
+from service.fleet.budget import MINUTE
 from simulator.exchange import Exchange
 from simulator.faults import Fault
 from simulator.transport import SimulatorTransport

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.store.accounts import LEASE
+from service.fleet.shared_state import LEASE
 from tests.app.conftest import MakeStage
 from tests.app.harness import BTC, Replica, Stage, cache_status, settle, told
 from tests.hostile import CANARY, hostile_states

@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from service.check import Finding, line, run
-from service.exchange.errors import ExchangeError
+from service.fleet.errors import ExchangeError
 from simulator.exchange import MAIN
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY

@@ -9,7 +9,7 @@ import re
 import pytest
 
 import service
-from service.exchange.budget import CREDENTIAL_PROBE
+from service.fleet.budget import CREDENTIAL_PROBE
 from simulator.faults import Fault
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage

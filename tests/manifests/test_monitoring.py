@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from k8s import rules
-from service.exchange.budget import BarrierReason
+from service.fleet.budget import BarrierReason
 from tests.app.harness import Stage
 from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask
 from tests.manifests.rendered import ROOT, rendered

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.exchange.budget import ACCOUNT_WEIGHT, MINUTE
+from service.fleet.budget import ACCOUNT_WEIGHT, MINUTE
 from service.settings import Exchange, Settings
 from service.settings_file import load
 from tests.manifests.rendered import MADE_ELSEWHERE, Manifests

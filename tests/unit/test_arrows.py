@@ -16,7 +16,7 @@ FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
 ORDER = [
     *("__main__", "entry", "cli", "check", "reload", "server", "metrics_port", "ending", "process"),
     *("app", "web", "wiring", "gateway"),
-    *("kubernetes", "cache", "store", "exchange", "bounded_http", "access", "account"),
+    *("kubernetes", "store", "exchange", "bounded_http", "cache", "fleet", "access", "account"),
 ]
 SHARED = {"telemetry", "settings", "settings_file", "addresses", "files", "tls", "clock"}
 
@@ -50,6 +50,13 @@ def test_a_room_imports_only_rooms_below(file: str) -> None:
     below = set(ORDER[ORDER.index(own) + 1 :]) if own in ORDER else set[str]()
     allowed = below | {own, "__version__"} | (SHARED if own != "account" else set())
     assert {name.split(".")[1] for name in imports(file) if name.startswith("service.")} <= allowed
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) in ("account", "access", "fleet")])
+def test_what_decides_purely_imports_nothing_that_does_io(file: str) -> None:
+    packages = {name.split(".")[0] for name in imports(file)}
+    assert packages.isdisjoint({"litestar", "httpx", "httpcore", "redis", "os", "pathlib", "socket"})
+    assert room(file) == "access" or "asyncio" not in packages  # its rooms for waiting are tasks
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if room(file) == "kubernetes"])

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from service.check import audit_finding, file_findings, line, redis_findings, sharing_findings, tls_finding
+from service.fleet.shared_state import Lineage
 from service.settings import Audit, Server
 from service.settings_file import load
-from service.store.entries import Lineage
 from tests.process.certificates import write_certificate
 from tests.support import START, write_settings
 

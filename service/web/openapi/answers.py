@@ -6,7 +6,7 @@ from typing import TypeAlias
 import msgspec
 
 from service.cache.policy import FreshnessUnmetError
-from service.exchange.errors import ERRORS, ExchangeError
+from service.fleet.errors import ERRORS, ExchangeError
 from service.web.openapi.headers import EVERYWHERE, LIMITS, references
 from service.web.openapi.schemas import Json, ref
 from service.web.problems import (

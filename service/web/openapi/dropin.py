@@ -6,7 +6,7 @@ import msgspec
 
 from service.account.selection import Shape
 from service.cache.policy import FreshnessUnmetError
-from service.exchange.errors import ExchangeBannedError, ExchangeUnavailableError
+from service.fleet.errors import ExchangeBannedError, ExchangeUnavailableError
 from service.web import dropin
 from service.web.binance_errors import CHALLENGE, MalformedKeyError, refusal
 from service.web.openapi import answers, examples, headers, inputs

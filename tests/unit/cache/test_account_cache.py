@@ -6,18 +6,17 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from service.account.snapshot import parse
+from service.account.snapshot import Fetched, parse
 from service.cache.account_cache import MAX_WAITS, AccountCache
 from service.cache.account_state import AccountState
 from service.cache.policy import NO_DIRECTIVES, FreshnessUnmetError, RequestDirectives, Windows
 from service.cache.ports import ActiveCredential, CacheSettings
 from service.cache.refresher import GRACE, Refresher
-from service.exchange.budget import NO_COOLDOWN, Barrier, Cooldown
-from service.exchange.client import Fetched
 from service.exchange.clock import ExchangeClock, Offset
-from service.exchange.errors import ExchangeTimeoutError
-from service.exchange.ports import Cooldowns
-from service.store.entries import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
+from service.fleet.budget import NO_COOLDOWN, Barrier, Cooldown
+from service.fleet.errors import ExchangeTimeoutError
+from service.fleet.ledger import Cooldowns
+from service.fleet.shared_state import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -52,7 +51,7 @@ class Exchange:
     def barrier(self, *, forced: bool) -> Barrier | None:
         return None
 
-    async def reconcile(self, holds: Cooldowns) -> None: ...
+    async def reconcile(self, cooldowns: Cooldowns) -> None: ...
 
     async def close(self) -> None: ...
 

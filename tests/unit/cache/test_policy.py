@@ -18,8 +18,8 @@ from service.cache.policy import (
     decide,
     is_forced,
 )
-from service.exchange.budget import Barrier
-from service.exchange.errors import ExchangeBannedError
+from service.fleet.budget import Barrier
+from service.fleet.errors import ExchangeBannedError
 
 WINDOWS = Windows(fresh_for=1_000, stale_while_revalidate=2_000, stale_if_error=60_000, min_refresh_interval=500)
 SLOW = Windows(fresh_for=10_000, stale_while_revalidate=0, stale_if_error=0, min_refresh_interval=1_000)

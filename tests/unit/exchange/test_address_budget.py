@@ -2,8 +2,8 @@ import pytest
 from msgspec.structs import replace
 
 from service.exchange.address_budget import ADDRESS, AddressBudget
-from service.exchange.budget import MINUTE, Charge, Cooldown, Window
 from service.exchange.clock import ExchangeClock, Offset
+from service.fleet.budget import MINUTE, Charge, Cooldown, Window
 from service.settings import Exchange
 from tests.support import START, FakeClock
 

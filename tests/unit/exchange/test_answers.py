@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.exchange.answers import Answer, binds, error_in, used_weight
-from service.exchange.budget import MAX_COOLDOWN, Cooldown, cooldown_after
-from service.exchange.errors import ERRORS, ExchangeBannedError
+from service.fleet.budget import MAX_COOLDOWN, Cooldown, cooldown_after
+from service.fleet.errors import ERRORS, ExchangeBannedError
 
 NOW = 1_790_000_000_000
 BAN_TEXT = "Way too many requests; IP(1.2.3.4) banned until {}. Please use the websocket for live updates."

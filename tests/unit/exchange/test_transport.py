@@ -10,13 +10,13 @@ import pytest
 
 from service.account.snapshot import MAX_BODY
 from service.exchange.answers import MAX_ERROR_BODY, Answer
-from service.exchange.errors import (
+from service.exchange.transport import FAILURES, fetch, open_client, translate
+from service.fleet.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
     ExchangeTimeoutError,
     ExchangeUnavailableError,
 )
-from service.exchange.transport import FAILURES, fetch, open_client, translate
 from service.settings import Duration, Exchange
 
 Handler = Callable[[httpx.Request], httpx.Response]

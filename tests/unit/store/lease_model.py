@@ -9,11 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from redis.asyncio import Redis
 
 from service.exchange.clock import ExchangeClock
-from service.exchange.errors import ExchangeTimeoutError
+from service.fleet.errors import ExchangeTimeoutError
+from service.fleet.lineage import MEMORY
+from service.fleet.shared_state import Bond, Entry, Failed, LeaseRequest, SharedState
 from service.store.accounts import AccountStore
-from service.store.entries import Bond, Entry, Failed, LeaseRequest, SharedState
 from service.store.guard import RedisGuard
-from service.store.lineage import MEMORY
 from service.store.scripts import AccountKeys, EgressKeys, Scripts
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock

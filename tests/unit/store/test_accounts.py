@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.exchange.budget import MAX_BACKOFF, NO_COOLDOWN
 from service.exchange.clock import ExchangeClock
-from service.exchange.errors import ExchangeTimeoutError, ExchangeUnavailableError
-from service.exchange.ports import Cooldowns
-from service.settings import Redis, Settings
-from service.store.accounts import FAILURE_MEMORY, LEASE, AccountStore
-from service.store.entries import (
+from service.fleet.budget import MAX_BACKOFF, NO_COOLDOWN
+from service.fleet.errors import ExchangeTimeoutError, ExchangeUnavailableError
+from service.fleet.ledger import Cooldowns
+from service.fleet.lineage import MEMORY
+from service.fleet.shared_state import (
+    LEASE,
     LONGEST_NUMBER,
     Cleared,
     Entry,
@@ -26,8 +26,9 @@ from service.store.entries import (
     RefreshRequest,
     StoreResult,
 )
+from service.settings import Redis, Settings
+from service.store.accounts import FAILURE_MEMORY, AccountStore
 from service.store.guard import RedisGuard, RedisUnavailableError
-from service.store.lineage import MEMORY
 from service.store.scripts import AccountKeys, EgressKeys, Scripts, account_keys, egress_keys
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock

@@ -8,19 +8,15 @@ import redis.exceptions as errors
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from service.cache.flight import cancel_and_wait
+from service.cache.wait_budget import TICK_S, WAIT_TICKS, WaitBudget, one_budget, wait_within_budget
 from service.settings import Redis as RedisSettings
 from service.settings_file import SettingsError
 from service.store.guard import (
     CONCURRENT,
-    TICK_S,
-    WAIT_TICKS,
     RedisGuard,
     RedisUnavailableError,
-    WaitBudget,
     connect,
     failure_kind,
-    patience,
-    while_patient,
 )
 from service.telemetry.metrics import Metrics
 from tests.process.certificates import write_certificate
@@ -113,7 +109,7 @@ async def test_all_operations_of_one_refresh_together_wait_no_longer(wire: Wire,
 
     async def patient() -> int:
         done = 0
-        with patience():
+        with one_budget():
             for _ in range(9):
                 try:
                     await wire.link.run(slow)
@@ -140,9 +136,9 @@ async def test_what_goes_on_without_us_is_waited_for_no_longer_than_patience_las
     task = asyncio.create_task(hang())
     loop = asyncio.get_running_loop()
     began = loop.time()
-    with patience():
-        await while_patient(task)
-        await while_patient(task)
+    with one_budget():
+        await wait_within_budget(task)
+        await wait_within_budget(task)
     assert WAIT_TICKS * TICK_S <= loop.time() - began < WAIT_TICKS * TICK_S + 1
     assert not task.done()
     await cancel_and_wait(task)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.exchange.budget import MAX_COOLDOWN, MINUTE, NO_COOLDOWN, Charge, Cooldown, Window
 from service.exchange.clock import ExchangeClock, Offset
-from service.exchange.ports import Cooldowns, Reservation
+from service.fleet.budget import MAX_COOLDOWN, MINUTE, NO_COOLDOWN, Charge, Cooldown, Window
+from service.fleet.ledger import Cooldowns, Reservation
 from service.store.guard import RedisGuard, RedisUnavailableError
 from service.store.ledger import LEDGER_MEMORY, EgressLedger, window_of
 from service.store.scripts import EgressKeys, Scripts

@@ -1,7 +1,7 @@
 import pytest
 
 from service.cache.policy import FreshnessUnmetError
-from service.exchange.errors import ERRORS
+from service.fleet.errors import ERRORS
 from service.web import problems
 from service.web.problems import ProblemError, Reportable, retry_after
 

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.exchange import budget
-from service.exchange.budget import (
+from service.fleet import budget
+from service.fleet.budget import (
     MAX_COOLDOWN,
     MINUTE,
     NO_COOLDOWN,
@@ -22,7 +22,7 @@ from service.exchange.budget import (
     weight_barrier,
     window_at,
 )
-from service.exchange.errors import (
+from service.fleet.errors import (
     ERRORS,
     ExchangeBannedError,
     ExchangeBlockedError,

@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from service.exchange.errors import (
+from service.fleet.errors import (
     ERRORS,
     ExchangeBannedError,
     ExchangeBlockedError,

@@ -50,7 +50,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from service.store.entries import Lineage
+from service.fleet.shared_state import Lineage
 
 MEMORY = 120_000
 """Ms for which a credential counts as in use after the exchange last accepted it. Longer than the time between two

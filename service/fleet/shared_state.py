@@ -6,12 +6,15 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from service.exchange.errors import ExchangeError
-from service.exchange.ports import Cooldowns
+from service.fleet.errors import ExchangeError
+from service.fleet.ledger import Cooldowns
 
 Lease: TypeAlias = Literal["not-tried", "needless", "superseded", "taken", "busy"]
 """The result of a try for it: `taken` (acquired), `busy` (another replica holds it), `needless` (a young snapshot makes
 a call unnecessary) or `superseded` (a credential that replaced the caller's is in use)."""
+
+LEASE = 2_000
+"""Ms that a lease outlives its holder; the holder renews it every quarter of that."""
 
 LONGEST_NUMBER = 12
 """Digits of an age in ms: beyond any freshness window."""
@@ -23,7 +26,7 @@ _MESSAGE = re.compile(rf"([a-z0-9~-]{{1,64}}) ([0-9a-f]{{16}})(?: ([0-9a-f]{{16}
 
 Bond: TypeAlias = Literal["lasting", "passing", "none"]
 """A link from the replaced credential to the accepted one: `passing` if strangers use the accepted one, `none` if they
-use the replaced one; `store.lineage` has the theory."""
+use the replaced one; `fleet.lineage` has the theory."""
 
 StoreResult: TypeAlias = Literal["kept", "older", "superseded", "lost"]
 """What became of a snapshot. Refused: `older` than the stored one, by a replaced credential, or without the lease."""
@@ -93,7 +96,7 @@ class LeaseRequest(msgspec.Struct, frozen=True):
 
 
 class Lineage(msgspec.Struct, frozen=True):
-    """How a credential relates to the others that use its account; `store.lineage` has the theory."""
+    """How a credential relates to the others that use its account; `fleet.lineage` has the theory."""
 
     superseded: bool = False
     """Whether a credential that replaced it is in use."""
