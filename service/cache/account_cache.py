@@ -199,7 +199,7 @@ class AccountCache:
         return served
 
     def at_once(self, directives: RequestDirectives) -> Served | None:
-        """The same without waiting; `None`: only `get` can decide. It may start a refresh.
+        """Like `get`, but without waiting; `None`: only `get` can decide. It may start a refresh.
 
         Raises:
             ExchangeError: as `get`.

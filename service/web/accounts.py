@@ -38,7 +38,7 @@ class Accounts(Controller):
     async def list_accounts(self, request: AnyRequest) -> Response[bytes]:
         """The accounts the caller may see, with the grant.
 
-        `null` stands for all. What isn't listed here answers 403, be it there or not.
+        `null` stands for all. What isn't listed here answers 403, whether or not it exists.
         """
         client, gateway = await authenticate(request), gateway_of(request)
         parameters.no_filters(request.scope["query_string"])
@@ -70,7 +70,7 @@ class Accounts(Controller):
     async def get_asset(self, request: AnyRequest, account: FromPath[str], asset: FromPath[str]) -> Response[bytes]:
         """One coin's balances and margins.
 
-        404 where the account hasn't got the coin, 403 where it isn't granted.
+        404 where the account doesn't have the coin, 403 where it isn't granted.
         """
         return await read(request, account, lambda query: _item(query, Shape.ASSET, asset=asset))
 
@@ -96,7 +96,7 @@ class Accounts(Controller):
         """One symbol's positions: one row in one-way mode, three in hedge mode.
 
         Rows of sides outside the grant are left out, be it all of them: with a grant on `LONG` alone, an account in
-        one-way mode shows none. 404 where the account hasn't got the symbol.
+        one-way mode shows none. 404 where the account doesn't have the symbol.
         """
         return await read(request, account, lambda query: _item(query, Shape.SYMBOL, symbol=symbol))
 

@@ -105,9 +105,9 @@ class Operations(Controller):
 
     @get("/v1/status", operation_id="get_status", tags=["operations"])
     async def get_status(self, request: AnyRequest) -> Response[bytes]:
-        """How this replica and your accounts fare.
+        """The state of this replica and of your accounts.
 
-        For people and dashboards: request weight, clock, bans, and how old each snapshot is. Asks nobody anything.
+        For people and dashboards: request weight, clock, bans, and how old each snapshot is. Makes no calls.
         """
         client, gateway = await authenticate(request), gateway_of(request)
         parameters.no_filters(request.scope["query_string"])

@@ -62,7 +62,7 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "Forbidden": Refusal(
         403,
-        "The account (be it there or not), or something that the request names, isn't granted to your client.",
+        "The account (whether or not it exists), or something that the request names, isn't granted to your client.",
         (ForbiddenError,),
     ),
     "UnknownAsset": Refusal(404, "The account doesn't have this asset.", (UnknownAssetError, NotFoundError)),

@@ -47,7 +47,7 @@ _TAGS = {
     "accounts": "Which accounts there are, and one account whole.",
     "assets": "Balances and margins, a row a coin.",
     "positions": "Positions, a row a symbol and side.",
-    "operations": "How the gateway fares.",
+    "operations": "The state of the gateway.",
     dropin.TAG: dropin.TAG_WORDS,
 }
 

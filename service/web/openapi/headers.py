@@ -7,7 +7,7 @@ from service.web.openapi.schemas import Json
 _CACHE_STATUS = """\
 How the answer came about (RFC 9211). `hit`: nobody had to ask the exchange. `fwd=…`: it was asked now. `ttl`: seconds
 left of the account's `fresh_for`; negative: past it. `detail` says why it is served nevertheless (none: it is what you
-asked for; `swr`: just past it, and a refresh is under way behind your back unless you sent `only-if-cached`;
+asked for; `swr`: just past it, and a refresh is under way in the background unless you sent `only-if-cached`;
 `max-stale`: you allowed it; `slow`: the exchange takes long to answer, and a refresh is under way;
 `stale-if-error`: the exchange was asked and failed; `backoff`, `not-before`, `weight-budget`: it can't be asked)."""
 
