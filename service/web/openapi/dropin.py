@@ -52,7 +52,7 @@ _REFUSALS: Mapping[str, tuple[str, tuple[Reportable, ...]]] = {
         (InvalidParameterError(_DETAIL),),
     ),
     "BinanceUnauthenticated": (
-        "-2014: not one token, or what can't be one. -2015: unknown, or without a grant on the account, existing or not.",
+        "-2014: not one token, or what can't be one. -2015: unknown, or no grant on the account, existing or not.",
         (MalformedKeyError(""), UnauthenticatedError(""), ForbiddenError("")),
     ),
     "BinanceNotFound": (
