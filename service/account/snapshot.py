@@ -110,7 +110,7 @@ class Fetched(msgspec.Struct, frozen=True):
     """A new snapshot, and when it was requested by this machine's steady clock (monotonic ms)."""
 
     snapshot: Snapshot
-    asked: int
+    requested_monotonic_ms: int
     margin_assets: Mapping[str, str]
     """What it was indexed by: exchangeInfo may have been read again since, for another account."""
 

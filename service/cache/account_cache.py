@@ -11,7 +11,7 @@ Memory first: what can be served at once is served without an await. Otherwise o
 #   A failure counts as a barrier ("stale-if-error") for the caller that waited for it, and for no other.
 # - A refusal, or a stale answer because the exchange can't be called, first reads Redis: another replica may have a
 #   snapshot already. Once is enough, and not again within `READ_INTERVAL_MS`.
-# - A read ends after `MAX_WAITS` refreshes, and in any case at `timeout` + `GRACE`, with what it accepts by then.
+# - A read ends after `MAX_REFRESHES` refreshes, and in any case at `timeout` + `GRACE`, with what it accepts by then.
 #
 # Single flights make these safe against each other: `_flight` for refreshes, `_reading` for reads of Redis. A
 # notification during a refresh reads nothing, for the refresh does; one during a read makes that read run once more,
@@ -53,7 +53,7 @@ READ_INTERVAL_MS = 200
 MAX_NOTIFICATIONS = 50
 """Notifications that are handled per second; replicas send some three per refresh, an intruder any number."""
 
-MAX_WAITS = 3
+MAX_REFRESHES = 3
 """Refreshes that one read waits for: that of others which is under way, its own, and one for bad luck."""
 
 _BARRED = frozenset({"not-before", "backoff", "weight-budget"})
@@ -301,25 +301,25 @@ class AccountCache:
         """Wait for one refresh, but no longer than the decision's patience: memory may do then.
 
         Raises:
-            FreshnessUnmetError: it has waited for `MAX_WAITS` refreshes.
+            FreshnessUnmetError: it has waited for `MAX_REFRESHES` refreshes.
         """
-        if read.waits >= MAX_WAITS:
+        if read.waits >= MAX_REFRESHES:
             raise FreshnessUnmetError("what refreshes bring is too old for the demand")
-        waited, patience_ms = RefreshWait(decision.reason, initiated=not self._flight.active), decision.patience
+        waited = RefreshWait(decision.reason, initiated=not self._flight.active)
         if read.waited is not None and read.waited.outcome is None and read.failure is None:
             waited = read.waited  # the same refresh, once patience has run out
         read.waited = waited
         try:
             outcome = await self._flight.join(
                 lambda: self._refresh(decision.max_age_ms, forced=decision.forced, bounded=decision.bounded),
-                None if patience_ms is None else patience_ms / 1000,
+                None if decision.decide_again_ms is None else decision.decide_again_ms / 1000,
             )
         except TimeoutError:
             left_ms = policy.SLOW_AFTER - self._situation(read).slow_for
             if left_ms > 0:  # the timer's clock and ours differ by a little
-                return await self._wait_for_refresh(read, replace(decision, patience=left_ms))
+                return await self._wait_for_refresh(read, replace(decision, decide_again_ms=left_ms))
             # The flight also publishes. Its snapshot is in memory before that, and is what this caller waited for.
-            if self.held is not None and self.held.asked >= self._refresh_began:
+            if self.held is not None and self.held.requested_monotonic_ms >= self._refresh_began:
                 read.waited = replace(waited, outcome="fetched")
             return None
         except ExchangeError as exc:

@@ -43,7 +43,7 @@ class AccountState:
         return self.held.snapshot.request_time if self.held else 0
 
     def age_of(self, held: Held) -> int:
-        return max(0, self._clock.monotonic() - held.asked)
+        return max(0, self._clock.monotonic() - held.requested_monotonic_ms)
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the exchange can't be called now: a not-before, back-off after failures, or the weight."""
@@ -55,10 +55,12 @@ class AccountState:
         pause_ms = failures.until - self._clock.monotonic()
         return Barrier("backoff", failures.error.again(self._clock.now() + pause_ms)) if pause_ms > 0 else None
 
-    def adopt(self, snapshot: Snapshot, asked: int, margin_assets: Mapping[str, str]) -> None:
+    def adopt(self, snapshot: Snapshot, requested_monotonic_ms: int, margin_assets: Mapping[str, str]) -> None:
         """Keep a snapshot of the active credential, unless memory has one requested later; by monotonic ms."""
-        if self.held is None or asked >= self.held.asked:
-            self.held = Held(snapshot, Views(snapshot), asked, margin_assets, self.active.source.identity)
+        if self.held is None or requested_monotonic_ms >= self.held.requested_monotonic_ms:
+            self.held = Held(
+                snapshot, Views(snapshot), requested_monotonic_ms, margin_assets, self.active.source.identity
+            )
             self.failures = None
 
     def adopt_shared(self, shared: SharedState, entry: Entry) -> None:

@@ -48,17 +48,17 @@ class SingleFlight(Generic[T]):
         """Start a flight unless one is under way, without waiting for it."""
         _ = self._take_off(load)
 
-    async def join(self, load: Callable[[], Coroutine[Any, Any, T]], patience_s: float | None = None) -> T:
+    async def join(self, load: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None = None) -> T:
         """The result of the flight under way, else of a new one.
 
         Raises:
-            TimeoutError: it is still under way after `patience_s` seconds, and goes on.
+            TimeoutError: it is still under way after `timeout_s` seconds, and goes on.
         """
         flight = self._take_off(load)
         landed = asyncio.get_running_loop().create_future()
         self._waiting.add(landed)
         try:
-            await asyncio.wait({landed}, timeout=patience_s)  # not for the flight: it goes on if this caller hangs up
+            await asyncio.wait({landed}, timeout=timeout_s)  # not for the flight: it goes on if this caller hangs up
         finally:
             self._waiting.discard(landed)
         if not flight.done():

@@ -122,14 +122,14 @@ class Refresh(msgspec.Struct, frozen=True):
 
     `forced`: the windows alone would not request it; such refreshes have a smaller share of the weight.
     `bounded`: by the caller itself; the answer of another replica's refresh under way may be too old for it.
-    `patience`: ms after which to decide again, because memory may do then; `None`: wait for the end.
+    `decide_again_ms`: ms after which to decide again, because memory may do then; `None`: wait for the end.
     """
 
     reason: RefreshReason
     max_age_ms: int
     forced: bool
     bounded: bool = False
-    patience: int | None = None
+    decide_again_ms: int | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -227,5 +227,5 @@ def _from_exchange(situation: Situation, age: int | None) -> Refresh | Refuse:
         min(max_ages_ms),
         forced=is_forced(windows, age),
         bounded=directives.no_cache or directives.max_age is not None or directives.min_fresh is not None,
-        patience=None if patient else SLOW_AFTER - situation.slow_for,
+        decide_again_ms=None if patient else SLOW_AFTER - situation.slow_for,
     )

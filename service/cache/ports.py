@@ -138,7 +138,7 @@ class Held(msgspec.Struct, frozen=True):
 
     snapshot: Snapshot
     views: Views
-    asked: int
+    requested_monotonic_ms: int
     """When it was requested of the exchange: monotonic ms of this process."""
     margin_assets: Mapping[str, str]
     identity: str

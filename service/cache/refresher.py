@@ -62,7 +62,7 @@ POLL = (0.2, 0.4)
 """Seconds between a waiter's reads without a notification, which can be lost. Random, so that replicas spread."""
 
 
-class _Attempt:
+class _Refresh:
     """One refresh under way; times are ms, monotonic."""
 
     def __init__(self, max_age_ms: int, state: AccountState, *, forced: bool, bounded: bool) -> None:
@@ -112,7 +112,7 @@ class Refresher:
         Raises:
             ExchangeError: the call to the exchange failed.
         """
-        attempt, result = _Attempt(max_age_ms, self.state, forced=forced, bounded=bounded), "failed"
+        attempt, result = _Refresh(max_age_ms, self.state, forced=forced, bounded=bounded), "failed"
         try:
             while True:
                 self._notified.clear()  # before the read: what is announced during it ends the next wait at once
@@ -146,7 +146,7 @@ class Refresher:
         if self._publishing:
             await asyncio.wait(self._publishing)
 
-    async def _try_once(self, attempt: _Attempt) -> Outcome | None:
+    async def _try_once(self, attempt: _Refresh) -> Outcome | None:
         """Read, acquire the lease and, with it, request and publish; `None`: another replica does that."""
         while True:
             attempt.tried = self._monotonic()
@@ -184,14 +184,16 @@ class Refresher:
                 active.shared.request_refresh(attempt.max_age_ms + waited_ms)
             return None
 
-    async def _release_unneeded(self, attempt: _Attempt, outcome: Outcome) -> None:
+    async def _release_unneeded(self, attempt: _Refresh, outcome: Outcome) -> None:
         """Release a lease that wasn't needed, and share what made it unnecessary: other replicas may lack it."""
         held = self.state.held
         foreign = held is None or held.identity != attempt.active.source.identity
         if outcome == "barred" or held is None or foreign or self._has_joined(attempt):
             await attempt.active.shared.release(attempt.token)
         else:
-            await self._publish_snapshot(Fetched(held.snapshot, held.asked, held.margin_assets), attempt)
+            await self._publish_snapshot(
+                Fetched(held.snapshot, held.requested_monotonic_ms, held.margin_assets), attempt
+            )
 
     async def _adopt(self, active: ActiveCredential, shared: SharedState | None) -> None:
         """Adopt what a read has found; `None`: Redis is unavailable."""
@@ -212,7 +214,7 @@ class Refresher:
         if shared.failed is not None:
             self.state.adopt_failure(shared.failed)
 
-    def _outcome_without_request(self, attempt: _Attempt) -> Outcome | None:
+    def _outcome_without_request(self, attempt: _Refresh) -> Outcome | None:
         """How the refresh ends if a call to the exchange isn't needed, or isn't possible; `None`: it is both."""
         age, waited_ms = self.state.age, self._monotonic() - attempt.began
         if self._has_joined(attempt) or (age is not None and age < attempt.max_age_ms + waited_ms):
@@ -223,11 +225,11 @@ class Refresher:
         self.state.note(barrier.error)
         return "barred"
 
-    def _has_joined(self, attempt: _Attempt) -> bool:
+    def _has_joined(self, attempt: _Refresh) -> bool:
         """Whether another replica's refresh, which this one waited for, has brought an acceptable snapshot."""
         return attempt.waited and not attempt.bounded and self.state.known > attempt.known
 
-    async def _request_and_publish(self, attempt: _Attempt) -> Outcome:
+    async def _request_and_publish(self, attempt: _Refresh) -> Outcome:
         """Call the exchange for all replicas and publish its answer; the lease is released in every case."""
         over, publishing = asyncio.Event(), False
         renewing = asyncio.create_task(self._renew(attempt, over))
@@ -248,7 +250,7 @@ class Refresher:
                 await attempt.active.shared.release(attempt.token)
         return "fetched"
 
-    async def _request(self, attempt: _Attempt) -> Fetched:
+    async def _request(self, attempt: _Refresh) -> Fetched:
         """Call the exchange, and adopt its answer into memory.
 
         Raises:
@@ -264,10 +266,10 @@ class Refresher:
         if attempt.active is self.state.active:  # else it was replaced meanwhile: each waiting caller decides again
             self.state.failures = None
             self.state.note()
-            self.state.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
+            self.state.adopt(fetched.snapshot, fetched.requested_monotonic_ms, fetched.margin_assets)
         return fetched
 
-    async def _renew(self, attempt: _Attempt, over: asyncio.Event) -> None:
+    async def _renew(self, attempt: _Refresh, over: asyncio.Event) -> None:
         """Renew the lease until the exchange has answered (`over`), or another replica holds it."""
         renewed = attempt.tried
         while True:
@@ -303,10 +305,10 @@ class Refresher:
         task.add_done_callback(self._publishing.discard)
         await wait_within_budget(task)
 
-    async def _publish_snapshot(self, fetched: Fetched, attempt: _Attempt) -> None:
+    async def _publish_snapshot(self, fetched: Fetched, attempt: _Refresh) -> None:
         """Share a snapshot with the replicas; the same script releases the lease."""
         active, life_ms = attempt.active, self.windows.hard_cap
-        remaining_ms = life_ms - (self._monotonic() - fetched.asked)
+        remaining_ms = life_ms - (self._monotonic() - fetched.requested_monotonic_ms)
         # Without a measured offset, the others would read this machine's clock as the exchange's.
         if remaining_ms <= 0 or active.source.clock.offset is None:
             await active.shared.release(attempt.token)

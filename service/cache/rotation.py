@@ -160,7 +160,7 @@ class Rotation:
         self._state.activate(candidate)
         self._candidate = None  # before the await: from here on `close` must not close what is active
         if fetched is not None:
-            self._state.adopt(fetched.snapshot, fetched.asked, fetched.margin_assets)
+            self._state.adopt(fetched.snapshot, fetched.requested_monotonic_ms, fetched.margin_assets)
         await replaced.source.close()
 
     def _count(self, outcome: str) -> None:

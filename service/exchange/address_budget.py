@@ -122,7 +122,7 @@ class AddressBudget:
         """Adopt a cooldown and a resume as far as they override what is known."""
         longest = self.clock.now() + budget.MAX_COOLDOWN
         capped = replace(cooldown, until=min(cooldown.until, longest))
-        self._cooldowns[scope] = budget.joined(self.cooldown(scope), capped)
+        self._cooldowns[scope] = budget.merged(self.cooldown(scope), capped)
 
     def impose(self, scope: str, cooldown: Cooldown) -> None:
         """Remember a refusal of just now: it is later than any known resume, even if our clock is behind."""

@@ -37,7 +37,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 0.8
 """Between attempts: 200, 400, 800 ms is the exchange's own advice for 503."""
 
 
-class _Refresh:
+class _Fetch:
     """One refresh under way: its account and credential, and the state that its attempts share."""
 
     def __init__(self, account: str, credential: Credential, http: httpx.AsyncClient, *, forced: bool) -> None:
@@ -73,7 +73,7 @@ class ExchangeClient:
         Raises:
             ExchangeError: nothing came that may be served.
         """
-        refresh, public, egress = _Refresh(account, credential, http, forced=forced), self.public, self.egress
+        refresh, public, egress = _Fetch(account, credential, http, forced=forced), self.public, self.egress
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda exc: isinstance(exc, ExchangeError) and exc.transient),
             stop=stop_after_attempt(ATTEMPTS),
@@ -112,7 +112,7 @@ class ExchangeClient:
     async def close(self) -> None:
         await self._gate.close()
 
-    async def _attempt(self, refresh: _Refresh) -> Fetched:
+    async def _attempt(self, refresh: _Fetch) -> Fetched:
         """One attempt; `AsyncRetrying` calls it again after a transient error."""
         try:
             try:
@@ -135,7 +135,7 @@ class ExchangeClient:
             refresh.failure = exc
             raise
 
-    async def _send(self, refresh: _Refresh) -> Fetched:
+    async def _send(self, refresh: _Fetch) -> Fetched:
         # The request time comes first: a snapshot is at least as new as it, however long the answer takes.
         requested_monotonic_ms, request_time = self._monotonic(), self.clock.now()
         query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)

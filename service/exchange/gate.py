@@ -245,4 +245,4 @@ class Gate:
 
 def _is_news(known: Cooldown, shared: Cooldown) -> bool:
     """Whether what this replica knows adds anything to what the replicas share."""
-    return budget.joined(shared, known) != shared
+    return budget.merged(shared, known) != shared

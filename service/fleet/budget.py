@@ -14,7 +14,7 @@ uses monotonic ms.
 #
 # Cooldowns. A refusal binds the whole address or one credential. The states of one scope:
 #     none -> binding (until > now) -> awaiting a probe (until <= now) -> cleared (the probe was answered)
-# An operator's resume leads from any state to none. `joined` is commutative and idempotent, so replicas may learn
+# An operator's resume leads from any state to none. `merged` is commutative and idempotent, so replicas may learn
 # cooldowns in any order and more than once, and still agree.
 
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ class Barrier(msgspec.Struct, frozen=True):
 
 
 class Cooldown(msgspec.Struct, frozen=True):
-    """A time before which nothing may be sent, and the last resume by an operator. `joined` says which one wins."""
+    """A time before which nothing may be sent, and the last resume by an operator. `merged` says which one wins."""
 
     resumed: int = 0
     """When an operator's resume voided what had been imposed until then; 0: never."""
@@ -92,7 +92,7 @@ class Cooldown(msgspec.Struct, frozen=True):
 NO_COOLDOWN = Cooldown()
 
 
-def joined(one: Cooldown, other: Cooldown) -> Cooldown:
+def merged(one: Cooldown, other: Cooldown) -> Cooldown:
     """The cooldown that two of one scope amount to, whichever was learned first; `one` where they are equal.
 
     Ordering is precedence: the later resume, then the latest `until` of those imposed since, then `cleared`.

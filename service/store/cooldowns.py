@@ -1,9 +1,9 @@
 """Cooldowns as they are stored in Redis."""
 
-# `budget.joined` merges two copies of a cooldown, and `hold.lua` applies the same rule to the stored one. The latest
-# `until` wins there. So one forged or mistaken `until` would bind the fleet for ever; and a resume dated in the future,
-# or a probe that was answered before it could be sent, would free the fleet of a ban. Everything read here is therefore
-# limited to what a replica can have written by now.
+# `budget.merged` merges two copies of a cooldown, and `cool_down.lua` applies the same rule to the stored one. The
+# latest `until` wins there. So one forged or mistaken `until` would bind the fleet for ever; and a resume dated in the
+# future, or a probe that was answered before it could be sent, would free the fleet of a ban. Everything read here is
+# therefore limited to what a replica can have written by now.
 #
 # "Now" is the exchange's time. A replica that hasn't measured it yet takes it from the cooldown itself: the script sets
 # the key's life to `until - now + COOLDOWN_MEMORY`, so `now` is `until` less what is left beyond COOLDOWN_MEMORY.
@@ -11,7 +11,7 @@
 import re
 
 from service.exchange.clock import EARLIEST, LATEST, ExchangeClock
-from service.fleet.budget import MAX_COOLDOWN, NO_COOLDOWN, Cooldown, joined
+from service.fleet.budget import MAX_COOLDOWN, NO_COOLDOWN, Cooldown, merged
 from service.fleet.errors import ERRORS, ExchangeBannedError
 from service.fleet.ledger import Cooldowns
 from service.store.scripts import ScriptResult
@@ -53,7 +53,7 @@ def cooldown_of(fields: list[bytes | None], now: int, latest: int) -> Cooldown:
     name = name if name in ERRORS else ExchangeBannedError.problem
     # A probe is only sent after the deadline, so one that was answered before it never took place.
     answered = opened == b"1" and deadline <= now + CLOCK_ERROR
-    return joined(NO_COOLDOWN, Cooldown(voided, deadline, answered, name, imposed_at))
+    return merged(NO_COOLDOWN, Cooldown(voided, deadline, answered, name, imposed_at))
 
 
 def latest_moment(clock: ExchangeClock) -> int:

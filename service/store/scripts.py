@@ -103,20 +103,20 @@ class Scripts:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._read_account = _script(redis, "look", "lineage")
-        self._read_cooldowns = _script(redis, "holds")
-        self.store_fenced = _script(redis, "keep", "lineage")
+        self._read_account = _script(redis, "read_account", "lineage")
+        self._read_cooldowns = _script(redis, "read_cooldowns")
+        self.store_fenced = _script(redis, "store_fenced", "lineage")
         self.link = _script(redis, "link", "lineage")
         self.clear = _script(redis, "clear", "lineage")
-        self.record_failure = _script(redis, "fail")
+        self.record_failure = _script(redis, "record_failure")
         self.renew = _script(redis, "renew")
         self.release = _script(redis, "release")
-        self.acquire_once = _script(redis, "claim")
+        self.acquire_once = _script(redis, "acquire_once")
         self.reserve = _script(redis, "reserve")
         self.settle = _script(redis, "settle")
-        self.cool_down = _script(redis, "hold")
+        self.cool_down = _script(redis, "cool_down")
         self.resume = _script(redis, "resume")
-        self.exchange_info = _script(redis, "listing")
+        self.exchange_info = _script(redis, "exchange_info")
 
     async def read_state(
         self, keys: list[str], args: Args, cooldown_keys: list[str]

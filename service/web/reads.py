@@ -45,7 +45,7 @@ READS = "reads"
 LISTS = "lists"
 """The same key for a handler that lists accounts; only the audit uses it."""
 
-MAX_WAITS = 2
+MAX_CACHE_CHANGES = 2
 """Waits of one read. A reload may give the account's name to another account during the first one, but hardly twice."""
 
 _WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
@@ -78,7 +78,7 @@ async def read_as(
         caching.header_lines(request.headers, "Cache-Control"), caching.header_lines(request.headers, "Pragma")
     )
     etags = caching.header_lines(request.headers, "If-None-Match")
-    for _ in range(MAX_WAITS):
+    for _ in range(MAX_CACHE_CHANGES):
         cache = gateway.caches[account]
         require_grant(grant, selection, cache.margin_assets)
         served = cache.at_once(directives)

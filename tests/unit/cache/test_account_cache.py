@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from service.account.snapshot import Fetched, parse
-from service.cache.account_cache import MAX_WAITS, AccountCache
+from service.cache.account_cache import MAX_REFRESHES, AccountCache
 from service.cache.account_state import AccountState
 from service.cache.policy import NO_DIRECTIVES, FreshnessUnmetError, RequestDirectives, Windows
 from service.cache.ports import ActiveCredential, CacheSettings
@@ -192,7 +192,7 @@ async def test_a_read_never_waits_for_more_than_a_few_refreshes(cache: AccountCa
     with pytest.raises(FreshnessUnmetError):
         await cache.get(RequestDirectives(max_age=1_000))
 
-    assert exchange.asked == MAX_WAITS
+    assert exchange.asked == MAX_REFRESHES
 
 
 async def test_what_is_at_hand_is_judged_anew_by_age_demand_snapshot_and_windows(

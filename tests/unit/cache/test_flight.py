@@ -85,7 +85,7 @@ async def test_who_leaves_is_not_looked_for_among_all_who_wait() -> None:
         return await load()
 
     asyncio.get_running_loop().set_task_factory(lambda loop, work, **_: Watched(work, loop=loop))
-    leavers = [asyncio.create_task(flight.join(watched, patience_s=0)) for _ in range(100)]
+    leavers = [asyncio.create_task(flight.join(watched, timeout_s=0)) for _ in range(100)]
     stayers = [asyncio.create_task(flight.join(watched)) for _ in range(100)]
     assert {type(left) for left in await asyncio.gather(*leavers, return_exceptions=True)} == {TimeoutError}
     load.release.set()

@@ -177,7 +177,7 @@ def test_nobody_without_a_bound_of_its_own_waits_longer_than_half_a_second(
 def test_no_cache_waits_for_a_slow_exchange_as_long_as_it_takes(waited: int, refreshing: int) -> None:
     decision = decide(Situation(WINDOWS, NO_CACHE, 20_000, waited, refreshing=refreshing))
     assert isinstance(decision, Refresh)
-    assert decision.patience is None
+    assert decision.decide_again_ms is None
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_wait_is_as_long_as_nothing_at_hand_would_do(
 ) -> None:
     decision = decide(Situation(WINDOWS, demand, None, waited, refreshing=refreshing))
     assert isinstance(decision, Refresh)
-    assert decision.patience == patience
+    assert decision.decide_again_ms == patience
 
 
 @pytest.mark.parametrize(
@@ -270,11 +270,11 @@ def test_whatever_the_input_there_is_a_decision_within_its_bounds(situation: Sit
 @given(situations)
 def test_whoever_waits_without_a_bound_decides_again_while_half_a_second_has_not_passed(situation: Situation) -> None:
     decision = decide(situation)
-    if isinstance(decision, Refresh) and decision.patience is not None:
-        assert 0 < decision.patience <= SLOW_AFTER
+    if isinstance(decision, Refresh) and decision.decide_again_ms is not None:
+        assert 0 < decision.decide_again_ms <= SLOW_AFTER
     unbounded = not situation.directives.no_cache and situation.directives.min_fresh is None
     if isinstance(decision, Refresh) and unbounded and situation.slow_for < SLOW_AFTER:
-        assert decision.patience == SLOW_AFTER - situation.slow_for
+        assert decision.decide_again_ms == SLOW_AFTER - situation.slow_for
 
 
 @given(situations)

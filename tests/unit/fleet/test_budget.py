@@ -17,7 +17,7 @@ from service.fleet.budget import (
     cooldown_barrier,
     failures_after,
     is_credential,
-    joined,
+    merged,
     probe_barrier,
     weight_barrier,
     window_at,
@@ -336,13 +336,13 @@ def test_of_the_not_befores_that_no_resume_has_voided_the_latest_time_wins(
     holds: tuple[Cooldown, Cooldown], both: Cooldown
 ) -> None:
     one, other = holds
-    assert (joined(one, other), joined(other, one), joined(both, one)) == (both, both, both)
+    assert (merged(one, other), merged(other, one), merged(both, one)) == (both, both, both)
 
 
 def test_a_probe_voids_its_hold_and_a_later_one_overrides_that() -> None:
     ban, later = Cooldown(0, 5, problem="x"), Cooldown(0, 6, problem="x")
     cleared = replace(ban, cleared=True)
-    assert (joined(ban, cleared), joined(cleared, ban), joined(cleared, later)) == (cleared, cleared, later)
+    assert (merged(ban, cleared), merged(cleared, ban), merged(cleared, later)) == (cleared, cleared, later)
     assert not cleared.binds(0)
     assert not cleared.awaits_probe(9)
 
