@@ -95,7 +95,7 @@ def put(gateway: Gateway, read: AuditedRead, *, reserved: bool = False) -> None:
     filters, snapshot, selection = None, None, read.selection
     if selection is not None:
         assets, symbols, sides = _listed(selection.assets), _listed(selection.symbols), _listed(selection.sides)
-        filters = Filters(assets, symbols, sides, selection.open, selection.nonzero)
+        filters = Filters(assets=assets, symbols=symbols, sides=sides, open=selection.open, nonzero=selection.nonzero)
     # A refused or unanswered read showed no snapshot; a 304 did, for the caller holds the same rows.
     if read.served is not None and 0 < read.status < 400:
         snapshot = SnapshotRead(timestamp(read.served.held.snapshot.request_time), read.served.age)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from service.account.selection import Selection
 from service.settings import Audit, Secret
 from service.telemetry.audit import AuditLog, Filters, Line, has_room
 from service.telemetry.logs import Redactor
@@ -120,6 +121,11 @@ async def test_lines_are_written_in_their_order_and_all_of_them_at_the_end() -> 
         desk.put(*ids)
     assert desk.paper.ids == ids
     assert (desk.dropped, desk.paper.ended) == (0, True)
+
+
+def test_a_line_has_every_filter_that_a_read_can_have() -> None:
+    granted = {"visible_assets", "visible_sides"}
+    assert set(Filters.__struct_fields__) == set(Selection.__struct_fields__) - {"shape"} - granted
 
 
 async def test_a_line_says_first_that_it_is_of_the_audit() -> None:

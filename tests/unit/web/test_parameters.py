@@ -160,6 +160,15 @@ def test_a_name_in_the_path_is_checked_like_the_filter(name: str, value: str, *,
             path_value(name, value)
 
 
+VALUES = {"asset": b"BTC", "symbol": b"BTCUSD_PERP", "positionSide": b"LONG", "open": b"true", "nonzero": b"true"}
+
+
+@pytest.mark.parametrize(("shape", "name"), [(shape, name) for shape in FILTERS for name in sorted(FILTERS[shape])])
+def test_a_filter_that_a_list_takes_is_part_of_the_selection(shape: Shape, name: str) -> None:
+    """One that was taken and dropped would answer with every row."""
+    assert filtered(shape, name.encode() + b"=" + VALUES[name]) != filtered(shape, b"")
+
+
 @given(st.binary(max_size=60) | st.text("asetBTC=&,%25+;openru", max_size=40).map(str.encode))
 def test_any_query_is_a_selection_that_says_all_of_it_or_a_refusal(query: bytes) -> None:
     try:
