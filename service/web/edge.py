@@ -84,7 +84,9 @@ class Edge:
         if self._turns.is_over(started) and scope["path"] not in _PROBES:
             return self._answer_later(scope, receive, send)
         answer = self.fast_path.answer(scope)
-        return self._via_framework(scope, receive, send) if answer is None else self._send(answer, send, started)
+        if answer is None:
+            return self._via_framework(scope, receive, send, started)
+        return self._send(answer, send, started)
 
     async def _answer_later(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer in a turn of the event loop that has time for it; refuse if too many requests wait for one."""
@@ -95,7 +97,10 @@ class Edge:
             await self._refuse_cheaply(scope, receive, send, started)
             return
         answer = self.fast_path.answer(scope)
-        await (self._via_framework(scope, receive, send) if answer is None else self._send(answer, send, started))
+        if answer is None:
+            await self._via_framework(scope, receive, send, started)
+        else:
+            await self._send(answer, send, started)
 
     async def _refuse_cheaply(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         """Refuse a request that found no room.
@@ -106,7 +111,7 @@ class Edge:
         logged, request = self._may_log(), cast("HTTPScope", scope)
         ordinary = request["method"] == "GET" and request["path"].startswith(_FORMS[0]) and not _malformed(request)
         if logged or not ordinary or self.gateway.audit is not None or self.gateway.draining:
-            await self._via_framework(scope, receive, send, room=False, logged=logged)
+            await self._via_framework(scope, receive, send, started, refusal_logged=logged)
             return
         sent_id = next((value for name, value in request["headers"] if name == b"x-request-id"), b"")
         request_id, error, status = _request_id(sent_id), overloaded(), 0
@@ -120,9 +125,9 @@ class Edge:
             self.counters(UNMATCHED, "GET", status).count(time.perf_counter() - started)
 
     async def _via_framework(
-        self, scope: Scope, receive: Receive, send: Send, *, room: bool = True, logged: bool = True
+        self, scope: Scope, receive: Receive, send: Send, started: float, *, refusal_logged: bool | None = None
     ) -> None:
-        """Let the framework answer, or refuse if there is no room."""
+        """Let the framework answer; with `refusal_logged`, refuse for want of room, with a log line or without."""
         malformed, fields = _malformed(cast("HTTPScope", scope)), cast("dict[str, Any]", scope)
         if len(scope["path"]) > MAX_PATH or malformed:
             # The framework remembers a thousand paths, whole, before the caller is authenticated: give it a short one
@@ -130,18 +135,17 @@ class Edge:
             form = next((prefix for prefix in _FORMS if scope["path"].startswith(prefix)), "")
             fields["path"] = form + NO_PATH
             fields["raw_path"] = fields["path"].encode()
-        request = _RequestScope(self, fields, send)
-        request.context.malformed, request.logged = malformed, logged
+        request = _RequestScope(self, fields, send, started)
+        request.context.malformed = malformed
         no_client = CLIENT.set("")
         try:
-            if not room:
+            if refusal_logged is not None:
                 raise NoRoomError
             await self._app(scope, receive, request.send)
         except CallerLeftError:  # there is no caller left to answer
             request.logged = self._may_log()
         except NoRoomError:
-            if room:
-                request.logged = self._may_log()
+            request.logged = self._may_log() if refusal_logged is None else refusal_logged
             error = overloaded()
             await request.refuse(refused(scope, error, error.headers))
         finally:
@@ -230,11 +234,11 @@ class _RouteCounters:
 class _RequestScope:
     """One request on its way through the framework."""
 
-    def __init__(self, edge: Edge, scope: dict[str, Any], send: Send) -> None:
+    def __init__(self, edge: Edge, scope: dict[str, Any], send: Send, started: float) -> None:
         self._edge = edge
         self._gateway = edge.gateway
         self._send = send
-        self._started = time.perf_counter()
+        self._started = started
         self.logged = True
         self._head = scope["method"] == "HEAD"
         self._method = str(scope["method"]) if scope["method"] in _METHODS else "other"

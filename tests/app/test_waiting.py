@@ -158,11 +158,9 @@ async def test_that_there_is_no_room_is_logged_once_and_so_is_its_end(
     await stage.exchange.wait_held()
     stage.exchange.release()
     await asyncio.gather(*flood)
-    said = [record.msg["event"] for record in caplog.records if isinstance(record.msg, dict)]
-    assert [event for event in said if event.startswith("waiting_room")] == [
-        "waiting_room_full",
-        "waiting_room_has_room",
-    ]
+    lines = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    events = [line["event"] for line in lines if line.get("waiting_for") == "refresh"]  # on a slow machine "turn" too
+    assert events == ["waiting_room_full", "waiting_room_has_room"]
 
 
 async def test_all_of_a_burst_that_finds_no_room_are_refused_alike_and_few_have_a_log_line(
@@ -200,6 +198,8 @@ async def test_all_of_a_burst_that_finds_no_room_are_refused_alike_and_few_have_
         record.msg for record in caplog.records if isinstance(record.msg, dict) and record.msg["event"] == "request"
     ]
     assert sum((line["route"], line["status"]) == ("unmatched", 503) for line in lines) == FUTILE_LINES.per_second
+    waited = max(line["duration_ms"] for line in lines if line["status"] == 503 and line["route"] != "unmatched")
+    assert waited > 5  # one of the three that found a place: it waited while hundreds were refused
     unrouted = {"route": "unmatched", "method": "GET", "status": "503"}
     short = gateway.gateway.metrics.registry.get_sample_value("coinm_requests_total", unrouted) or 0
     assert short > FUTILE_LINES.per_second
