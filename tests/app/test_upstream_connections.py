@@ -114,8 +114,9 @@ async def test_a_credential_that_is_rotated_out_leaves_no_connection_behind(stag
     reloader = Reloader(gateway.gateway, stage.file, read(stage.file))
     stage.change_key("anotherApiKey".ljust(64, "1"))
     await reloader.check_now()
-    while gateway.gateway.caches["main"].rotation.pending:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        while gateway.gateway.caches["main"].rotation.pending:
+            await asyncio.sleep(0.01)
     await front.until_open(UNSIGNED, "anotherApiKey".ljust(64, "1"))
 
 

@@ -324,7 +324,7 @@ async def test_another_replica_that_waited_for_a_slow_refresh_asks_for_no_second
     await stage.exchange.wait_held()
     await stage.advance(1_500)
     late = asyncio.create_task(second.get())
-    await asyncio.sleep(0.3)  # it has seen that the lease is held
+    await settle()  # it has seen that the lease is held
     await stage.advance(400)
     stage.exchange.release()
     assert [(await each).status_code for each in (early, late)] == [200, 200]

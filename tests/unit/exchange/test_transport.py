@@ -161,8 +161,10 @@ class Streamed(httpx.AsyncByteStream):
     def __init__(self, *parts: bytes, error: type[httpx.RequestError] | None) -> None:
         self._parts = parts
         self._error = error
+        self.begun = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.begun.set()
         for part in self._parts:
             yield part
         if self._error is not None:
@@ -190,10 +192,11 @@ async def test_a_refusal_is_told_whatever_becomes_of_its_body(status: int, kind:
 
 
 async def test_a_deadline_that_comes_between_a_refusal_and_its_body_does_not_lose_it() -> None:
-    asked = asyncio.create_task(ask(lambda _: httpx.Response(429, stream=Streamed(error=None))))
-    await asyncio.sleep(0.05)
-    asked.cancel()
-    assert (await asked).status == 429
+    body = Streamed(error=None)
+    request = asyncio.create_task(ask(lambda _: httpx.Response(429, stream=body)))
+    await body.begun.wait()
+    request.cancel()
+    assert (await request).status == 429
 
 
 async def test_any_other_answer_is_lost_with_its_body() -> None:
