@@ -15,8 +15,8 @@ from bench.measure import CONNECTIONS, cost, median
 from bench.processes import Request, load
 from bench.report import Row, grid
 from bench.world import ASSET, Ground, Setup, Target, ground
-from service.account.selection import Views
-from service.account.snapshot import Snapshot, parse
+from service.account.parsing import parse
+from service.account.snapshot import Snapshot
 from simulator.exchange import Exchange
 
 ROWS = (30, 300, 3_000)
@@ -92,7 +92,7 @@ def parse_cost(body: bytes) -> tuple[float, float]:
         _snapshot(body)
         times.append(time.perf_counter() - began)
     tracemalloc.start()
-    kept = Views(_snapshot(bytes(bytearray(body))))
+    kept = _snapshot(bytes(bytearray(body)))
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     del kept
@@ -100,7 +100,7 @@ def parse_cost(body: bytes) -> tuple[float, float]:
 
 
 def _snapshot(body: bytes) -> Snapshot:
-    return parse(body, 0, {})
+    return parse(body, 0, 0, {})
 
 
 async def by_accounts(folder: Path, seconds: float, say: Say) -> list[str]:

@@ -28,6 +28,7 @@ from service.web.docs import Docs
 from service.web.dropin import DropIn
 from service.web.edge import Edge
 from service.web.operations import Operations
+from service.web.reads import Reads
 from service.web.refusals import answer
 from service.wiring import build, close, fleet_notifications, reviews_of
 
@@ -40,10 +41,10 @@ CLOSING_S = 0.75
 class App:
     """The gateway as an ASGI application."""
 
-    def __init__(self, gateway: Gateway, litestar: Litestar) -> None:
+    def __init__(self, gateway: Gateway, litestar: Litestar, reads: Reads) -> None:
         self.gateway = gateway
         self.litestar = litestar
-        self.edge = Edge(litestar, gateway)
+        self.edge = Edge(litestar, gateway, reads)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         return self.edge(scope, receive, send)
@@ -77,10 +78,11 @@ def create_app(
     """
     gateway = build(settings, transport, redis, clock or SystemClock())
     gateway.reviews = reviews_of(gateway, cluster)
+    reads = Reads(gateway)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
-        app.state.gateway = gateway
+        app.state.gateway, app.state.reads = gateway, reads
         try:
             async with gateway.audit.running() if gateway.audit else nullcontext(), fleet_notifications(gateway):
                 yield
@@ -102,4 +104,4 @@ def create_app(
         pdb_on_exception=False,
         request_max_body_size=16 * 1024,  # nothing here takes a body
     )
-    return App(gateway, litestar)
+    return App(gateway, litestar, reads)

@@ -225,7 +225,7 @@ async def _check_account(gateway: Gateway, cache: AccountCache, show: Show) -> N
         show(finding)
     subject = f"account {cache.account}"
     try:
-        snapshot = (await cache.source.fetch(forced=False)).snapshot
+        snapshot = await cache.source.fetch(forced=False)
     except ExchangeError as exc:
         show(Finding(subject, "fail", _explain(exc)))
     else:

@@ -29,13 +29,14 @@ import structlog
 from msgspec.structs import replace
 from watchfiles import awatch
 
+from service.access.clients import Clients
 from service.cache.flight import cancel_and_wait
 from service.exchange.signing import Credential, read_credential
 from service.files import MAX_FILE, FileError, read_bounded
 from service.gateway import Gateway
 from service.settings import Secret, Settings
 from service.settings_file import SettingsError, load, secrets_of
-from service.wiring import cache_of, clients_of, rates_of, windows_of
+from service.wiring import cache_of, rates_of
 
 log = structlog.get_logger("coinm.settings")
 
@@ -194,8 +195,9 @@ class Reloader:
         }
         removed = [cache for name, cache in gateway.caches.items() if name not in caches]
         for name, cache in caches.items():
-            cache.reconfigure(windows_of(settings, name))
-        gateway.settings, gateway.clients, gateway.caches = settings, clients_of(settings), caches
+            cache.reconfigure(settings.accounts[name].freshness)
+        gateway.settings, gateway.caches = settings, caches
+        gateway.clients = Clients(settings.clients, settings.accounts)
         gateway.limits.reconfigure(rates_of(settings), settings.exchange.expected_replicas)
         for cache in removed:
             task = asyncio.create_task(cache.drain())

@@ -64,9 +64,6 @@ class Duration(int):
     def seconds(self) -> float:
         return self / 1000
 
-    def __str__(self) -> str:
-        return f"{int(self)}ms"
-
 
 class Secret:
     """Text that never shows by accident: `repr` and f-strings mask it; msgspec and pickle refuse to encode it."""
@@ -157,9 +154,19 @@ class Freshness(Table, frozen=True, kw_only=True):
     min_refresh_interval: Duration = Duration(1_000)
 
     @property
+    def revalidate_until(self) -> int:
+        """Ms of age up to which a stale answer is served while it is refreshed."""
+        return self.fresh_for + self.stale_while_revalidate
+
+    @property
+    def error_until(self) -> int:
+        """Ms of age up to which a stale answer is served while the exchange can't be called."""
+        return self.fresh_for + self.stale_if_error
+
+    @property
     def hard_cap(self) -> int:
         """Ms; nothing older is ever served."""
-        return self.fresh_for + max(self.stale_while_revalidate, self.stale_if_error)
+        return max(self.revalidate_until, self.error_until)
 
 
 class Kubernetes(Table, frozen=True, kw_only=True):
@@ -245,7 +252,7 @@ def _shown(key: str, value: object) -> Any:
         case dict():
             return {name: _shown(key, each) for name, each in value.items()}
         case Duration():
-            return str(value)
+            return f"{value}ms"
         case None | bool() | int() | float():
             return value
         case str() if key in _URLS:

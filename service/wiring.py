@@ -13,14 +13,12 @@ import httpx
 from redis.asyncio import Redis
 
 from service import __version__
-from service.access.clients import Client, Clients
-from service.access.grants import Grant
+from service.access.clients import Clients
 from service.access.limits import RequestLimits
 from service.access.waiting import WaitingRoom
 from service.cache.account_cache import AccountCache
 from service.cache.flight import cancel_and_wait
-from service.cache.policy import Windows
-from service.cache.ports import ActiveCredential, CacheSettings
+from service.cache.ports import ActiveCredential
 from service.cache.savings import weight_saved
 from service.clock import Clock
 from service.exchange.address_budget import ADDRESS, AddressBudget
@@ -82,7 +80,7 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
         settings=settings,
         clock=clock,
         metrics=metrics,
-        clients=clients_of(settings),
+        clients=Clients(settings.clients, settings.accounts),
         limits=RequestLimits(rates_of(settings), settings.exchange.expected_replicas),
         waiting=WaitingRoom("refresh", settings.server.waiters, metrics),
         queue=WaitingRoom("turn", settings.server.waiters, metrics),
@@ -102,39 +100,13 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
 
 def cache_of(gateway: Gateway, settings: Settings, account: str, credential: Credential) -> AccountCache:
     """The cache of an account, which has no credential in use yet."""
-    cache_settings = CacheSettings(account, windows_of(settings, account), settings.exchange.timeout.seconds)
-    return AccountCache(cache_settings, gateway.open_credential(account, credential), gateway.metrics)
-
-
-def windows_of(settings: Settings, account: str) -> Windows:
-    freshness = settings.accounts[account].freshness
-    return Windows(
-        freshness.fresh_for,
-        freshness.stale_while_revalidate,
-        freshness.stale_if_error,
-        freshness.min_refresh_interval,
+    return AccountCache(
+        account,
+        gateway.open_credential(account, credential),
+        settings.accounts[account].freshness,
+        settings.exchange.timeout.seconds,
+        gateway.metrics,
     )
-
-
-def clients_of(settings: Settings) -> Clients:
-    """Every client with its grants."""
-
-    def names(listed: object) -> frozenset[str] | None:
-        return frozenset(listed) if isinstance(listed, list) else None  # "all": a `Grant` has None for it
-
-    clients = [
-        Client(
-            name,
-            tuple(each.token_sha256),
-            {
-                account: Grant(account, names(grant.assets), names(grant.position_sides))
-                for account, grant in each.accounts.items()
-            },
-            tuple(each.service_accounts),
-        )
-        for name, each in settings.clients.items()
-    ]
-    return Clients(clients, settings.accounts)
 
 
 def rates_of(settings: Settings) -> dict[str, float]:
@@ -251,7 +223,9 @@ def _observe(gateway: Gateway) -> None:
     metrics.account_gauge(
         "snapshot_objective_seconds",
         "Age that no answer has unless it is marked: fresh_for and stale_while_revalidate.",
-        lambda: {name: windows_of(gateway.settings, name).revalidate_until / 1000 for name in gateway.caches},
+        lambda: {
+            name: account.freshness.revalidate_until / 1000 for name, account in gateway.settings.accounts.items()
+        },
     )
     metrics.account_gauge(
         "credential_refused",

@@ -18,7 +18,7 @@ from fakeredis._core import Database  # the embedded server has no other way to 
 
 from service.access import tokens
 from service.app import App, create_app
-from service.settings import Settings
+from service.settings import Duration, Freshness, Settings
 from service.settings_file import load
 from simulator.cluster import Cluster
 from simulator.exchange import Exchange
@@ -38,6 +38,14 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "server": {"metrics_port": 0, "drain": "100ms"},
     "exchange": {"base_url": "http://127.0.0.1:1", "timeout": "2s"},
 }
+
+
+def freshness(
+    fresh_for: int, stale_while_revalidate: int = 0, stale_if_error: int = 0, min_refresh_interval: int = 0
+) -> Freshness:
+    """Windows in ms."""
+    given = map(Duration, (fresh_for, stale_while_revalidate, stale_if_error, min_refresh_interval))
+    return Freshness(**dict(zip(Freshness.__struct_fields__, given, strict=True)))
 
 
 class FakeClock:

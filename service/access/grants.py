@@ -4,11 +4,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from service.account.rows import margin_asset
 from service.account.selection import Selection
-from service.account.snapshot import margin_asset
-
-ANY_ACCOUNT = "*"
-"""The grant for accounts that have none of their own."""
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -48,12 +45,3 @@ class Grant(msgspec.Struct, frozen=True):
     def narrow(self, selection: Selection) -> Selection:
         """The selection with everything that is not granted left out."""
         return msgspec.structs.replace(selection, visible_assets=self.assets, visible_sides=self.sides)
-
-
-def grant_on(account: str, grants: Mapping[str, Grant]) -> Grant | None:
-    """The grant for an existing account: its own, else the one for any account; `None`: denied."""
-    own = grants.get(account)
-    if own is not None:
-        return own
-    general = grants.get(ANY_ACCOUNT)
-    return None if general is None else msgspec.structs.replace(general, account=account)

@@ -4,7 +4,6 @@
 # name was right yesterday, and a client's configuration mustn't fail because the exchange has settled it.
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -17,20 +16,18 @@ _DELIVERY_HOUR = 8
 """Of that day, UTC (exchangeInfo's `deliveryDate`)."""
 
 
-def unknown_parameter(
-    selection: Selection, snapshot: Snapshot, margin_assets: Mapping[str, str]
-) -> Literal["asset", "symbol"] | None:
+def unknown_parameter(selection: Selection, snapshot: Snapshot) -> Literal["asset", "symbol"] | None:
     """The parameter with an unknown name among its values; `None`: all names are known.
 
-    Known are the names in the account, and those in the exchangeInfo that came with the snapshot: `margin_assets`,
+    Known are the names in the account, and those in the exchangeInfo that came with the snapshot: its `margin_assets`,
     symbols to margin assets, empty while there is none. So all replicas decide alike while they serve the snapshot.
     """
     assets = (selection.assets or frozenset()) - snapshot.by_asset.keys()
-    if assets and assets - {*margin_assets.values(), *(row.margin_asset for row in snapshot.positions)}:
+    if assets and assets - {*snapshot.margin_assets.values(), *(row.margin_asset for row in snapshot.positions)}:
         return "asset"
-    symbols = (selection.symbols or frozenset()) - snapshot.by_symbol.keys() - margin_assets.keys()
+    symbols = (selection.symbols or frozenset()) - snapshot.by_symbol.keys() - snapshot.margin_assets.keys()
     if symbols:
-        pairs = {symbol.rpartition("_")[0] for symbol in margin_assets}
+        pairs = {symbol.rpartition("_")[0] for symbol in snapshot.margin_assets}
         if not all(was_delivered(symbol, pairs, snapshot.request_time) for symbol in symbols):
             return "symbol"
     return None

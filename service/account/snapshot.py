@@ -1,70 +1,37 @@
-"""One answer of `GET /dapi/v1/account`, checked whole and indexed once.
+"""An account at one instant, and the views cut from it.
 
-Nothing here rounds, re-orders or re-prints: rows are slices of the exchange's bytes. An answer that is not
-exactly what the exchange documents is refused whole, because a half-understood account is a wrong account.
+Nothing here rounds, re-orders or re-prints. A view has rows byte for byte as the exchange sent them, in its order,
+joined with `,`.
 """
 
-import json
-import re
+# A cut never parses or prints a value: it selects slices, or splices new arrays into the body at `Snapshot.spans`. So
+# numbers keep their digits, members their order, and equal snapshots give equal bytes and tags in every replica.
+#
+# What a grant hides is part of the selection, never a later step: a view in the memo is complete for its key, and one
+# client's view can't be served to another that may see less.
+
+import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
-# The checks of `parse`, cheapest first, so that a hostile answer costs little before it is refused: length, number of
-# values (counted in the text), UTF-8, JSON with unique keys, number of members, arrays, rows. Two parsers read it:
-# `json` checks it strictly and gives the values to index by; msgspec gives each row's slice of the same bytes. msgspec
-# alone would pass invalid UTF-8 and keep the last of duplicate keys; `json` alone would lose the bytes.
+from service.account.rows import AssetRow, PositionRow
+from service.account.selection import Selection, Shape
 
-MAX_BODY = 4 * 1024 * 1024
-"""Bytes. A documented account is 18-51 KB (30 symbols, hedge mode, 50 coins); `MAX_VALUES` bounds what is in it."""
+MAX_VIEWS = 256
+"""Views that a snapshot memoises. A dozen clients with a handful of polls each stay far below."""
 
-MAX_VALUES = 65_536
-"""Commas and opening brackets: no fewer than half of an answer's members, elements, objects and arrays. A documented
-account has 2,200, and a thousand symbols on three sides 51,000. It is parsed in one turn of the event loop: the worst
-that so many can be in some 0.15 s, but 4 MiB of short numbers in 2 s."""
-
-MAX_MEMBERS = 256
-"""Members of the account object, of which the exchange documents 7: each is searched for in the text, one by one."""
+MAX_VIEW_BYTES = 8 * 1024 * 1024
+"""Of those views together: two accounts of the largest accepted size."""
 
 PositionMode: TypeAlias = Literal["one-way", "hedge"]
-
-POSITION_SIDES = ("BOTH", "LONG", "SHORT")
 
 DOCUMENTED = frozenset({"assets", "positions", "canDeposit", "canTrade", "canWithdraw", "feeTier", "updateTime"})
 """Members of the account object that the exchange documents. Members that it may add, such as sums over all coins, are
 not for a client that may see only some rows."""
 
-# One member of an object that is known to be valid JSON, up to its value; the group begins with its name.
-_MEMBER = re.compile(rb'[\s{,]*("[^"\\]*(?:\\.[^"\\]*)*"\s*:\s*)', re.DOTALL)
-
-# Zero in any of the exchange's spellings: "0", "0.0", "-0.00000000", "0E-8".
-_ZERO = re.compile(r"[+-]?(?:0+\.?0*|\.0+)(?:[eE][+-]?[0-9]+)?")
-
-
-class MalformedAccountError(ValueError):
-    """The bytes are not an account as documented. The message names the fault, never the content."""
-
-
-class AssetRow(msgspec.Struct, frozen=True, gc=False):
-    """One coin's balances and margins."""
-
-    raw: msgspec.Raw
-    asset: str
-    zero: bool
-    """`walletBalance` and `marginBalance` are both present and both zero."""
-
-
-class PositionRow(msgspec.Struct, frozen=True, gc=False):
-    """One symbol's position on one side."""
-
-    raw: msgspec.Raw
-    symbol: str
-    side: str
-    margin_asset: str | None
-    """`None`: neither exchangeInfo nor the symbol's form says it; only a grant on all assets sees the row."""
-    flat: bool
-    """`positionAmt` is present and zero. A row without it is not flat: unknown is not zero."""
+T = TypeVar("T", bound=AssetRow | PositionRow)
 
 
 class Spans(msgspec.Struct, frozen=True):
@@ -76,169 +43,132 @@ class Spans(msgspec.Struct, frozen=True):
     """The positions of the members of `DOCUMENTED`, names included, in the body's order."""
 
 
+class View(msgspec.Struct, frozen=True):
+    """An answer's body and its strong entity tag, quotes included: equal in every replica."""
+
+    body: bytes
+    etag: str
+
+
 class Snapshot:
-    """An account at one instant: the body as sent, and its rows in the exchange's order.
+    """An account at one instant: the body as sent, its rows in the exchange's order, and the views cut from it so far.
 
     The rows keep the body's buffer alive, so only copies of what is cut from a snapshot may outlive it.
+
+    Args:
+        body: the exchange's answer.
+        spans: where the parts that a cut replaces are in it.
+        assets: its rows.
+        positions: its rows.
+        request_time: when it was requested: epoch ms on the exchange's clock.
+        requested_monotonic_ms: the same, on this process's steady clock.
+        margin_assets: the map of symbols to margin assets that the rows were indexed by. It stays with the snapshot,
+            because exchangeInfo may be read again while the snapshot is served.
     """
 
-    __slots__ = ("assets", "body", "by_asset", "by_symbol", "mode", "positions", "request_time", "spans")
+    __slots__ = (
+        *("__weakref__", "_bytes", "_views", "assets", "body", "by_asset", "by_symbol", "margin_assets", "mode"),
+        *("positions", "request_time", "requested_monotonic_ms", "spans"),
+    )
 
-    def __init__(
-        self, body: bytes, request_time: int, assets: tuple[AssetRow, ...], positions: tuple[PositionRow, ...]
+    def __init__(  # noqa: PLR0913 - all but the parts of the body by name, and called in one place
+        self,
+        body: bytes,
+        spans: Spans,
+        assets: tuple[AssetRow, ...],
+        positions: tuple[PositionRow, ...],
+        *,
+        request_time: int,
+        requested_monotonic_ms: int,
+        margin_assets: Mapping[str, str],
     ) -> None:
         self.body = body
-        self.request_time = request_time
-        """When it was requested: milliseconds since the epoch on the exchange's clock."""
+        self.spans = spans
         self.assets = assets
         self.positions = positions
+        self.request_time = request_time
+        self.requested_monotonic_ms = requested_monotonic_ms
+        self.margin_assets = margin_assets
         self.by_asset = {row.asset: (row,) for row in assets}
         self.by_symbol: dict[str, tuple[PositionRow, ...]] = {}
         for row in positions:
             self.by_symbol[row.symbol] = (*self.by_symbol.get(row.symbol, ()), row)
-        self.spans = _locate(body)
         # The body doesn't say it: hedge accounts have LONG and SHORT rows, one-way accounts only BOTH.
         one_way = all(row.side == "BOTH" for row in positions)
         self.mode: PositionMode | None = None if not positions else "one-way" if one_way else "hedge"
         """`None` without any position row."""
+        self._views: dict[Selection, View | None] = {}
+        self._bytes = 0
 
     def __repr__(self) -> str:
         return f"<Snapshot request_time={self.request_time} assets={len(self.assets)} positions={len(self.positions)}>"
 
+    def view(self, selection: Selection) -> View | None:
+        """The answer to a selection; `None` if it selects one row and none is kept."""
+        if selection in self._views:
+            return self._views[selection]
+        body = self.cut(selection)
+        view = None if body is None else View(body, f'"{hashlib.sha256(body).hexdigest()}"')
+        # At the bounds nothing is evicted: the first views are the polled ones, and a snapshot lives for seconds.
+        size = len(body) if body is not None else 0
+        if len(self._views) < MAX_VIEWS and self._bytes + size <= MAX_VIEW_BYTES:
+            self._views[selection] = view
+            self._bytes += size
+        return view
 
-class Fetched(msgspec.Struct, frozen=True):
-    """A new snapshot, and when it was requested by this machine's steady clock (monotonic ms)."""
+    def cut(self, selection: Selection) -> bytes | None:
+        """The bytes of a selection; `None` if it selects one row and none is kept."""
+        match selection.shape:
+            case Shape.ACCOUNT:
+                if selection.whole:
+                    return self.body
+                arrays = {
+                    self.spans.assets: _array(self._kept_assets(selection)),
+                    self.spans.positions: _array(self._kept_positions(selection)),
+                }
+                # What the exchange may add beside the arrays, such as a sum over all coins, would disclose hidden rows.
+                if selection.narrowed:
+                    return b"{" + b",".join(_replaced(self.body, span, arrays) for span in self.spans.documented) + b"}"
+                return _replaced(self.body, (0, len(self.body)), arrays)
+            case Shape.ASSETS:
+                return _array(self._kept_assets(selection))
+            case Shape.POSITIONS | Shape.SYMBOL:
+                return _array(self._kept_positions(selection))
+            case Shape.ASSET:
+                return _one(self._kept_assets(selection))
+            case Shape.POSITION:
+                return _one(self._kept_positions(selection))
 
-    snapshot: Snapshot
-    requested_monotonic_ms: int
-    margin_assets: Mapping[str, str]
-    """What it was indexed by: exchangeInfo may have been read again since, for another account."""
+    def _kept_assets(self, selection: Selection) -> list[msgspec.Raw]:
+        rows = _named(self.assets, self.by_asset, selection.assets)
+        return [row.raw for row in rows if selection.keeps_asset(row)]
 
-
-class _Number(str):
-    """A number's own digits: never a float, and never accepted where a string is required."""
-
-    __slots__ = ()
-
-
-class _Arrays(msgspec.Struct):
-    assets: list[msgspec.Raw]
-    positions: list[msgspec.Raw]
-
-
-def parse(body: bytes, request_time: int, margin_assets: Mapping[str, str]) -> Snapshot:
-    """Check and index an answer; `margin_assets` maps symbols to their margin asset, from exchangeInfo.
-
-    Raises:
-        MalformedAccountError: over `MAX_BODY`, `MAX_VALUES` or `MAX_MEMBERS`, invalid UTF-8, invalid JSON, a key twice
-            in one object, nesting that no account has, a missing array, a row that is no object, has no key field, or
-            occurs twice.
-    """
-    document = _strict_json(body)
-    if not isinstance(document, dict):
-        raise MalformedAccountError("the answer is not an object")
-    members = cast("dict[str, Any]", document)
-    if len(members) > MAX_MEMBERS:
-        raise MalformedAccountError(f"the answer has more than {MAX_MEMBERS} members")
-    try:
-        raw = msgspec.json.decode(body, type=_Arrays)
-    except (msgspec.MsgspecError, RecursionError):
-        raise MalformedAccountError("the answer has no arrays named assets and positions") from None
-    assets: list[AssetRow] = []
-    for row, row_bytes in zip(members["assets"], raw.assets, strict=True):
-        fields = _members("asset", row)
-        zero = is_zero(fields.get("walletBalance")) and is_zero(fields.get("marginBalance"))
-        assets.append(AssetRow(row_bytes, _key(fields, "asset"), zero))
-    positions: list[PositionRow] = []
-    for row, row_bytes in zip(members["positions"], raw.positions, strict=True):
-        fields = _members("position", row)
-        symbol, side = _key(fields, "symbol"), _key(fields, "positionSide")
-        if side not in POSITION_SIDES:
-            raise MalformedAccountError("a position row's positionSide is not BOTH, LONG or SHORT")
-        flat = is_zero(fields.get("positionAmt"))
-        positions.append(PositionRow(row_bytes, symbol, side, margin_asset(symbol, margin_assets), flat))
-    # A row that occurs twice would count twice, and `by_asset` would keep only one of them.
-    _refuse_twins("asset", [row.asset for row in assets])
-    _refuse_twins("position", [(row.symbol, row.side) for row in positions])
-    return Snapshot(body, request_time, tuple(assets), tuple(positions))
+    def _kept_positions(self, selection: Selection) -> list[msgspec.Raw]:
+        rows = _named(self.positions, self.by_symbol, selection.symbols)
+        return [row.raw for row in rows if selection.keeps_position(row)]
 
 
-def margin_asset(symbol: str, margin_assets: Mapping[str, str]) -> str | None:
-    """The coin a symbol is margined in: by exchangeInfo, else the text before `USD_` (`BTCUSD_PERP`: BTC)."""
-    listed = margin_assets.get(symbol)
-    if listed is not None:
-        return listed
-    coin, separator, _ = symbol.partition("USD_")
-    return coin if coin and separator else None
+def _replaced(body: bytes, span: tuple[int, int], arrays: Mapping[tuple[int, int], bytes]) -> bytes:
+    """A piece of the body, with the arrays in it replaced."""
+    start, end = span
+    parts: list[bytes] = []
+    for (first, last), array in sorted(arrays.items()):
+        if start <= first and last <= end:
+            parts += body[start:first], array
+            start = last
+    return b"".join([*parts, body[start:end]])
 
 
-def is_zero(amount: object) -> bool:
-    """Whether an amount is zero, exactly; anything but a decimal isn't known to be zero."""
-    return isinstance(amount, str) and _ZERO.fullmatch(amount) is not None
+def _named(rows: tuple[T, ...], index: Mapping[str, tuple[T, ...]], names: frozenset[str] | None) -> tuple[T, ...]:
+    """The rows to filter: a single name is one lookup, however large the account is."""
+    if names is not None and len(names) == 1:
+        return index.get(next(iter(names)), ())
+    return rows
 
 
-def _strict_json(body: bytes) -> object:
-    """The document, numbers left as text; refuses what msgspec accepts (measured: invalid UTF-8, duplicate keys)."""
-    if len(body) > MAX_BODY:
-        raise MalformedAccountError("the answer is larger than 4 MiB")
-    if sum(map(body.count, b",[{")) > MAX_VALUES:  # 10 ms at most, before any object is built
-        raise MalformedAccountError(f"the answer has more than {MAX_VALUES} values")
-    try:
-        text = body.decode("utf-8")
-        return json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_float=_Number,
-            parse_int=_Number,
-            parse_constant=_refuse_constant,
-        )
-    except UnicodeDecodeError:
-        raise MalformedAccountError("the answer is not UTF-8") from None
-    except RecursionError:
-        raise MalformedAccountError("the answer is nested too deeply") from None
-    except json.JSONDecodeError as exc:
-        raise MalformedAccountError(f"the answer is not JSON (at byte {exc.pos} or so)") from None
+def _array(rows: list[msgspec.Raw]) -> bytes:
+    return b"[" + b",".join(rows) + b"]"
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise MalformedAccountError("an object has the same key twice")
-    return members
-
-
-def _refuse_constant(constant: str) -> object:
-    raise MalformedAccountError(f"{constant} is not JSON")
-
-
-def _members(kind: str, row: object) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise MalformedAccountError(f"a row of {kind}s is not an object")
-    return cast("dict[str, Any]", row)
-
-
-def _key(members: dict[str, Any], name: str) -> str:
-    value = members.get(name)
-    if type(value) is not str or not value:  # not `isinstance`: a `_Number` is no name
-        raise MalformedAccountError(f"a row has no {name}")
-    return value
-
-
-def _refuse_twins(kind: str, keys: list[Any]) -> None:
-    if len(set(keys)) != len(keys):
-        raise MalformedAccountError(f"the same {kind} is there twice")
-
-
-def _locate(body: bytes) -> Spans:
-    """Each top-level member's position; the body is known to be valid and free of duplicate keys."""
-    documented: list[tuple[int, int]] = []
-    arrays: dict[str, tuple[int, int]] = {}
-    end = 0
-    for name, value in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items():
-        # msgspec gives each value's bytes but not their offset: the next name starts where the last value ended.
-        member = next(_MEMBER.finditer(body, end))
-        end = member.end() + len(memoryview(value))
-        if name in DOCUMENTED:
-            documented.append((member.start(1), end))
-            arrays[name] = (member.end(), end)
-    return Spans(arrays["assets"], arrays["positions"], tuple(documented))
+def _one(rows: list[msgspec.Raw]) -> bytes | None:
+    return bytes(rows[0]) if rows else None

@@ -37,14 +37,14 @@ from service.cache.policy import (
     Serve,
     ServeAndRefresh,
     Situation,
-    Windows,
 )
-from service.cache.ports import ActiveCredential, CacheSettings, Held, Outcome, RefreshWait, Result, Served, Upstream
+from service.cache.ports import ActiveCredential, Outcome, RefreshWait, Result, Served, Upstream
 from service.cache.refresher import GRACE, Refresher
 from service.cache.rotation import Rotation
 from service.fleet.budget import Barrier
 from service.fleet.errors import ExchangeError, ExchangeTimeoutError
 from service.fleet.shared_state import Notification
+from service.settings import Freshness
 from service.telemetry.metrics import Metrics
 
 READ_INTERVAL_MS = 200
@@ -58,8 +58,6 @@ MAX_REFRESHES = 3
 
 _BARRED = frozenset({"not-before", "backoff", "weight-budget"})
 _BROUGHT = frozenset({"fetched", "joined"})
-_SERVES = (Serve, ServeAndRefresh)
-"""Faster for `isinstance` than their union, which would be built on each call."""
 
 
 class _Read:
@@ -86,14 +84,16 @@ class _Read:
 class AccountCache:
     """One account's snapshot in this process."""
 
-    def __init__(self, settings: CacheSettings, active: ActiveCredential, metrics: Metrics) -> None:
-        self.account = settings.account
-        self.state = AccountState(settings.account, active)
-        self.rotation = Rotation(settings, self.state, metrics)
-        self._windows = settings.windows
-        self._timeout = settings.timeout
+    def __init__(
+        self, account: str, active: ActiveCredential, freshness: Freshness, timeout_s: float, metrics: Metrics
+    ) -> None:
+        self.account = account
+        self.state = AccountState(account, active)
+        self.rotation = Rotation(self.state, timeout_s, metrics)
+        self._freshness = freshness
+        self._timeout_s = timeout_s
         self._monotonic = active.source.clock.monotonic
-        self._refresher = Refresher(settings, self.state, metrics)
+        self._refresher = Refresher(self.state, freshness, timeout_s, metrics)
         self._flight = SingleFlight[Outcome]()
         self._reading = SingleFlight[None]()
         self._refresh_began = self._read_began = self._monotonic() - READ_INTERVAL_MS
@@ -113,20 +113,14 @@ class AccountCache:
         return self.state.active.source
 
     @property
-    def held(self) -> Held | None:
-        """The snapshot in memory."""
-        return self.state.held
-
-    @property
     def margin_assets(self) -> Mapping[str, str] | None:
         """Symbols to margin assets, as the views use them; `None`: not known before the next refresh."""
-        return self.held.margin_assets if self.held else self.source.margin_assets
+        return self.state.snapshot.margin_assets if self.state.snapshot else self.source.margin_assets
 
-    def reconfigure(self, windows: Windows) -> None:
+    def reconfigure(self, freshness: Freshness) -> None:
         """Apply other windows from now on."""
-        self._windows = windows
+        self._freshness = self._refresher.freshness = freshness
         self._last = None
-        self._refresher.windows = windows
 
     def on_news(self, notification: Notification) -> None:
         """Handle a notification that names its credential; anyone who can write to Redis can send one.
@@ -141,7 +135,7 @@ class AccountCache:
         if request is not None and own and request.identity in active.lineage.replaced:
             if active.superseded or self.state.barrier(forced=True) is not None:
                 return
-            max_age_ms = max(request.max_age_ms, self._windows.min_refresh_interval)
+            max_age_ms = max(request.max_age_ms, self._freshness.min_refresh_interval)
             self._flight.start(lambda: self._refresh(max_age_ms, forced=True, bounded=True))
         elif own or notification.identity == active.shared.followed:
             # A request from an unknown replica, too: this read may find its link, and the replica repeats the request.
@@ -179,7 +173,7 @@ class AccountCache:
         """
         read = self._begin_read(directives)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout + GRACE):
+            async with asyncio.timeout(self._timeout_s + GRACE):
                 while True:
                     served = self._step(read)
                     if isinstance(served, Served):
@@ -193,7 +187,7 @@ class AccountCache:
         late = ExchangeTimeoutError("the exchange did not answer in time")
         read.redis_read = True
         read.waited = RefreshWait("expired", initiated=False, failure=late)
-        served = self._served_now(policy.decide(self._situation(read)), read)
+        served = self._served_now(self._decide(read), read)
         if served is None:
             raise late
         return served
@@ -213,24 +207,24 @@ class AccountCache:
 
         It decides as `get` does. A stale one is served while the refresh that it requires is under way already.
         """
-        held = self.state.held
-        if held is None:
+        snapshot = self.state.snapshot
+        if snapshot is None:
             return None
-        age, last = self.state.age_of(held), self._last
+        age, last = max(0, self._monotonic() - snapshot.requested_monotonic_ms), self._last
         # Directives by identity: the parser returns one object for equal headers, and comparing values costs more.
-        if last is not None and directives is self._last_directives and last.held is held and last.age == age:
+        if last is not None and directives is self._last_directives and last.snapshot is snapshot and last.age == age:
             return last
-        stale = age >= self._windows.fresh_for
-        if stale and not self._flight.active:
-            return None
-        decision = policy.decide(
-            Situation(self._windows, directives, age, 0, None, self._refreshing_ms if stale else 0)
-        )
-        if not isinstance(decision, _SERVES):
-            return None
-        if stale and self.state.barrier(forced=False) is not None:  # after the rest, for it costs most
-            return None  # `get` then marks the answer as served behind a barrier
-        served = Served(held, age, self._windows.fresh_for - age, decision.reason)
+        situation = Situation(self._freshness, directives, age, 0, self._refreshing_ms)
+        decision: Serve | ServeAndRefresh | None = policy.from_memory(situation)
+        if decision is None:
+            # `get` marks what is served behind a barrier, and begins refreshes.
+            if not self._flight.active or self.state.barrier(forced=False) is not None:
+                return None
+            stale = policy.beyond(situation, None)
+            if not isinstance(stale, ServeAndRefresh):
+                return None
+            decision = stale
+        served = Served(snapshot, age, self._freshness.fresh_for - age, decision.reason)
         if decision.reason == "fresh":  # the only reason that depends on nothing but what is compared above
             self._last, self._last_directives = served, directives
         return served
@@ -264,7 +258,7 @@ class AccountCache:
             ExchangeError: there is no answer.
             FreshnessUnmetError: the same.
         """
-        decision = policy.decide(self._situation(read))
+        decision = self._decide(read)
         served = self._served_now(decision, read)
         if served is not None:
             return served
@@ -278,8 +272,8 @@ class AccountCache:
 
     def _served_now(self, decision: Decision, read: _Read) -> Served | None:
         """The answer that needs no waiting, if there is one."""
-        held = self.held
-        if held is None or not isinstance(decision, Serve | ServeAndRefresh):
+        snapshot = self.state.snapshot
+        if snapshot is None or not isinstance(decision, Serve | ServeAndRefresh):
             return None
         if decision.reason in _BARRED:
             if not read.redis_read:
@@ -288,14 +282,14 @@ class AccountCache:
             if barrier is not None:
                 self.state.note(barrier.error)
         if isinstance(decision, ServeAndRefresh):
-            self._flight.start(lambda: self._refresh(self._windows.fresh_for, forced=False, bounded=False))
-        age, waited = self.state.age_of(held), read.waited
+            self._flight.start(lambda: self._refresh(self._freshness.fresh_for, forced=False, bounded=False))
+        age, waited = self.state.age_of(snapshot), read.waited
         result: Result = decision.reason
         if waited is not None and read.joined and result in ("fresh", "recent"):
             result = "stored" if waited.initiated and waited.outcome == "fetched" else "collapsed"
         answered = read.failure.answered if read.failure else None
         refresh = waited.reason if waited else None
-        return Served(held, age, self._windows.fresh_for - age, result, refresh, answered)
+        return Served(snapshot, age, self._freshness.fresh_for - age, result, refresh, answered)
 
     async def _wait_for_refresh(self, read: _Read, decision: Refresh) -> None:
         """Wait for one refresh, but no longer than the decision's patience: memory may do then.
@@ -319,7 +313,8 @@ class AccountCache:
             if left_ms > 0:  # the timer's clock and ours differ by a little
                 return await self._wait_for_refresh(read, replace(decision, decide_again_ms=left_ms))
             # The flight also publishes. Its snapshot is in memory before that, and is what this caller waited for.
-            if self.held is not None and self.held.requested_monotonic_ms >= self._refresh_began:
+            snapshot = self.state.snapshot
+            if snapshot is not None and snapshot.requested_monotonic_ms >= self._refresh_began:
                 read.waited = replace(waited, outcome="fetched")
             return None
         except ExchangeError as exc:
@@ -330,14 +325,19 @@ class AccountCache:
         read.waits += 1
         return None
 
-    def _situation(self, read: _Read) -> Situation:
-        age = self.state.age
+    def _decide(self, read: _Read) -> Decision:
+        situation = self._situation(read)
+        decision = policy.from_memory(situation)
+        if decision is not None:
+            return decision
         if read.failure is not None:
-            barrier: Barrier | None = Barrier("stale-if-error", read.failure)
-        else:
-            barrier = self.state.barrier(forced=policy.is_forced(self._windows, age))
+            return policy.beyond(situation, Barrier("stale-if-error", read.failure))
+        forced = policy.is_forced(self._freshness, situation.age)
+        return policy.beyond(situation, self.state.barrier(forced=forced))
+
+    def _situation(self, read: _Read) -> Situation:
         waited_ms = self._monotonic() - read.arrival
-        return Situation(self._windows, read.directives, age, waited_ms, barrier, self._refreshing_ms, read.joined)
+        return Situation(self._freshness, read.directives, self.state.age, waited_ms, self._refreshing_ms, read.joined)
 
     @property
     def _refreshing_ms(self) -> int:

@@ -1,13 +1,10 @@
 """What this process knows of one account: its snapshot, the refreshes that failed since, and how the last one went."""
 
-from collections.abc import Mapping
-
 import structlog
 
-from service.account import snapshot as snapshots
-from service.account.selection import Views
-from service.account.snapshot import MalformedAccountError, Snapshot
-from service.cache.ports import ActiveCredential, Held, LastRefresh
+from service.account.parsing import MalformedAccountError, parse
+from service.account.snapshot import Snapshot
+from service.cache.ports import ActiveCredential, LastRefresh
 from service.fleet import budget
 from service.fleet.budget import Barrier, Failures
 from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError
@@ -27,7 +24,10 @@ class AccountState:
         self.account = account
         self.active = active
         """The credential in use."""
-        self.held: Held | None = None
+        self.snapshot: Snapshot | None = None
+        """The latest, by its request time."""
+        self.snapshot_identity = ""
+        """Of the credential that requested it, or found it shared."""
         self.last_refresh: LastRefresh | None = None
         self.failures: Failures | None = None
         self._clock = active.source.clock
@@ -35,15 +35,15 @@ class AccountState:
     @property
     def age(self) -> int | None:
         """Ms since the snapshot in memory was requested of the exchange."""
-        return None if self.held is None else self.age_of(self.held)
+        return None if self.snapshot is None else self.age_of(self.snapshot)
 
     @property
     def known(self) -> int:
         """When that was (epoch ms on the exchange's clock): a shared snapshot is useful only if it is later."""
-        return self.held.snapshot.request_time if self.held else 0
+        return self.snapshot.request_time if self.snapshot else 0
 
-    def age_of(self, held: Held) -> int:
-        return max(0, self._clock.monotonic() - held.requested_monotonic_ms)
+    def age_of(self, snapshot: Snapshot) -> int:
+        return max(0, self._clock.monotonic() - snapshot.requested_monotonic_ms)
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the exchange can't be called now: a not-before, back-off after failures, or the weight."""
@@ -55,12 +55,10 @@ class AccountState:
         pause_ms = failures.until - self._clock.monotonic()
         return Barrier("backoff", failures.error.again(self._clock.now() + pause_ms)) if pause_ms > 0 else None
 
-    def adopt(self, snapshot: Snapshot, requested_monotonic_ms: int, margin_assets: Mapping[str, str]) -> None:
+    def adopt(self, snapshot: Snapshot) -> None:
         """Keep a snapshot of the active credential, unless memory has one requested later; by monotonic ms."""
-        if self.held is None or requested_monotonic_ms >= self.held.requested_monotonic_ms:
-            self.held = Held(
-                snapshot, Views(snapshot), requested_monotonic_ms, margin_assets, self.active.source.identity
-            )
+        if self.snapshot is None or snapshot.requested_monotonic_ms >= self.snapshot.requested_monotonic_ms:
+            self.snapshot, self.snapshot_identity = snapshot, self.active.source.identity
             self.failures = None
 
     def adopt_shared(self, shared: SharedState, entry: Entry) -> None:
@@ -75,11 +73,9 @@ class AccountState:
             log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
             return
         try:
-            snapshot = snapshots.parse(entry.body, entry.request_time, entry.margin_assets)
+            self.adopt(parse(entry.body, entry.request_time, clock.monotonic() - age, entry.margin_assets))
         except MalformedAccountError as exc:
             log.error("shared_snapshot_refused", account=self.account, reason=str(exc))  # noqa: TRY400 - no traceback
-            return
-        self.adopt(snapshot, clock.monotonic() - age, entry.margin_assets)
 
     def bond_to(self, active: ActiveCredential) -> Bond:
         """The link from the credential in use to one that replaces it; no link starts at one that strangers use."""

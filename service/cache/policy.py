@@ -1,9 +1,11 @@
 """How a read is answered: from the snapshot in memory, by a refresh, or not at all.
 
-Pure: every input is in `Situation`, and each decision carries its reason. The rules are RFC 9111's (max-age,
-min-fresh, max-stale, only-if-cached, no-cache) and RFC 5861's (the two stale windows), with two differences: a hard cap
-that no caller can lift, and a bound on waiting. All times are milliseconds; an age runs from the request to the
-exchange.
+Pure: every input is an argument, and each decision carries its reason. `from_memory` decides nearly every read, and
+needs no knowledge of the exchange. `beyond` decides the rest, and knows what bars a call.
+
+The rules are RFC 9111's (max-age, min-fresh, max-stale, only-if-cached, no-cache) and RFC 5861's (the two stale
+windows), with two differences: a hard cap that no caller can lift, and a bound on waiting. All times are milliseconds;
+an age runs from the request to the exchange.
 """
 
 # An age, and what it allows without a caller's directives:
@@ -27,6 +29,7 @@ import msgspec
 
 from service.fleet.budget import Barrier, BarrierReason
 from service.fleet.errors import ExchangeError
+from service.settings import Freshness
 
 SLOW_AFTER = 500
 """Ms that a caller waits for a slow exchange while memory has something within `stale_if_error`. An ordinary answer
@@ -43,27 +46,6 @@ class FreshnessUnmetError(Exception):
         self.detail = detail
 
 
-class Windows(msgspec.Struct, frozen=True):
-    """How old an answer may be; the stale windows count from the end of `fresh_for`."""
-
-    fresh_for: int
-    stale_while_revalidate: int
-    stale_if_error: int
-    min_refresh_interval: int
-
-    @property
-    def revalidate_until(self) -> int:
-        return self.fresh_for + self.stale_while_revalidate
-
-    @property
-    def error_until(self) -> int:
-        return self.fresh_for + self.stale_if_error
-
-    @property
-    def hard_cap(self) -> int:
-        return max(self.revalidate_until, self.error_until)
-
-
 class RequestDirectives(msgspec.Struct, frozen=True):
     """What a caller requires of freshness (its `Cache-Control`), in ms; `None`: nothing."""
 
@@ -75,20 +57,18 @@ class RequestDirectives(msgspec.Struct, frozen=True):
 
 
 NO_DIRECTIVES = RequestDirectives()
-"""Only the windows decide."""
+"""Only the settings decide."""
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """Everything a decision depends on."""
+    """Everything a decision depends on, but for the barrier."""
 
-    windows: Windows
+    freshness: Freshness
     directives: RequestDirectives
     age: int | None
     """Of the snapshot in memory; `None` without one."""
     waited: int = 0
     """Since the caller arrived. A snapshot younger than this was requested on its behalf."""
-    barrier: Barrier | None = None
-    """Why the exchange can't be called now."""
     refreshing: int = 0
     """How long the refresh under way has taken; 0 without one."""
     joined: bool = False
@@ -120,7 +100,7 @@ class ServeAndRefresh(msgspec.Struct, frozen=True):
 class Refresh(msgspec.Struct, frozen=True):
     """Wait for a snapshot, which is requested unless one is younger than `max_age_ms` when the refresh starts.
 
-    `forced`: the windows alone would not request it; such refreshes have a smaller share of the weight.
+    `forced`: the settings alone would not request it; such refreshes have a smaller share of the weight.
     `bounded`: by the caller itself; the answer of another replica's refresh under way may be too old for it.
     `decide_again_ms`: ms after which to decide again, because memory may do then; `None`: wait for the end.
     """
@@ -141,91 +121,97 @@ class Refuse(msgspec.Struct, frozen=True):
 Decision: TypeAlias = Serve | ServeAndRefresh | Refresh | Refuse
 
 
-def decide(situation: Situation) -> Decision:
-    """How to answer a read: from memory if the caller and the windows accept it, else by the exchange, else refuse."""
-    windows, directives, age = situation.windows, situation.directives, situation.age
-    if directives.min_fresh is not None and directives.min_fresh >= windows.fresh_for:
-        return Refuse(FreshnessUnmetError("min-fresh asks for more than a new snapshot has: it is fresh for less"))
-    if age is not None and age > windows.hard_cap:
-        age = None  # no caller may have it
-    if age is not None and _meets_directives(situation, age):
-        served = _from_memory(situation, age)
-        if served is not None:
-            return served
-    return _from_exchange(situation, age)
-
-
-def is_forced(windows: Windows, age: int | None) -> bool:
-    """Whether a refresh now would be more than the windows require: the snapshot in memory is still fresh."""
-    return age is not None and age < windows.fresh_for
-
-
-def _meets_directives(situation: Situation, age: int) -> bool:
-    """Whether the caller accepts a snapshot of this age, whatever the windows say."""
-    directives, windows = situation.directives, situation.windows
-    # `min_refresh_interval` counts back from the caller's arrival: what it waited doesn't make a snapshot too old.
-    if directives.no_cache and age - situation.waited > windows.min_refresh_interval:
-        return False
-    if directives.max_age is not None and age > directives.max_age:
-        return False
-    return directives.min_fresh is None or windows.fresh_for - age >= directives.min_fresh
-
-
-def _from_memory(situation: Situation, age: int) -> Serve | ServeAndRefresh | None:
-    """The answer at once, if the windows allow it; the caller accepts this age."""
-    windows, directives = situation.windows, situation.directives
-    if age < windows.fresh_for:
+def from_memory(situation: Situation) -> Serve | None:
+    """The answer that needs neither the exchange nor a word about it; `None`: `beyond` decides."""
+    freshness, directives, age = situation.freshness, situation.directives, situation.age
+    if age is None or not _is_acceptable(situation, age):
+        return None
+    if age < freshness.fresh_for:
         return Serve("fresh")
-    # Met by `_meets_directives`, or requested on this caller's behalf: a refresh would bring nothing younger.
+    # Met by `_is_acceptable`, or requested on this caller's behalf: a refresh would bring nothing younger.
     if directives.no_cache or age <= situation.waited or situation.joined:
         return Serve("recent")
-    reason: StaleReason | None = None
-    if age < windows.revalidate_until:
-        reason = "swr"
-    elif directives.max_stale is not None and age <= windows.fresh_for + directives.max_stale:
-        reason = "max-stale"
-    if directives.only_if_cached:
-        return Serve(reason) if reason else None
-    # Before "slow": while the exchange can't be called, a refresh in the background would only fail.
-    if situation.barrier is not None:
-        return Serve(situation.barrier.reason) if reason or age < windows.error_until else None
-    if reason is None and situation.slow_for >= SLOW_AFTER and age < windows.error_until:
-        reason = "slow"
-    return ServeAndRefresh(reason) if reason else None
+    if directives.only_if_cached and (reason := _stale_reason(situation, age)):
+        return Serve(reason)
+    return None
 
 
-def _from_exchange(situation: Situation, age: int | None) -> Refresh | Refuse:
-    """A refresh, or why none would help; memory has nothing that will do."""
-    directives, windows = situation.directives, situation.windows
+def beyond(situation: Situation, barrier: Barrier | None) -> Decision:
+    """How to answer what `from_memory` can't: with a stale snapshot, by the exchange, or not at all.
+
+    `barrier`: why the exchange can't be called now.
+    """
+    freshness, directives, age = situation.freshness, situation.directives, situation.age
+    if directives.min_fresh is not None and directives.min_fresh >= freshness.fresh_for:
+        return Refuse(FreshnessUnmetError("min-fresh asks for more than a new snapshot has: it is fresh for less"))
+    if age is not None and age > freshness.hard_cap:
+        age = None  # no caller may have it
+    if age is not None and _is_acceptable(situation, age) and not directives.only_if_cached:
+        reason = _stale_reason(situation, age)
+        # Before "slow": while the exchange can't be called, a refresh in the background would only fail.
+        if barrier is not None and (reason or age < freshness.error_until):
+            return Serve(barrier.reason)
+        if barrier is None and reason is None and situation.slow_for >= SLOW_AFTER and age < freshness.error_until:
+            reason = "slow"
+        if barrier is None and reason is not None:
+            return ServeAndRefresh(reason)
     if directives.only_if_cached:
         return Refuse(FreshnessUnmetError("only-if-cached, and no snapshot is fresh enough"))
     # Requested since the caller arrived, and yet too old for its own bound: the next one would be as old.
     if situation.age is not None and situation.age <= situation.waited:
         return Refuse(FreshnessUnmetError("the exchange took longer to answer than an answer may be old"))
-    if situation.barrier is not None:
-        return Refuse(situation.barrier.error)
+    if barrier is not None:
+        return Refuse(barrier.error)
 
-    reason: RefreshReason = "expired"
+    why: RefreshReason = "expired"
     if age is None and situation.age is None:
-        reason = "absent"
+        why = "absent"
     elif age is not None and directives.no_cache:
-        reason = "revalidate"
-    elif age is not None and age < windows.revalidate_until:
-        reason = "too-old"
+        why = "revalidate"
+    elif age is not None and age < freshness.revalidate_until:
+        why = "too-old"
 
     # A snapshot below all of these ages, when the refresh starts, makes the call unnecessary for this caller.
-    max_ages_ms = [windows.min_refresh_interval + situation.waited if directives.no_cache else windows.fresh_for]
+    max_ages_ms = [freshness.min_refresh_interval + situation.waited if directives.no_cache else freshness.fresh_for]
     if directives.max_age is not None:
         max_ages_ms.append(directives.max_age)
     if directives.min_fresh is not None:
-        max_ages_ms.append(windows.fresh_for - directives.min_fresh)
+        max_ages_ms.append(freshness.fresh_for - directives.min_fresh)
 
     # Deciding again early helps only where "slow" may serve: memory never comes to meet `no-cache` or `min-fresh`.
     patient = directives.no_cache or directives.min_fresh is not None or situation.slow_for >= SLOW_AFTER
     return Refresh(
-        reason,
+        why,
         min(max_ages_ms),
-        forced=is_forced(windows, age),
+        forced=is_forced(freshness, age),
         bounded=directives.no_cache or directives.max_age is not None or directives.min_fresh is not None,
         decide_again_ms=None if patient else SLOW_AFTER - situation.slow_for,
     )
+
+
+def is_forced(freshness: Freshness, age: int | None) -> bool:
+    """Whether a refresh now would be more than the settings require: the snapshot in memory is still fresh."""
+    return age is not None and age < freshness.fresh_for
+
+
+def _is_acceptable(situation: Situation, age: int) -> bool:
+    """Whether the hard cap and the caller's own directives allow a snapshot of this age."""
+    freshness, directives = situation.freshness, situation.directives
+    if age > freshness.hard_cap:
+        return False
+    # `min_refresh_interval` counts back from the caller's arrival: what it waited doesn't make a snapshot too old.
+    if directives.no_cache and age - situation.waited > freshness.min_refresh_interval:
+        return False
+    if directives.max_age is not None and age > directives.max_age:
+        return False
+    # Not met by an age of 0 either, if it is all that a new snapshot has: else the answer would depend on luck.
+    min_fresh = directives.min_fresh
+    return min_fresh is None or (min_fresh < freshness.fresh_for and age + min_fresh <= freshness.fresh_for)
+
+
+def _stale_reason(situation: Situation, age: int) -> StaleReason | None:
+    """Why a snapshot past `fresh_for` may be served, whatever the exchange does."""
+    freshness, max_stale = situation.freshness, situation.directives.max_stale
+    if age < freshness.revalidate_until:
+        return "swr"
+    return "max-stale" if max_stale is not None and age <= freshness.fresh_for + max_stale else None

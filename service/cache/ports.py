@@ -5,9 +5,8 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
-from service.account.selection import Views
-from service.account.snapshot import Fetched, Snapshot
-from service.cache.policy import RefreshReason, ServeReason, Windows
+from service.account.snapshot import Snapshot
+from service.cache.policy import RefreshReason, ServeReason
 from service.fleet.budget import Barrier, Cooldown
 from service.fleet.errors import ExchangeError
 from service.fleet.ledger import Cooldowns
@@ -50,7 +49,7 @@ class Upstream(Protocol):
     @property
     def clock(self) -> ExchangeTime: ...
 
-    async def fetch(self, *, forced: bool) -> Fetched: ...
+    async def fetch(self, *, forced: bool) -> Snapshot: ...
 
     def barrier(self, *, forced: bool) -> Barrier | None: ...
 
@@ -124,31 +123,10 @@ class ActiveCredential:
         return self.lineage.superseded
 
 
-class CacheSettings(msgspec.Struct, frozen=True):
-    """The settings of one account's cache."""
-
-    account: str
-    windows: Windows
-    timeout: float
-    """Upper bound of a refresh, in seconds."""
-
-
-class Held(msgspec.Struct, frozen=True):
-    """The snapshot in memory."""
-
-    snapshot: Snapshot
-    views: Views
-    requested_monotonic_ms: int
-    """When it was requested of the exchange: monotonic ms of this process."""
-    margin_assets: Mapping[str, str]
-    identity: str
-    """Of the credential that requested it, or found it shared."""
-
-
 class Served(msgspec.Struct, frozen=True):
     """A snapshot that meets a read's directives, and how it was obtained."""
 
-    held: Held
+    snapshot: Snapshot
     age: int
     """Ms since the request to the exchange."""
     ttl: int

@@ -38,9 +38,9 @@ from typing import Any
 
 import structlog
 
-from service.account.snapshot import Fetched
+from service.account.snapshot import Snapshot
 from service.cache.account_state import AccountState
-from service.cache.ports import ActiveCredential, CacheSettings, Outcome
+from service.cache.ports import ActiveCredential, Outcome
 from service.cache.wait_budget import one_budget, wait_within_budget
 from service.fleet.errors import (
     ExchangeError,
@@ -50,6 +50,7 @@ from service.fleet.errors import (
     WeightBudgetSpentError,
 )
 from service.fleet.shared_state import LEASE, Entry, Failed, LeaseRequest, SharedState
+from service.settings import Freshness
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -84,12 +85,12 @@ class _Refresh:
 class Refresher:
     """One account's refreshes in this process. The caller starts only one at a time."""
 
-    def __init__(self, settings: CacheSettings, state: AccountState, metrics: Metrics) -> None:
+    def __init__(self, state: AccountState, freshness: Freshness, timeout_s: float, metrics: Metrics) -> None:
         self.state = state
         self._metrics = metrics
         self._foreign_entries = metrics.foreign_entries.labels(state.account)  # at 0 from the start, for alerts
-        self.windows = settings.windows
-        self._timeout = settings.timeout
+        self.freshness = freshness
+        self._timeout_s = timeout_s
         self._monotonic = state.active.source.clock.monotonic
         self._notified = asyncio.Event()
         self._publishing: set[asyncio.Task[None]] = set()
@@ -121,7 +122,7 @@ class Refresher:
                 if outcome is not None:
                     result = "alone" if attempt.without_redis and outcome == "fetched" else outcome
                     return outcome
-                if self._monotonic() - attempt.began > (self._timeout + GRACE) * 1000:
+                if self._monotonic() - attempt.began > (self._timeout_s + GRACE) * 1000:
                     raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
                 if not attempt.waited:
                     attempt.known, attempt.waited = self.state.known, True
@@ -175,7 +176,7 @@ class Refresher:
             if shared.lease == "superseded":
                 # Only the newest credential may store. Request a refresh of its holder, again after every read.
                 waited_ms = self._monotonic() - attempt.began
-                if waited_ms > self._timeout * 1000:
+                if waited_ms > self._timeout_s * 1000:
                     error = ExchangeRejectedCredentialsError(
                         "a newer credential is in use; this replica has an older one"
                     )
@@ -186,14 +187,11 @@ class Refresher:
 
     async def _release_unneeded(self, attempt: _Refresh, outcome: Outcome) -> None:
         """Release a lease that wasn't needed, and share what made it unnecessary: other replicas may lack it."""
-        held = self.state.held
-        foreign = held is None or held.identity != attempt.active.source.identity
-        if outcome == "barred" or held is None or foreign or self._has_joined(attempt):
+        snapshot, own = self.state.snapshot, self.state.snapshot_identity == attempt.active.source.identity
+        if outcome == "barred" or snapshot is None or not own or self._has_joined(attempt):
             await attempt.active.shared.release(attempt.token)
         else:
-            await self._publish_snapshot(
-                Fetched(held.snapshot, held.requested_monotonic_ms, held.margin_assets), attempt
-            )
+            await self._publish_snapshot(snapshot, attempt)
 
     async def _adopt(self, active: ActiveCredential, shared: SharedState | None) -> None:
         """Adopt what a read has found; `None`: Redis is unavailable."""
@@ -235,7 +233,7 @@ class Refresher:
         renewing = asyncio.create_task(self._renew(attempt, over))
         try:
             try:
-                fetched = await self._request(attempt)
+                snapshot = await self._request(attempt)
             except ExchangeError as exc:
                 shared, failed = attempt.active.shared, self._record_failure(attempt.active, exc)
                 publishing = True
@@ -243,14 +241,14 @@ class Refresher:
                 await self._publish(release, over, renewing)
                 raise
             publishing = True
-            await self._publish(self._publish_snapshot(fetched, attempt), over, renewing)
+            await self._publish(self._publish_snapshot(snapshot, attempt), over, renewing)
         finally:
             if not publishing:  # the process ends: other replicas must not wait for the lease to expire
                 renewing.cancel()
                 await attempt.active.shared.release(attempt.token)
         return "fetched"
 
-    async def _request(self, attempt: _Refresh) -> Fetched:
+    async def _request(self, attempt: _Refresh) -> Snapshot:
         """Call the exchange, and adopt its answer into memory.
 
         Raises:
@@ -258,7 +256,7 @@ class Refresher:
         """
         with self._metrics.refresh_duration.labels(self.state.account).time():
             try:
-                fetched = await attempt.active.source.fetch(forced=attempt.forced)
+                snapshot = await attempt.active.source.fetch(forced=attempt.forced)
             except ExchangeError:
                 raise
             except Exception as exc:
@@ -266,8 +264,8 @@ class Refresher:
         if attempt.active is self.state.active:  # else it was replaced meanwhile: each waiting caller decides again
             self.state.failures = None
             self.state.note()
-            self.state.adopt(fetched.snapshot, fetched.requested_monotonic_ms, fetched.margin_assets)
-        return fetched
+            self.state.adopt(snapshot)
+        return snapshot
 
     async def _renew(self, attempt: _Refresh, over: asyncio.Event) -> None:
         """Renew the lease until the exchange has answered (`over`), or another replica holds it."""
@@ -305,15 +303,15 @@ class Refresher:
         task.add_done_callback(self._publishing.discard)
         await wait_within_budget(task)
 
-    async def _publish_snapshot(self, fetched: Fetched, attempt: _Refresh) -> None:
+    async def _publish_snapshot(self, snapshot: Snapshot, attempt: _Refresh) -> None:
         """Share a snapshot with the replicas; the same script releases the lease."""
-        active, life_ms = attempt.active, self.windows.hard_cap
-        remaining_ms = life_ms - (self._monotonic() - fetched.requested_monotonic_ms)
+        active, life_ms = attempt.active, self.freshness.hard_cap
+        remaining_ms = life_ms - (self._monotonic() - snapshot.requested_monotonic_ms)
         # Without a measured offset, the others would read this machine's clock as the exchange's.
         if remaining_ms <= 0 or active.source.clock.offset is None:
             await active.shared.release(attempt.token)
             return
-        entry = Entry(fetched.snapshot.body, fetched.snapshot.request_time, life_ms, fetched.margin_assets)
+        entry = Entry(snapshot.body, snapshot.request_time, life_ms, snapshot.margin_assets)
         replaced = active.replaced if active.bond == "lasting" else ""
         result = await active.shared.store_fenced(entry, remaining_ms, attempt.token, replaced)
         if result is not None and result != "kept":

@@ -23,10 +23,10 @@ import contextlib
 
 import structlog
 
-from service.account.snapshot import Fetched
+from service.account.snapshot import Snapshot
 from service.cache.account_state import AccountState
 from service.cache.flight import cancel_and_wait
-from service.cache.ports import ActiveCredential, CacheSettings
+from service.cache.ports import ActiveCredential
 from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError, ExchangeTimeoutError
 from service.telemetry.metrics import Metrics
 
@@ -39,9 +39,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 class Rotation:
     """One account's change of credentials in this process; at most one is under way, to the latest proposed."""
 
-    def __init__(self, settings: CacheSettings, state: AccountState, metrics: Metrics) -> None:
+    def __init__(self, state: AccountState, timeout_s: float, metrics: Metrics) -> None:
         self._state = state
-        self._timeout = settings.timeout
+        self._timeout_s = timeout_s
         self._metrics = metrics
         self._clock = state.active.source.clock
         self._notified = asyncio.Event()
@@ -126,10 +126,10 @@ class Rotation:
         barrier = candidate.source.barrier(forced=False)
         if barrier is not None:
             raise barrier.error
-        if await candidate.shared.claim(int(self._timeout * 1000)) is False:
+        if await candidate.shared.claim(int(self._timeout_s * 1000)) is False:
             raise ExchangeTimeoutError("another replica is trying the credential out")
         try:
-            fetched = await candidate.source.fetch(forced=False)
+            snapshot = await candidate.source.fetch(forced=False)
         except ExchangeError as exc:
             rejected = isinstance(exc, ExchangeRejectedCredentialsError)
             self._count("rejected" if rejected else "failed")
@@ -145,9 +145,9 @@ class Rotation:
             )
             raise
         await candidate.shared.link(active.source.identity, self._state.bond_to(candidate))
-        await self._activate(candidate, "accepted", fetched)
+        await self._activate(candidate, "accepted", snapshot)
 
-    async def _activate(self, candidate: ActiveCredential, outcome: str, fetched: Fetched | None = None) -> None:
+    async def _activate(self, candidate: ActiveCredential, outcome: str, snapshot: Snapshot | None = None) -> None:
         replaced = self._state.active
         log.info(
             "credential_replaced",
@@ -159,8 +159,8 @@ class Rotation:
         self._count(outcome)
         self._state.activate(candidate)
         self._candidate = None  # before the await: from here on `close` must not close what is active
-        if fetched is not None:
-            self._state.adopt(fetched.snapshot, fetched.requested_monotonic_ms, fetched.margin_assets)
+        if snapshot is not None:
+            self._state.adopt(snapshot)
         await replaced.source.close()
 
     def _count(self, outcome: str) -> None:

@@ -12,8 +12,8 @@ import asyncio
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
-from service.account import snapshot
-from service.account.snapshot import Fetched
+from service.account.parsing import parse
+from service.account.snapshot import Snapshot
 from service.exchange.address_budget import ADDRESS
 from service.exchange.exchange_info import ExchangeInfo
 from service.exchange.gate import ACCOUNT, Call, Gate
@@ -65,7 +65,7 @@ class ExchangeClient:
         """The exchange's contracts; `None` while they have not been read."""
         return self.public.exchange_info
 
-    async def account(self, account: str, credential: Credential, http: httpx.AsyncClient, *, forced: bool) -> Fetched:
+    async def account(self, account: str, credential: Credential, http: httpx.AsyncClient, *, forced: bool) -> Snapshot:
         """One refresh: the account as the exchange has it now, within the configured time.
 
         `http` is the credential's own client.
@@ -112,7 +112,7 @@ class ExchangeClient:
     async def close(self) -> None:
         await self._gate.close()
 
-    async def _attempt(self, refresh: _Fetch) -> Fetched:
+    async def _attempt(self, refresh: _Fetch) -> Snapshot:
         """One attempt; `AsyncRetrying` calls it again after a transient error."""
         try:
             try:
@@ -135,11 +135,12 @@ class ExchangeClient:
             refresh.failure = exc
             raise
 
-    async def _send(self, refresh: _Fetch) -> Fetched:
+    async def _send(self, refresh: _Fetch) -> Snapshot:
         # The request time comes first: a snapshot is at least as new as it, however long the answer takes.
         requested_monotonic_ms, request_time = self._monotonic(), self.clock.now()
         query = refresh.credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
         margin_assets = self.exchange_info.margin_assets if self.exchange_info else {}
         call = Call(ACCOUNT, query, refresh.credential, refresh.account, refresh.forced, refresh.http)
-        parsed = await self._gate.send(call, lambda answer: snapshot.parse(answer.body, request_time, margin_assets))
-        return Fetched(parsed, requested_monotonic_ms, margin_assets)
+        return await self._gate.send(
+            call, lambda answer: parse(answer.body, request_time, requested_monotonic_ms, margin_assets)
+        )

@@ -37,7 +37,7 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
-from service.account.snapshot import MalformedAccountError
+from service.account.parsing import MalformedAccountError
 from service.exchange import answers, transport
 from service.exchange.address_budget import ADDRESS, AddressBudget
 from service.exchange.answers import Answer, MalformedAnswerError

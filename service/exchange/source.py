@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
-from service.account.snapshot import Fetched
+from service.account.snapshot import Snapshot
 from service.exchange.client import ExchangeClient
 from service.exchange.gate import ACCOUNT
 from service.exchange.signing import Credential
@@ -40,7 +40,7 @@ class AccountSource:
         self._calls_in_flight = 0
         self._closing = False
 
-    async def fetch(self, *, forced: bool) -> Fetched:
+    async def fetch(self, *, forced: bool) -> Snapshot:
         """The account as the exchange has it now.
 
         Raises:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import httpx
 
 from service import bounded_http
-from service.account.snapshot import MAX_BODY
+from service.account.parsing import MAX_BODY
 from service.bounded_http import BodyEncodingError, BodyError, BodyTooLargeError
 from service.exchange import answers
 from service.exchange.answers import MAX_ERROR_BODY, Answer

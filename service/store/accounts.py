@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 
-from service.account.snapshot import MAX_BODY
+from service.account.parsing import MAX_BODY
 from service.cache.wait_budget import WaitBudget
 from service.exchange.clock import ExchangeClock
 from service.fleet.budget import MAX_BACKOFF

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from service.account.snapshot import MAX_BODY
+from service.account.parsing import MAX_BODY
 from service.exchange.ports import EXCHANGE_INFO_MAX_AGE, SharedExchangeInfo
 from service.settings import Settings
 from service.store.guard import RedisGuard, RedisUnavailableError

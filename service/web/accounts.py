@@ -44,7 +44,7 @@ class Accounts(Controller):
         parameters.no_filters(request.scope["query_string"])
         visible = [
             VisibleAccount(grant.account, gateway.settings.environment, _listed(grant.assets), _listed(grant.sides))
-            for grant in gateway.clients.visible(client)
+            for grant in client.grants.values()
         ]
         return Response(msgspec.json.encode(visible), media_type=JSON, headers={"cache-control": "no-store"})
 

@@ -8,21 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
-from service.account.selection import Selection, Shape
-from service.cache.ports import Served
+from service.account.selection import Shape
 from service.clock import timestamp
 from service.gateway import Gateway
 from service.settings import NAME_PATTERN
 from service.telemetry.audit import Filters, Line, SnapshotRead
 from service.telemetry.logs import API_KEY_LENGTH, MASK, looks_secret
-from service.web.context import context_of
+from service.web.context import UNMATCHED, RequestContext, context_of
 from service.web.problems import AnyRequest, AuditUnavailableError, retry_after
 from service.web.reads import LISTS, READS
-
-UNMATCHED = "unmatched"
-"""The route of requests that match none: paths are unbounded, metric labels must not be."""
 
 _DATA_PATHS = re.compile(r"/+(?:v1/+accounts|binance)(?:/|\Z)")
 """Below these a request without a route is a refused read. The framework ignores repeated slashes, and so do we."""
@@ -45,75 +39,43 @@ async def admit(request: AnyRequest) -> None:
     context_of(request.scope).reserved = True
 
 
-def audit(gateway: Gateway, scope: Mapping[str, Any], method: str, status: int) -> None:
-    """Write the line of a request that has ended, if it was a read; `status` 0: the caller hung up before."""
-    if gateway.audit is None:
-        return
+def note_route(context: RequestContext, scope: Mapping[str, Any]) -> None:
+    """Note which route a request had, what it reads, and whether it has a line."""
     handler = scope.get("route_handler")
-    shape = None if handler is None else _shape(handler.opt)
-    if shape is None and (handler is not None or not _DATA_PATHS.match(scope["path"])):
+    context.route = str(scope.get("path_template") or UNMATCHED)
+    context.shape = None if handler is None else _shape(handler.opt)
+    refused_path = handler is None and _DATA_PATHS.match(scope["path"]) is not None
+    context.audited = context.shape is not None or refused_path
+    account = str(scope.get("path_params", {}).get("account"))
+    context.named_account = account if _ACCOUNT.fullmatch(account) else None
+
+
+def audit(gateway: Gateway, context: RequestContext) -> None:
+    """Write the line of a request that has ended, if it was a read and there is an audit log."""
+    if gateway.audit is None or not context.audited:
         return
-    # The account is that of the path, also where the read was refused: the line must say what was attempted.
-    context, account = context_of(scope), str(scope.get("path_params", {}).get("account"))
-    put(
-        gateway,
-        AuditedRead(
-            request_id=context.request_id,
-            client=context.client,
-            account=account if _ACCOUNT.fullmatch(account) else None,
-            method=method,
-            route=str(scope.get("path_template") or UNMATCHED),
-            shape=shape,
-            selection=context.selection,
-            status=status,
-            problem=context.problem,
-            served=context.served,
-        ),
-        reserved=context.reserved,
-    )
-
-
-class AuditedRead(msgspec.Struct, frozen=True):
-    """What is known of a read that has ended; `status` 0: the caller hung up before."""
-
-    request_id: str
-    client: str | None
-    account: str | None
-    method: str
-    route: str
-    shape: str | None
-    selection: Selection | None
-    status: int
-    problem: str | None
-    served: Served | None
-
-
-def put(gateway: Gateway, read: AuditedRead, *, reserved: bool = False) -> None:
-    """Write the line of a read, if there is an audit log."""
-    if gateway.audit is None:
-        return
-    filters, snapshot, selection = None, None, read.selection
+    filters, snapshot, selection = None, None, context.selection
     if selection is not None:
         assets, symbols, sides = _listed(selection.assets), _listed(selection.symbols), _listed(selection.sides)
         filters = Filters(assets=assets, symbols=symbols, sides=sides, open=selection.open, nonzero=selection.nonzero)
     # A refused or unanswered read showed no snapshot; a 304 did, for the caller holds the same rows.
-    if read.served is not None and 0 < read.status < 400:
-        snapshot = SnapshotRead(timestamp(read.served.held.snapshot.request_time), read.served.age)
+    if context.served is not None and 0 < context.status < 400:
+        snapshot = SnapshotRead(timestamp(context.served.snapshot.request_time), context.served.age)
     line = Line(
         time=timestamp(gateway.clock.epoch()),
-        request_id=read.request_id,
+        request_id=context.request_id,
         environment=gateway.settings.environment,
-        client=read.client,
-        account=read.account,
-        method=read.method,
-        route=read.route,
-        shape=read.shape,
+        client=context.client,
+        account=context.named_account,
+        method=context.method,
+        route=context.route,
+        shape=context.shape,
         filters=filters,
-        status=read.status or None,
-        problem=read.problem,
+        status=context.status or None,
+        problem=context.problem,
         snapshot=snapshot,
     )
-    gateway.audit.put(line, reserved=reserved)
+    gateway.audit.put(line, reserved=context.reserved)
 
 
 def _shape(opt: Mapping[str, Any]) -> str | None:

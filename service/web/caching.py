@@ -22,8 +22,7 @@ from collections.abc import Mapping
 
 from litestar.datastructures import Headers
 
-from service.account.selection import View
-from service.account.snapshot import Snapshot
+from service.account.snapshot import Snapshot, View
 from service.cache.policy import NO_DIRECTIVES, RefreshReason, RequestDirectives
 from service.cache.ports import Served
 from service.clock import timestamp

@@ -1,52 +1,75 @@
-"""The facts of one request. Every module notes what it learns; the edge makes the log line, audit line and counters."""
+"""What is known of one request. Every module notes what it learns; the edge logs, counts and audits from it."""
 
-from collections.abc import MutableMapping
+import os
+import re
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any, cast
+
+import msgspec
 
 from service.access.limits import Quota
 from service.account.selection import Selection
 from service.cache.ports import Served
+from service.telemetry.logs import looks_secret
+
+UNMATCHED = "unmatched"
+"""The route of requests that match none: paths are unbounded, metric labels must not be."""
 
 _KEY = "coinm.record"
-_LOGGED = (
-    *("account", "age_ms", "client", "problem", "refresh", "refusal", "request_id", "result"),
-    "service_account",
-)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-class RequestContext:
-    """One request's facts. A field that was not set stays `None` and out of the log line."""
+class RequestContext(msgspec.Struct, eq=False):
+    """One request's facts."""
 
-    __slots__ = (*_LOGGED, "malformed", "quota", "reserved", "selection", "served")
-
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.client: str | None = None
-        self.service_account: str | None = None
-        """`namespace/name`, of a caller with a ServiceAccount's token."""
-        self.refusal: str | None = None
-        """Why such a token belongs to no client, or could not be verified."""
-        self.account: str | None = None
-        self.result: str | None = None
-        """The cache's result (`Result`)."""
-        self.refresh: str | None = None
-        """Why the read waited for a refresh."""
-        self.age_ms: int | None = None
-        self.problem: str | None = None
-        self.quota: Quota | None = None
-        """What is left of the client's rate limit; `None`: no limit, or the client isn't known."""
-        self.selection: Selection | None = None
-        """What the request reads, once its path and query have proved well-formed."""
-        self.served: Served | None = None
-        """What the read was answered from; `None`: it was not answered with data."""
-        self.malformed: str | None = None
-        """What is wrong with the request itself, whatever its path; `None`: nothing."""
-        self.reserved = False
-        """Whether the audit log holds a place for this read's line."""
+    request_id: str
+    method: str = "GET"
+    """One that the metrics know, or `other`."""
+    route: str = UNMATCHED
+    """The template of the path."""
+    status: int = 0
+    """What was sent; 0: nothing, because the caller hung up before."""
+    client: str | None = None
+    service_account: str | None = None
+    """`namespace/name`, of a caller with a ServiceAccount's token."""
+    refusal: str | None = None
+    """Why such a token belongs to no client, or could not be verified."""
+    account: str | None = None
+    """The account that is read, once it has proved to be granted."""
+    selection: Selection | None = None
+    """What the request reads, once its path and query have proved well-formed."""
+    served: Served | None = None
+    """The snapshot that the read was answered from; or refused from, if it has no such row."""
+    problem: str | None = None
+    quota: Quota | None = None
+    """What is left of the client's rate limit; `None`: no limit, or the client isn't known."""
+    malformed: str | None = None
+    """What is wrong with the request itself, whatever its path; `None`: nothing."""
+    audited: bool = False
+    """Whether it is a read, so that it has a line in the audit log."""
+    shape: str | None = None
+    """What its route reads."""
+    named_account: str | None = None
+    """The account in the path, whether or not it was granted: the audit log says what was attempted."""
+    reserved: bool = False
+    """Whether the audit log holds a place for this read's line."""
+    logged: bool = True
+    """Whether it has a log line."""
 
     def log_fields(self) -> dict[str, Any]:
-        """The fields of the log line."""
-        fields = {name: getattr(self, name) for name in _LOGGED}
+        """The fields of the log line; what isn't known is left out."""
+        served = self.served
+        fields = {
+            "account": self.account,
+            "age_ms": served and served.age,
+            "client": self.client,
+            "problem": self.problem,
+            "refresh": served and served.refresh,
+            "refusal": self.refusal,
+            "request_id": self.request_id,
+            "result": served and served.result,
+            "service_account": self.service_account,
+        }
         return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -57,3 +80,27 @@ def attach(scope: MutableMapping[str, Any], context: RequestContext) -> None:
 def context_of(scope: Any) -> RequestContext:
     """The context of the request that a scope belongs to."""
     return cast("RequestContext", scope[_KEY])
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The request id of a request with these headers; see `request_id`."""
+    return request_id(next((value for name, value in headers if name == b"x-request-id"), b""))
+
+
+def request_id(sent: bytes) -> str:
+    """The caller's id if it is harmless in logs and no log would mask it; else a new one, 32 hex digits."""
+    if sent and _REQUEST_ID.fullmatch(sent) and not looks_secret(name := sent.decode()):
+        return name
+    return next(_IDS)
+
+
+def _random_ids() -> Iterator[str]:
+    """128 random bits each. They must not count up: two ids in a row would reveal how many requests came between."""
+    while True:
+        # By the hundred: a system call for each id would cost as much as the authentication of a caller.
+        drawn = os.urandom(16 * 256).hex()
+        for start in range(0, len(drawn), 32):
+            yield drawn[start : start + 32]
+
+
+_IDS = _random_ids()

@@ -137,13 +137,13 @@ def status_of(gateway: Gateway, client: Client) -> Status:
         clock_offset_ms=clock.skew,
         weight=weight,
         not_before=_standing(egress.cooldown(ADDRESS), clock.now()),
-        accounts=[_account_status(gateway, grant.account) for grant in gateway.clients.visible(client)],
+        accounts=[_account_status(gateway, grant.account) for grant in client.grants.values()],
     )
 
 
 def _account_status(gateway: Gateway, account: str) -> AccountStatus:
     cache = gateway.caches[account]
-    snapshot = cache.held.snapshot if cache.held else None
+    snapshot = cache.state.snapshot
     last = cache.state.last_refresh
     return AccountStatus(
         account=account,

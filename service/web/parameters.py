@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from urllib.parse import unquote, unquote_plus
 
+from service.account.rows import POSITION_SIDES
 from service.account.selection import Selection, Shape
-from service.account.snapshot import POSITION_SIDES
 from service.settings import EXCHANGE_NAME_PATTERN, MAX_NAME
 from service.web.problems import InvalidParameterError
 

@@ -9,23 +9,27 @@ The order is the same on hits and misses, so an answer's status reveals nothing 
 # shrink the grant, or give the account's name to another account; the snapshot that arrives may name symbols and coins
 # that were unknown before. So after the wait the token, the grant and the cache are looked up again, and the new ones
 # decide. The rate limit is not charged again: it counts requests, and this is still the same one.
+#
+# What a selection renders to from one snapshot, for one client under one grant, is prepared once and kept as long as
+# that snapshot is served. A reload that changes the grant changes the value that is compared, which voids the entry.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from litestar import Response
-from prometheus_client import Counter
 
-from service.access.clients import Client, Clients
+from service.access.clients import Client
 from service.access.grants import Grant
 from service.access.waiting import NoRoomError
 from service.account.naming import unknown_parameter
 from service.account.selection import Selection, Shape
-from service.cache.policy import FreshnessUnmetError
-from service.cache.ports import Held, Result, Served
+from service.account.snapshot import MAX_VIEW_BYTES, MAX_VIEWS, Snapshot, View
+from service.cache.policy import FreshnessUnmetError, RequestDirectives
+from service.cache.ports import Served
 from service.fleet.errors import ExchangeError
-from service.telemetry.metrics import Metrics
+from service.gateway import Gateway
 from service.web import caching
 from service.web.authentication import authenticate_token, bearer_of, client_of, gateway_of
 from service.web.context import context_of
@@ -48,8 +52,121 @@ LISTS = "lists"
 MAX_CACHE_CHANGES = 2
 """Waits of one read. A reload may give the account's name to another account during the first one, but hardly twice."""
 
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
 _WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
 _OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})
+_CONTENT_TYPE = (b"content-type", JSON.encode())
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What a caller reads of one account, which the grant names."""
+
+    client: str
+    grant: Grant
+    selection: Selection
+    directives: RequestDirectives
+    etags: list[str]
+    """The lines of `If-None-Match`: what the caller has already."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to a read: 200, or 304 where the caller has it already."""
+
+    served: Served
+    status: int
+    headers: Headers
+    """A list of its own: who sends it appends what every answer has."""
+    body_headers: Headers
+    """They describe the body; a 304 has none."""
+    body: bytes
+
+
+class _Prepared(NamedTuple):
+    """What a selection renders to from one snapshot, under one grant."""
+
+    grant: Grant
+    view: View
+    headers: Headers
+    """Fixed for the snapshot's life."""
+    body_headers: Headers
+
+
+class _PreparedAnswers:
+    """What was prepared from the snapshot of one account. Bounded, and dropped with the snapshot."""
+
+    __slots__ = ("_age_headers", "_answers", "_bytes", "_served", "snapshot")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._answers: dict[tuple[Selection, str], _Prepared] = {}
+        self._bytes = 0
+        self._served: Served | None = None
+        self._age_headers: Headers = []
+
+    def find(self, read: Read) -> _Prepared | None:
+        """What was prepared for this client and selection, if that was under the same grant."""
+        prepared = self._answers.get((read.selection, read.client))
+        return prepared if prepared is not None and prepared.grant == read.grant else None
+
+    def add(self, read: Read, prepared: _Prepared) -> None:
+        """Remember an answer, within the bounds of the snapshot's own views: up to there they hold the same body."""
+        size_bytes = len(prepared.view.body)
+        if len(self._answers) < MAX_VIEWS and self._bytes + size_bytes <= MAX_VIEW_BYTES:
+            self._answers[read.selection, read.client] = prepared
+            self._bytes += size_bytes
+
+    def age_headers(self, served: Served) -> Headers:
+        """The headers that change with the snapshot's age."""
+        if served is not self._served:  # often it is the same: the cache repeats its object within a millisecond
+            self._served, self._age_headers = served, _encoded(caching.age_headers(served))
+        return self._age_headers
+
+
+class Reads:
+    """The way from a read to its answer, for the handlers and for the fast path."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._prepared: dict[str, _PreparedAnswers] = {}
+        """By account."""
+
+    def from_memory(self, read: Read) -> Answer | None:
+        """The answer, if memory has one and giving it starts nothing; `None`: only `read_as` can decide.
+
+        Raises:
+            ProblemError: as `render`.
+        """
+        served = self._gateway.caches[read.grant.account].from_memory(read.directives)
+        return None if served is None else self.render(read, served)
+
+    def render(self, read: Read, served: Served) -> Answer:
+        """The answer from a snapshot that is fresh enough.
+
+        Raises:
+            ForbiddenError: the selection names something that isn't granted.
+            ProblemError: as `render_view`.
+        """
+        account, answers = read.grant.account, self._prepared.get(read.grant.account)
+        if answers is None or answers.snapshot is not served.snapshot:
+            # A new snapshot drops the answers of the one before it, and those of accounts that a reload has removed.
+            kept = {name: each for name, each in self._prepared.items() if name in self._gateway.caches}
+            answers = _PreparedAnswers(served.snapshot)
+            self._prepared = kept | {account: answers}
+        prepared = answers.find(read)
+        if prepared is None:
+            require_grant(read.grant, read.selection, served.snapshot.margin_assets)
+            view = render_view(served.snapshot, read.selection, read.grant)
+            headers = caching.snapshot_headers(served.snapshot, view, self._gateway.settings.environment)
+            if served.snapshot.mode is not None and read.selection.shape in _WITH_POSITIONS:
+                headers["gateway-position-mode"] = served.snapshot.mode
+            body_headers = [_CONTENT_TYPE, (b"content-length", str(len(view.body)).encode())]
+            prepared = _Prepared(read.grant, view, _encoded(headers), body_headers)
+            answers.add(read, prepared)
+        answer_headers = [*prepared.headers, *answers.age_headers(served)]
+        if read.etags and caching.not_modified(read.etags, prepared.view.etag):
+            return Answer(served, 304, answer_headers, [], b"")
+        return Answer(served, 200, answer_headers, prepared.body_headers, prepared.view.body)
 
 
 async def read(request: AnyRequest, account: str, select: Callable[[bytes], Selection]) -> Response[bytes]:
@@ -68,7 +185,7 @@ async def read_as(
         FreshnessUnmetError: the request's directives can't be met.
     """
     gateway, client = gateway_of(request), await authenticate_token(request, token)
-    grant = granted(gateway.clients, client, account)
+    grant = granted(client, account)
     context = context_of(request.scope)
     context.account = account
     # The 400s come after the 403 of the account: a caller without a grant learns nothing, not even its own mistakes.
@@ -94,37 +211,26 @@ async def read_as(
         except (ExchangeError, FreshnessUnmetError) as exc:
             outcome = exc
         client = await client_of(request, token)
-        grant = granted(gateway.clients, client, account)
+        grant = granted(client, account)
         if gateway.caches[account] is not cache:
             continue  # the name is another account's now, and the outcome, even an error, is the old one's
         if isinstance(outcome, Exception):
             raise outcome
         served = outcome
-        # The new snapshot may know the margin coin of a symbol that was unknown before. A miss must answer like a hit.
-        require_grant(grant, selection, served.held.margin_assets)
         break
     else:
         raise overloaded()
-    context.result, context.refresh, context.age_ms = served.result, served.refresh, served.age
-    ReadCounters(gateway.metrics, account, client.name).count(served.result)
-    rendered = render(served.held, selection, grant, gateway.settings.environment)
-    context.served = served  # only now: the audit line and the fast path take it for an answered read
-    headers = dict(rendered.headers) | caching.age_headers(served)
-    if caching.not_modified(etags, rendered.etag):
-        return Response(b"", status_code=304, headers=headers)
-    return Response(rendered.body, media_type=JSON, headers=headers)
+    # The new snapshot may know the margin coin of a symbol that was unknown before. A miss must answer like a hit.
+    require_grant(grant, selection, served.snapshot.margin_assets)
+    context.served = served
+    reads: Reads = request.app.state.reads
+    answer = reads.render(Read(client.name, grant, selection, directives, etags), served)
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    media_type = JSON if answer.status == 200 else None
+    return Response(answer.body, status_code=answer.status, media_type=media_type, headers=headers)
 
 
-class Rendered(msgspec.Struct, frozen=True):
-    """What answers a read from one snapshot, under one grant."""
-
-    body: bytes
-    etag: str
-    headers: Mapping[str, str]
-    """Fixed for the snapshot's life."""
-
-
-def render(held: Held, selection: Selection, grant: Grant, environment: str) -> Rendered:
+def render_view(snapshot: Snapshot, selection: Selection, grant: Grant) -> View:
     """The rows that are both selected and granted.
 
     Raises:
@@ -132,37 +238,33 @@ def render(held: Held, selection: Selection, grant: Grant, environment: str) -> 
         UnknownSymbolError: the same for symbols, and for the symbol of a path that the account doesn't have.
         NoSuchPositionSideError: there is no such row.
     """
-    snapshot = held.snapshot
     # A path that names a symbol needs one of the account's own; a filter of a list takes every name of the exchange.
     if selection.shape in _OF_ONE_SYMBOL and (selection.symbols or frozenset()) - snapshot.by_symbol.keys():
         raise UnknownSymbolError("parameter symbol: the account has no such symbol")
     if selection.shape in FILTERS:
-        match unknown_parameter(selection, snapshot, held.margin_assets):
+        match unknown_parameter(selection, snapshot):
             case "asset":
                 raise UnknownAssetError("parameter asset: neither the account nor the exchange has such an asset")
             case "symbol":
                 raise UnknownSymbolError("parameter symbol: neither the account nor the exchange has such a symbol")
             case None:
                 pass
-    view = held.views.view(grant.narrow(selection))
-    if view is None:
-        if selection.shape is Shape.ASSET:
-            raise UnknownAssetError("parameter asset: the account has no such asset")
-        why = ": the account is in one-way mode and has only BOTH" if snapshot.mode == "one-way" else ""
-        raise NoSuchPositionSideError(f"parameter positionSide: the symbol has no position of that side{why}")
-    headers = caching.snapshot_headers(snapshot, view, environment)
-    if snapshot.mode is not None and selection.shape in _WITH_POSITIONS:
-        headers["gateway-position-mode"] = snapshot.mode
-    return Rendered(view.body, view.etag, headers)
+    view = snapshot.view(grant.narrow(selection))
+    if view is not None:
+        return view
+    if selection.shape is Shape.ASSET:
+        raise UnknownAssetError("parameter asset: the account has no such asset")
+    why = ": the account is in one-way mode and has only BOTH" if snapshot.mode == "one-way" else ""
+    raise NoSuchPositionSideError(f"parameter positionSide: the symbol has no position of that side{why}")
 
 
-def granted(clients: Clients, client: Client | None, account: str) -> Grant:
+def granted(client: Client, account: str) -> Grant:
     """The client's grant on an account.
 
     Raises:
         ForbiddenError: it has none, or there is no such account; the two must not differ.
     """
-    grant = clients.grant(client, account) if client else None
+    grant = client.grants.get(account)
     if grant is None:
         raise ForbiddenError("this account is not granted to the client")
     return grant
@@ -179,17 +281,5 @@ def require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str
         raise ForbiddenError(refusal)
 
 
-class ReadCounters:
-    """Counts one client's reads of one account by the cache's result. Keeps them: a look-up costs more than a count."""
-
-    __slots__ = ("_by_result", "_counter")
-
-    def __init__(self, metrics: Metrics, account: str, client: str) -> None:
-        self._counter = partial(metrics.cache_results.labels, account, client)
-        self._by_result: dict[str, Counter] = {}
-
-    def count(self, result: Result) -> None:
-        counter = self._by_result.get(result)
-        if counter is None:
-            counter = self._by_result[result] = self._counter(result)
-        counter.inc()
+def _encoded(headers: Mapping[str, str]) -> Headers:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -278,10 +278,10 @@ def _exposures(replica: Replica) -> list[tuple[str, str]]:
     gateway = replica.gateway
     sources = [cache.source for cache in gateway.caches.values()]
     parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.caches.values()]
-    parts += [*sources, *(vars(source) for source in sources), *(cache.held for cache in gateway.caches.values())]
+    parts += [*sources, *(vars(source) for source in sources)]
+    parts += [cache.state.snapshot for cache in gateway.caches.values()]
     parts += [vars(gateway.reviews)] if gateway.reviews is not None else []
     parts += [
-        gateway.clients.visible,
         *(cache.state.active.shared for cache in gateway.caches.values()),
         vars(gateway.exchange),
         vars(gateway.clients),

@@ -14,10 +14,11 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.account.selection import MAX_VIEWS
+from service.account.snapshot import MAX_VIEWS
 from service.kubernetes.token_review import ACCEPTED_FOR
 from service.web.edge import Edge
 from service.web.fast_path import MAX_PARSED_READS
+from service.web.reads import Reads
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage
 from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask, outcomes
@@ -93,7 +94,7 @@ class BothWays:
     @property
     def whole(self) -> Edge:
         """An edge that has seen nothing yet."""
-        return Edge(self.replica.app.litestar, self.replica.gateway)
+        return Edge(self.replica.app.litestar, self.replica.gateway, Reads(self.replica.gateway))
 
     async def ask(self, edge: Edge, path: str, headers: Headers) -> httpx.Response:
         transport = httpx.ASGITransport(cast("Any", edge))
@@ -197,7 +198,7 @@ async def test_requests_are_forgotten_before_they_are_too_many(stage: Stage) -> 
 async def test_no_snapshot_is_kept_longer_than_it_is_served(stage: Stage) -> None:
     gateway = await stage.warm()
     await gateway.get()
-    old = weakref.ref(gateway.gateway.caches["main"].state.held.views)  # type: ignore[union-attr]  # it is warm
+    old = weakref.ref(gateway.gateway.caches["main"].state.snapshot)
     await stage.advance(60_000)
     await gateway.get()
     await gateway.get()
@@ -253,7 +254,7 @@ async def test_nothing_is_kept_of_an_account_that_is_gone(make_stage: MakeStage)
     for _ in range(2):
         await gateway.get("/v1/accounts/other/assets/BTC")
         await gateway.get()
-    old = weakref.ref(gateway.gateway.caches["other"].state.held.views)  # type: ignore[union-attr]  # it was read
+    old = weakref.ref(gateway.gateway.caches["other"].state.snapshot)
     stage.file.write_text(stage.file.read_text().replace("accounts.other", "accounts.another"))
     await reloader.check_now()
     assert (await gateway.get("/v1/accounts/other/assets/BTC")).status_code == 403

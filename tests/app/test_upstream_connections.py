@@ -138,9 +138,9 @@ async def test_a_call_under_way_outlives_its_credential_and_ends_its_connection(
     await stage.exchange.gate.wait_held()
     await source.close()
     stage.exchange.gate.release()
-    assert (await calling).snapshot.assets
+    assert (await calling).assets
     await front.until_open(UNSIGNED)
-    assert (await source.fetch(forced=False)).snapshot.assets  # one more, of a refresh that began before
+    assert (await source.fetch(forced=False)).assets  # one more, of a refresh that began before
     await front.until_open(UNSIGNED)
 
 

@@ -10,7 +10,7 @@ from bench.measure import Results, Round
 from bench.processes import Load
 from bench.report import ratios, table
 from bench.world import BARE
-from service.account.snapshot import parse
+from service.account.parsing import parse
 from simulator.exchange import Exchange
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_the_commonest_reads_are_compared_with_every_peer() -> None:
 
 @pytest.mark.parametrize("rows", [30, 31, 300])
 def test_the_exchange_has_as_many_position_rows_as_it_is_told(rows: int) -> None:
-    snapshot = parse(statement_of(Exchange(), rows), 0, {})
+    snapshot = parse(statement_of(Exchange(), rows), 0, 0, {})
     assert len(snapshot.positions) == rows
     assert len({row.symbol for row in snapshot.positions}) == rows
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from service.account.snapshot import POSITION_SIDES
+from service.account.rows import POSITION_SIDES
 from service.web.accounts import VisibleAccount
 from service.web.binance_errors import BinanceError
 from service.web.operations import Status

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from service.access.grants import Grant, grant_on
+from service.access.grants import Grant
 from service.account.selection import Selection, Shape
 
 LISTING = {"ODD": "BTC", "ETHUSD_PERP": "ETH"}
@@ -70,14 +70,3 @@ def test_narrowing_adds_what_is_granted_and_keeps_what_was_asked() -> None:
     assert (narrowed.visible_assets, narrowed.visible_sides) == (names("BTC"), names("LONG"))
     assert (narrowed.assets, narrowed.open) == (names("BTC"), True)
     assert ALL.narrow(asked) == asked
-
-
-def test_without_a_grant_an_account_is_denied() -> None:
-    assert grant_on("main", {}) is None
-    assert grant_on("main", {"other": ALL}) is None
-
-
-def test_a_table_of_its_own_is_not_widened_by_the_general_one() -> None:
-    grants = {"*": Grant("*", None), "main": BTC}
-    assert grant_on("main", grants) is BTC
-    assert grant_on("other", grants) == Grant("other", None)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.selection import MAX_VIEWS, Selection, Shape, Views, cut
-from service.account.snapshot import DOCUMENTED, MAX_BODY, Snapshot, parse
+from service.account.parsing import MAX_BODY, parse
+from service.account.selection import Selection, Shape
+from service.account.snapshot import DOCUMENTED, MAX_VIEWS, Snapshot
 from tests.unit.account.bodies import Body, Row, bodies
 
 HEDGE = (
@@ -37,7 +38,7 @@ def coin(row: Row) -> str:
 
 def kept(body: bytes, selection: Selection) -> list[str]:
     """What identifies each row that a selection keeps."""
-    rows = json.loads(cut(parse(body, 0, {}), selection) or b"[]")
+    rows = json.loads(parse(body, 0, 0, {}).cut(selection) or b"[]")
     return [row.get("asset") or f"{row['symbol']} {row['positionSide']}" for row in rows]
 
 
@@ -46,16 +47,16 @@ def assert_partition(snapshot: Snapshot, shape: Shape, parts: Iterable[Selection
     found: Counter[bytes] = Counter()
     place = {row.raw: number for number, row in enumerate(rows)}
     for part in parts:
-        cuts = [bytes(raw) for raw in msgspec.json.decode(cut(snapshot, part) or b"", type=list[msgspec.Raw])]
+        cuts = [bytes(raw) for raw in msgspec.json.decode(snapshot.cut(part) or b"", type=list[msgspec.Raw])]
         assert [place[raw] for raw in cuts] == sorted(place[raw] for raw in cuts)
         found.update(cuts)
     assert found == Counter(row.raw for row in rows)
-    assert cut(snapshot, Selection(shape)) == array(rows)
+    assert snapshot.cut(Selection(shape)) == array(rows)
 
 
 @given(bodies())
 def test_assets_partition_by_name_and_by_nonzero(body: Body) -> None:
-    snapshot, rows = parse(body.whole, 0, {}), body.assets.rows
+    snapshot, rows = parse(body.whole, 0, 0, {}), body.assets.rows
     by_name = [Selection(Shape.ASSETS, assets=names(row.name)) for row in rows]
     assert_partition(snapshot, Shape.ASSETS, by_name, rows)
     assert_partition(snapshot, Shape.ASSETS, [Selection(Shape.ASSETS, nonzero=flag) for flag in (True, False)], rows)
@@ -63,7 +64,7 @@ def test_assets_partition_by_name_and_by_nonzero(body: Body) -> None:
 
 @given(bodies())
 def test_positions_partition_by_margin_asset_symbol_side_and_open(body: Body) -> None:
-    snapshot, rows, shape = parse(body.whole, 0, {}), body.positions.rows, Shape.POSITIONS
+    snapshot, rows, shape = parse(body.whole, 0, 0, {}), body.positions.rows, Shape.POSITIONS
     for parts in (
         [Selection(shape, assets=names(each)) for each in {coin(row) for row in rows}],
         [Selection(shape, symbols=names(each)) for each in {row.name for row in rows}],
@@ -75,7 +76,7 @@ def test_positions_partition_by_margin_asset_symbol_side_and_open(body: Body) ->
 
 @given(bodies())
 def test_the_whole_account_is_the_body_byte_for_byte(body: Body) -> None:
-    assert cut(parse(body.whole, 0, {}), Selection(Shape.ACCOUNT)) == body.whole
+    assert parse(body.whole, 0, 0, {}).cut(Selection(Shape.ACCOUNT)) == body.whole
 
 
 @given(bodies(), st.sets(st.sampled_from(["LONG", "SHORT"])), st.booleans())
@@ -85,7 +86,7 @@ def test_a_filtered_account_differs_from_the_body_inside_its_arrays_only(
     nonzero: bool,  # noqa: FBT001
 ) -> None:
     selection = Selection(Shape.ACCOUNT, sides=frozenset(sides), nonzero=nonzero)
-    found = cut(parse(body.whole, 0, {}), selection) or b""
+    found = parse(body.whole, 0, 0, {}).cut(selection) or b""
     assets = array(row for row in body.assets.rows if row.zero is not nonzero)
     positions = array(row for row in body.positions.rows if row.side in sides)
     assert found == body.around(assets, positions)
@@ -100,7 +101,7 @@ def test_a_narrowed_account_has_the_documented_members_alone_as_they_were_sent(
 ) -> None:
     coins = names(*(row.name for row in body.assets.rows[::2])) if by_asset else None
     selection = Selection(Shape.ACCOUNT, visible_sides=frozenset(sides), visible_assets=coins)
-    found = cut(parse(body.whole, 0, {}), selection) or b""
+    found = parse(body.whole, 0, 0, {}).cut(selection) or b""
     assets = array(row for row in body.assets.rows if coins is None or row.name in coins)
     seen = (row for row in body.positions.rows if row.side in sides and (coins is None or coin(row) in coins))
     assert found == body.documented(assets, array(seen))
@@ -114,24 +115,24 @@ def test_a_narrowed_account_has_the_documented_members_alone_as_they_were_sent(
 def test_what_the_exchange_adds_beside_the_rows_is_for_those_who_see_all_of_them(narrowed: dict[str, Any]) -> None:
     sums = b'"totalWalletBalanceUsd":"9","loans":[{"assets":[],"positions":[]}],'
     body = HEDGE.replace(b"{", b"{" + sums, 1).replace(b', "positions"', b',"\\u0073ums":{"canTrade":1}, "positions"')
-    assert set(json.loads(cut(parse(body, 0, {}), Selection(Shape.ACCOUNT, **narrowed)) or b"")) == {
+    assert set(json.loads(parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, **narrowed)) or b"")) == {
         *("assets", "positions", "canTrade")
     }
-    assert cut(parse(body, 0, {}), Selection(Shape.ACCOUNT, open=None)) == body
-    assert sums in (cut(parse(body, 0, {}), Selection(Shape.ACCOUNT, open=True)) or b"")
+    assert parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, open=None)) == body
+    assert sums in (parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, open=True)) or b"")
 
 
 @given(bodies())
 def test_an_account_grant_on_all_assets_of_a_set_equals_the_list_cuts(body: Body) -> None:
-    snapshot, some = parse(body.whole, 0, {}), names(*(row.name for row in body.assets.rows[::2]))
-    lists = [cut(snapshot, Selection(shape, visible_assets=some)) for shape in (Shape.ASSETS, Shape.POSITIONS)]
-    found = json.loads(cut(snapshot, Selection(Shape.ACCOUNT, visible_assets=some)) or b"")
+    snapshot, some = parse(body.whole, 0, 0, {}), names(*(row.name for row in body.assets.rows[::2]))
+    lists = [snapshot.cut(Selection(shape, visible_assets=some)) for shape in (Shape.ASSETS, Shape.POSITIONS)]
+    found = json.loads(snapshot.cut(Selection(Shape.ACCOUNT, visible_assets=some)) or b"")
     assert [found["assets"], found["positions"]] == [json.loads(each or b"") for each in lists]
 
 
 @given(bodies())
 def test_an_entity_tag_is_the_sha_256_of_the_answer(body: Body) -> None:
-    view = Views(parse(body.whole, 0, {})).view(Selection(Shape.POSITIONS, open=True))
+    view = parse(body.whole, 0, 0, {}).view(Selection(Shape.POSITIONS, open=True))
     assert view is not None
     assert view.etag == f'"{hashlib.sha256(view.body).hexdigest()}"'
 
@@ -173,21 +174,21 @@ def test_a_row_of_unknown_margin_asset_is_seen_by_those_who_see_all() -> None:
 
 
 def test_one_row_alone_stands_without_brackets_and_a_missing_one_is_none() -> None:
-    snapshot = parse(HEDGE, 0, {})
-    assert cut(snapshot, Selection(Shape.ASSET, assets=names("XRP"))) == b'{"asset":"XRP","walletBalance":"0"}'
-    assert cut(snapshot, Selection(Shape.ASSET, assets=names("DOGE"))) is None
+    snapshot = parse(HEDGE, 0, 0, {})
+    assert snapshot.cut(Selection(Shape.ASSET, assets=names("XRP"))) == b'{"asset":"XRP","walletBalance":"0"}'
+    assert snapshot.cut(Selection(Shape.ASSET, assets=names("DOGE"))) is None
     nobody = Selection(Shape.POSITION, symbols=names("ETHUSD_PERP"), sides=names("SHORT"))
-    assert Views(snapshot).view(nobody) is None
+    assert snapshot.view(nobody) is None
 
 
 def test_a_view_is_cut_once_whatever_the_order_of_the_names() -> None:
-    views = Views(parse(HEDGE, 0, {}))
+    views = parse(HEDGE, 0, 0, {})
     first = views.view(Selection(Shape.ASSETS, assets=names("BTC", "ETH")))
     assert views.view(Selection(Shape.ASSETS, assets=names("ETH", "BTC"))) is first
 
 
 def test_no_more_than_256_views_are_remembered() -> None:
-    views = Views(parse(HEDGE, 0, {}))
+    views = parse(HEDGE, 0, 0, {})
     selections = [Selection(Shape.ASSETS, assets=names(f"A{number}")) for number in range(MAX_VIEWS + 1)]
     first = [views.view(each) for each in selections]
     again = [views.view(each) for each in selections]
@@ -196,7 +197,7 @@ def test_no_more_than_256_views_are_remembered() -> None:
 
 
 def test_the_remembered_views_weigh_8_mebibytes_at_the_most() -> None:
-    views = Views(parse(b'{"assets":[],"positions":[]}'.ljust(MAX_BODY), 0, {}))
+    views = parse(b'{"assets":[],"positions":[]}'.ljust(MAX_BODY), 0, 0, {})
     half, other_half = Selection(Shape.ACCOUNT), Selection(Shape.ACCOUNT, open=True)
     little, nothing = Selection(Shape.ASSETS), Selection(Shape.ASSET)
     first = [views.view(each) for each in (half, other_half, little)]

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from service.account.snapshot import Fetched, parse
+from service.account.parsing import parse
+from service.account.snapshot import Snapshot
 from service.cache.account_cache import MAX_REFRESHES, AccountCache
 from service.cache.account_state import AccountState
-from service.cache.policy import NO_DIRECTIVES, FreshnessUnmetError, RequestDirectives, Windows
-from service.cache.ports import ActiveCredential, CacheSettings
+from service.cache.policy import NO_DIRECTIVES, FreshnessUnmetError, RequestDirectives
+from service.cache.ports import ActiveCredential
 from service.cache.refresher import GRACE, Refresher
 from service.exchange.clock import ExchangeClock, Offset
 from service.fleet.budget import NO_COOLDOWN, Barrier, Cooldown
@@ -18,9 +19,9 @@ from service.fleet.errors import ExchangeTimeoutError
 from service.fleet.ledger import Cooldowns
 from service.fleet.shared_state import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
 from service.telemetry.metrics import Metrics
-from tests.support import FakeClock
+from tests.support import FakeClock, freshness
 
-WINDOWS = Windows(fresh_for=1_000, stale_while_revalidate=0, stale_if_error=60_000, min_refresh_interval=1_000)
+WINDOWS = freshness(fresh_for=1_000, stale_while_revalidate=0, stale_if_error=60_000, min_refresh_interval=1_000)
 BODY = b'{"assets":[],"positions":[]}'
 
 
@@ -40,13 +41,13 @@ class Exchange:
         self.backdated = 0
         self._clock = clock
 
-    async def fetch(self, *, forced: bool) -> Fetched:
+    async def fetch(self, *, forced: bool) -> Snapshot:
         self.asked += 1
         if self.hangs:
             await asyncio.Event().wait()
         asked = self._clock.monotonic() - self.backdated
         self._clock.advance(self.lag)
-        return Fetched(parse(BODY, self.clock.now(), {}), asked, {})
+        return parse(BODY, self.clock.now(), asked, {})
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         return None
@@ -138,8 +139,8 @@ def exchange(clock: FakeClock) -> Exchange:
 
 @pytest.fixture
 def cache(exchange: Exchange) -> AccountCache:
-    impatient = CacheSettings("main", WINDOWS, timeout=0.5 - GRACE)  # a waiter's own deadline: 500 ms
-    return AccountCache(impatient, ActiveCredential(exchange, NoRedis()), Metrics())
+    timeout_s = 0.5 - GRACE  # a waiter's own deadline: 500 ms
+    return AccountCache("main", ActiveCredential(exchange, NoRedis()), WINDOWS, timeout_s, Metrics())
 
 
 async def test_a_waiter_gives_up_at_its_own_deadline(cache: AccountCache, exchange: Exchange) -> None:
@@ -204,7 +205,7 @@ async def test_what_is_at_hand_is_judged_anew_by_age_demand_snapshot_and_windows
     clock.advance(300)
     later = cache.from_memory(NO_DIRECTIVES)
     assert later is not None
-    assert (later.held, later.age, later.ttl) == (first.held, 300, 700)
+    assert (later.snapshot, later.age, later.ttl) == (first.snapshot, 300, 700)
     assert cache.from_memory(RequestDirectives(max_age=299)) is None
 
     cache.reconfigure(msgspec.structs.replace(WINDOWS, fresh_for=300))
@@ -217,14 +218,14 @@ async def test_what_is_at_hand_is_judged_anew_by_age_demand_snapshot_and_windows
     await cache.get(NO_DIRECTIVES)
     renewed = cache.from_memory(NO_DIRECTIVES)
     assert renewed is not None
-    assert (renewed.held is first.held, renewed.age) == (False, 0)
+    assert (renewed.snapshot is first.snapshot, renewed.age) == (False, 0)
 
 
 async def test_a_look_with_a_credential_that_is_replaced_meanwhile_is_not_taken_over(
     exchange: Exchange, clock: FakeClock
 ) -> None:
     shared = LeaseForAll(Entry(BODY, clock.epoch(), WINDOWS.hard_cap, {}))
-    cache = AccountCache(CacheSettings("main", WINDOWS, timeout=2), ActiveCredential(exchange, shared), Metrics())
+    cache = AccountCache("main", ActiveCredential(exchange, shared), WINDOWS, 2, Metrics())
     reading = asyncio.create_task(cache.get(NO_DIRECTIVES))
     await shared.asked.wait()
     successor = Successor(clock)
@@ -233,7 +234,7 @@ async def test_a_look_with_a_credential_that_is_replaced_meanwhile_is_not_taken_
     served = await reading
     await cache.close()
 
-    assert served.held.identity == "next"
+    assert (served.snapshot, cache.state.snapshot_identity) == (cache.state.snapshot, "next")
     assert (exchange.asked, successor.asked, shared.released) == (0, 1, 1)
 
 
@@ -245,10 +246,10 @@ async def test_what_one_credential_asked_for_is_not_shared_as_the_next_ones(
     successor.clock.offset = Offset(0, 0, None)
     shared.answer.set()
     cache.state.activate(ActiveCredential(successor, shared))
-    refresher = Refresher(CacheSettings("main", WINDOWS, timeout=2), cache.state, Metrics())
+    refresher = Refresher(cache.state, WINDOWS, 2, Metrics())
 
     assert await refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False) == "adopted"
-    assert cache.held is served.held
+    assert cache.state.snapshot is served.snapshot
     assert (successor.asked, shared.kept, shared.released) == (0, 0, 1)
 
 
@@ -258,7 +259,7 @@ async def test_what_a_waiter_found_shared_at_first_is_not_taken_for_what_it_wait
     shared = LeaseTaken(Entry(BODY, clock.epoch() - 20_000, WINDOWS.hard_cap, {}))
     shared.age = 20_000
     memory = AccountState("main", ActiveCredential(exchange, shared))
-    refresher = Refresher(CacheSettings("main", WINDOWS, timeout=2), memory, Metrics())
+    refresher = Refresher(memory, WINDOWS, 2, Metrics())
     refreshing = asyncio.create_task(refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False))
     for _ in range(20):  # turns of the loop, of which a look takes a few
         await asyncio.sleep(0)

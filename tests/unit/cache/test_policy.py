@@ -1,5 +1,7 @@
 """The contract's table of freshness, row by row, then what must hold for any input at all."""
 
+from typing import TypeAlias
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,20 +16,28 @@ from service.cache.policy import (
     Serve,
     ServeAndRefresh,
     Situation,
-    Windows,
-    decide,
+    beyond,
+    from_memory,
     is_forced,
 )
 from service.fleet.budget import Barrier
 from service.fleet.errors import ExchangeBannedError
+from tests.support import freshness
 
-WINDOWS = Windows(fresh_for=1_000, stale_while_revalidate=2_000, stale_if_error=60_000, min_refresh_interval=500)
-SLOW = Windows(fresh_for=10_000, stale_while_revalidate=0, stale_if_error=0, min_refresh_interval=1_000)
+WINDOWS = freshness(fresh_for=1_000, stale_while_revalidate=2_000, stale_if_error=60_000, min_refresh_interval=500)
+SLOW = freshness(fresh_for=10_000, stale_while_revalidate=0, stale_if_error=0, min_refresh_interval=1_000)
 BARRIER = Barrier("not-before", ExchangeBannedError("x", retry_at=9))
+
+MaybeBarrier: TypeAlias = Barrier | None
 
 NONE = RequestDirectives()
 NO_CACHE = RequestDirectives(no_cache=True)
 CACHED = RequestDirectives(only_if_cached=True)
+
+
+def decide(situation: Situation, barrier: Barrier | None = None) -> Decision:
+    """As a read does: memory first."""
+    return from_memory(situation) or beyond(situation, barrier)
 
 
 def told(decision: Decision) -> str:
@@ -108,7 +118,7 @@ def test_while_the_exchange_may_be_asked(demand: RequestDirectives, age: int | N
     ],
 )
 def test_while_the_exchange_can_not_be_asked(demand: RequestDirectives, age: int | None, expected: str) -> None:
-    assert told(decide(Situation(WINDOWS, demand, age, barrier=BARRIER))) == expected
+    assert told(decide(Situation(WINDOWS, demand, age), BARRIER)) == expected
 
 
 @pytest.mark.parametrize(
@@ -232,12 +242,12 @@ def test_a_forced_refresh_is_one_the_windows_would_not_ask_for() -> None:
 
 def test_the_hard_cap_is_the_longer_of_the_stale_windows() -> None:
     assert WINDOWS.hard_cap == 61_000
-    assert Windows(1_000, 90_000, 60_000, 0).hard_cap == 91_000
+    assert freshness(1_000, 90_000, 60_000).hard_cap == 91_000
 
 
 _ms = st.integers(0, 5_000)
 _maybe = st.none() | _ms
-_windows = st.builds(Windows, st.integers(1, 5_000), _ms, _ms, _ms)
+_windows = st.builds(freshness, st.integers(1, 5_000), _ms, _ms, _ms)
 _demands = st.builds(RequestDirectives, _maybe, _maybe, _maybe | st.just(2**31 * 1_000), st.booleans(), st.booleans())
 situations = st.builds(
     Situation,
@@ -245,31 +255,35 @@ situations = st.builds(
     _demands,
     st.none() | st.integers(0, 20_000),
     _ms,
-    st.none() | st.just(BARRIER),
     _ms,
     st.booleans(),
 )
+barriers = st.none() | st.just(BARRIER)
 
 
-@given(situations)
-def test_whatever_the_input_there_is_a_decision_within_its_bounds(situation: Situation) -> None:
-    windows, demand, age = situation.windows, situation.directives, situation.age
-    decision = decide(situation)
+@given(situations, barriers)
+def test_whatever_the_input_there_is_a_decision_within_its_bounds(
+    situation: Situation, barrier: Barrier | None
+) -> None:
+    windows, demand, age = situation.freshness, situation.directives, situation.age
+    decision = decide(situation, barrier)
     if isinstance(decision, Serve | ServeAndRefresh):
         assert age is not None
         assert age <= windows.hard_cap
         assert demand.max_age is None or age <= demand.max_age
         assert demand.min_fresh is None or windows.fresh_for - age >= demand.min_fresh
         assert not demand.no_cache or age - situation.waited <= windows.min_refresh_interval
-    if situation.barrier is not None:
+    if barrier is not None:
         assert not isinstance(decision, Refresh | ServeAndRefresh)
     if demand.only_if_cached:
         assert not isinstance(decision, Refresh | ServeAndRefresh)
 
 
-@given(situations)
-def test_whoever_waits_without_a_bound_decides_again_while_half_a_second_has_not_passed(situation: Situation) -> None:
-    decision = decide(situation)
+@given(situations, barriers)
+def test_a_wait_without_a_bound_decides_again_within_half_a_second(
+    situation: Situation, barrier: Barrier | None
+) -> None:
+    decision = decide(situation, barrier)
     if isinstance(decision, Refresh) and decision.decide_again_ms is not None:
         assert 0 < decision.decide_again_ms <= SLOW_AFTER
     unbounded = not situation.directives.no_cache and situation.directives.min_fresh is None
@@ -277,26 +291,32 @@ def test_whoever_waits_without_a_bound_decides_again_while_half_a_second_has_not
         assert decision.decide_again_ms == SLOW_AFTER - situation.slow_for
 
 
-@given(situations)
-def test_a_refusal_blames_the_exchange_only_where_it_can_not_be_asked(situation: Situation) -> None:
-    decision = decide(situation)
+@given(situations, barriers)
+def test_a_refusal_blames_the_exchange_only_where_it_can_not_be_asked(
+    situation: Situation, barrier: Barrier | None
+) -> None:
+    decision = decide(situation, barrier)
     if isinstance(decision, Refuse) and not isinstance(decision.error, FreshnessUnmetError):
-        assert situation.barrier is not None
-        assert decision.error is situation.barrier.error
+        assert barrier is not None
+        assert decision.error is barrier.error
 
 
-@given(situations)
-def test_what_a_refresh_brings_meets_the_demand_that_asked_for_it(situation: Situation) -> None:
-    decision = decide(situation)
+@given(situations, barriers)
+def test_what_a_refresh_brings_meets_the_demand_that_asked_for_it(
+    situation: Situation, barrier: Barrier | None
+) -> None:
+    decision = decide(situation, barrier)
     if isinstance(decision, Refresh):
         assert decision.max_age_ms >= 0
-        brought = Situation(situation.windows, situation.directives, 0, situation.waited, situation.barrier)
-        assert told(decide(brought)) == "serve fresh"
+        brought = Situation(situation.freshness, situation.directives, 0, situation.waited)
+        assert told(decide(brought, barrier)) == "serve fresh"
 
 
-@given(situations)
-def test_a_snapshot_that_is_acceptable_needs_no_call(situation: Situation) -> None:
-    decision = decide(situation)
-    if isinstance(decision, Refresh) and decision.max_age_ms <= situation.windows.hard_cap:
-        adopted = Situation(situation.windows, situation.directives, max(0, decision.max_age_ms - 1), situation.waited)
+@given(situations, barriers)
+def test_a_snapshot_that_is_acceptable_needs_no_call(situation: Situation, barrier: MaybeBarrier) -> None:
+    decision = decide(situation, barrier)
+    if isinstance(decision, Refresh) and decision.max_age_ms <= situation.freshness.hard_cap:
+        adopted = Situation(
+            situation.freshness, situation.directives, max(0, decision.max_age_ms - 1), situation.waited
+        )
         assert not isinstance(decide(adopted), Refresh)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from service.account.snapshot import MAX_BODY
+from service.account.parsing import MAX_BODY
 from service.exchange.answers import MAX_ERROR_BODY, Answer
 from service.exchange.transport import FAILURES, fetch, open_client, translate
 from service.fleet.errors import (

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
-from service.account.snapshot import MAX_BODY
+from service.account.parsing import MAX_BODY
 from service.exchange.ports import EXCHANGE_INFO_MAX_AGE
 from service.settings import Settings
 from service.store.exchange_info import RedisExchangeInfo, exchange_info_key

@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from litestar.datastructures import Headers
 
-from service.account.selection import Selection, Shape, Views
-from service.account.snapshot import parse
+from service.account.parsing import parse
+from service.account.selection import Selection, Shape
 from service.cache.policy import RefreshReason, RequestDirectives
-from service.cache.ports import Held, Result, Served
+from service.cache.ports import Result, Served
 from service.web.caching import (
     UNBOUNDED,
     age_headers,
@@ -18,14 +18,13 @@ from service.web.caching import (
 )
 from service.web.problems import InvalidParameterError
 
-SNAPSHOT = parse(b'{"assets":[],"positions":[]}', 1_790_000_040_123, {})
-HELD = Held(SNAPSHOT, Views(SNAPSHOT), 0, {}, "only")
+SNAPSHOT = parse(b'{"assets":[],"positions":[]}', 1_790_000_040_123, 0, {})
 
 
 def served(
     result: Result, ttl: int = 0, refresh: RefreshReason | None = None, answered: int | None = None, age: int = 0
 ) -> Served:
-    return Served(HELD, age, ttl, result, refresh, answered)
+    return Served(SNAPSHOT, age, ttl, result, refresh, answered)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +143,9 @@ def test_the_age_is_whole_seconds_rounded_down_beside_milliseconds(age: int, sec
 
 
 def test_every_data_answer_has_these_headers() -> None:
-    view = HELD.views.view(Selection(Shape.ASSETS))
+    view = SNAPSHOT.view(Selection(Shape.ASSETS))
     assert view is not None
-    assert snapshot_headers(HELD.snapshot, view, "testing") | age_headers(served("fresh", 1_000)) == {
+    assert snapshot_headers(SNAPSHOT, view, "testing") | age_headers(served("fresh", 1_000)) == {
         "age": "0",
         "cache-control": "private, no-cache",
         "cache-status": "coinm-gateway; hit; ttl=1",
