@@ -277,7 +277,7 @@ class _Granian(Server):
 
 def _granian(app: App, settings: ServerSettings, listener: socket.socket, limit: int) -> Server:
     server = _Granian(
-        app,
+        app.edge,
         interface=Interfaces.ASGINL,  # the lifespan is ours: its end must not wait for a caller
         http=HTTPModes.http1,  # `Connection: close` sends callers elsewhere; HTTP/2 forbids it
         websockets=False,

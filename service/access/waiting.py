@@ -44,9 +44,6 @@ log = structlog.get_logger("coinm.waiting")
 
 T = TypeVar("T")
 
-TURN = 0.02
-"""Seconds for which requests begin in one turn of the event loop: a fraction of what a probe's caller, or the renewal
-of a lease, can wait. Hits take some 0.02 to 0.1 ms each, other reads 0.4 ms."""
 EACH_TURN = 32
 """Waiting requests that begin in one turn, and also waits of callers that hung up that end in one: some 15 ms for each
 kind, if none of them is a hit."""
@@ -203,47 +200,3 @@ async def _watch(receive: Receive) -> None:
     """Return once the caller has hung up; a body is read and ignored."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-class Turns:
-    """Bounds how long requests may begin in one turn of the event loop; later ones begin in the next turns, in order.
-
-    The first request of a turn schedules a callback that ends it: 0.3 µs per turn, not per request.
-    """
-
-    def __init__(self) -> None:
-        self._began: float | None = None
-        """When the first request of this turn began; `None`: none has."""
-        self._queue = deque[asyncio.Future[None]]()
-        self._scheduled = False
-        """Whether this turn's end is scheduled: once, else the callbacks would multiply from turn to turn."""
-
-    def is_over(self, now: float) -> bool:
-        """Whether a request at `now` (seconds, monotonic) has to wait for another turn."""
-        if self._began is None:
-            self._began = now
-            self._schedule()
-        # A request behind a queue waits too, else later ones would overtake those that wait.
-        return now - self._began > TURN or len(self._queue) > 0
-
-    async def next(self) -> None:
-        """Wait for a turn; a waiter that has been cancelled is skipped."""
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        self._schedule()
-        await turn
-
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._begin)
-
-    def _begin(self) -> None:
-        self._began, self._scheduled, left = None, False, EACH_TURN
-        while self._queue and left:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                left -= 1
-        if self._queue:
-            self._schedule()

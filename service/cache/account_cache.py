@@ -214,13 +214,13 @@ class AccountCache:
         # Directives by identity: the parser returns one object for equal headers, and comparing values costs more.
         if last is not None and directives is self._last_directives and last.snapshot is snapshot and last.age == age:
             return last
-        situation = Situation(self._freshness, directives, age, 0, self._refreshing_ms)
+        situation = Situation(self._freshness, directives, age)
         decision: Serve | ServeAndRefresh | None = policy.from_memory(situation)
         if decision is None:
             # `get` marks what is served behind a barrier, and begins refreshes.
             if not self._flight.active or self.state.barrier(forced=False) is not None:
                 return None
-            stale = policy.beyond(situation, None)
+            stale = policy.beyond(replace(situation, refreshing=self._refreshing_ms), None)
             if not isinstance(stale, ServeAndRefresh):
                 return None
             decision = stale

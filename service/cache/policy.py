@@ -91,6 +91,9 @@ class Serve(msgspec.Struct, frozen=True):
     reason: ServeReason
 
 
+FRESH = Serve("fresh")
+
+
 class ServeAndRefresh(msgspec.Struct, frozen=True):
     """Answer with the snapshot in memory, and refresh it in the background."""
 
@@ -124,11 +127,13 @@ Decision: TypeAlias = Serve | ServeAndRefresh | Refresh | Refuse
 def from_memory(situation: Situation) -> Serve | None:
     """The answer that needs neither the exchange nor a word about it; `None`: `beyond` decides."""
     freshness, directives, age = situation.freshness, situation.directives, situation.age
-    if age is None or not _is_acceptable(situation, age):
+    if age is None or not _meets_directives(situation, age):
         return None
     if age < freshness.fresh_for:
-        return Serve("fresh")
-    # Met by `_is_acceptable`, or requested on this caller's behalf: a refresh would bring nothing younger.
+        return FRESH
+    if age > freshness.hard_cap:
+        return None
+    # Met by `_meets_directives`, or requested on this caller's behalf: a refresh would bring nothing younger.
     if directives.no_cache or age <= situation.waited or situation.joined:
         return Serve("recent")
     if directives.only_if_cached and (reason := _stale_reason(situation, age)):
@@ -146,7 +151,7 @@ def beyond(situation: Situation, barrier: Barrier | None) -> Decision:
         return Refuse(FreshnessUnmetError("min-fresh asks for more than a new snapshot has: it is fresh for less"))
     if age is not None and age > freshness.hard_cap:
         age = None  # no caller may have it
-    if age is not None and _is_acceptable(situation, age) and not directives.only_if_cached:
+    if age is not None and _meets_directives(situation, age) and not directives.only_if_cached:
         reason = _stale_reason(situation, age)
         # Before "slow": while the exchange can't be called, a refresh in the background would only fail.
         if barrier is not None and (reason or age < freshness.error_until):
@@ -194,11 +199,9 @@ def is_forced(freshness: Freshness, age: int | None) -> bool:
     return age is not None and age < freshness.fresh_for
 
 
-def _is_acceptable(situation: Situation, age: int) -> bool:
-    """Whether the hard cap and the caller's own directives allow a snapshot of this age."""
+def _meets_directives(situation: Situation, age: int) -> bool:
+    """Whether the caller accepts a snapshot of this age, whatever the settings say."""
     freshness, directives = situation.freshness, situation.directives
-    if age > freshness.hard_cap:
-        return False
     # `min_refresh_interval` counts back from the caller's arrival: what it waited doesn't make a snapshot too old.
     if directives.no_cache and age - situation.waited > freshness.min_refresh_interval:
         return False

@@ -12,7 +12,7 @@ from service.account.selection import Shape
 from service.clock import timestamp
 from service.gateway import Gateway
 from service.settings import NAME_PATTERN
-from service.telemetry.audit import Filters, Line, SnapshotRead
+from service.telemetry.audit import AuditLog, Filters, Line, SnapshotRead
 from service.telemetry.logs import API_KEY_LENGTH, MASK, looks_secret
 from service.web.context import UNMATCHED, RequestContext, context_of
 from service.web.problems import AnyRequest, AuditUnavailableError, retry_after
@@ -50,9 +50,9 @@ def note_route(context: RequestContext, scope: Mapping[str, Any]) -> None:
     context.named_account = account if _ACCOUNT.fullmatch(account) else None
 
 
-def audit(gateway: Gateway, context: RequestContext) -> None:
-    """Write the line of a request that has ended, if it was a read and there is an audit log."""
-    if gateway.audit is None or not context.audited:
+def audit(audit_log: AuditLog, gateway: Gateway, context: RequestContext) -> None:
+    """Write the line of a request that has ended, if it was a read."""
+    if not context.audited:
         return
     filters, snapshot, selection = None, None, context.selection
     if selection is not None:
@@ -75,7 +75,7 @@ def audit(gateway: Gateway, context: RequestContext) -> None:
         problem=context.problem,
         snapshot=snapshot,
     )
-    gateway.audit.put(line, reserved=context.reserved)
+    audit_log.put(line, reserved=context.reserved)
 
 
 def _shape(opt: Mapping[str, Any]) -> str | None:

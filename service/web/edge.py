@@ -22,8 +22,10 @@ Request id, HEAD, the client's limit, log line, audit line, counters, and `Conne
 # - a malformed request, or one with too long a path, meets the framework only under a path that doesn't exist, so that
 #   no handler sees it and the framework's cache of paths can't be filled with it.
 
+import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable
 from typing import Any, cast
 
@@ -33,7 +35,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from prometheus_client import Counter, Histogram
 
 from service.access.limits import Bucket, Quota, Rate, take
-from service.access.waiting import CallerLeftError, NoRoomError, Turns
+from service.access.waiting import EACH_TURN, CallerLeftError, NoRoomError
 from service.gateway import Gateway
 from service.telemetry.attribution import CLIENT
 from service.web import problems
@@ -46,6 +48,9 @@ from service.web.refusals import UNSTORED, refused
 
 log = structlog.get_logger("coinm.request")
 
+TURN = 0.02
+"""Seconds for which requests begin in one turn of the event loop: a fraction of what a probe's caller, or the renewal
+of a lease, can wait. Hits take some 0.02 to 0.1 ms each, other reads 0.4 ms."""
 MAX_PATH = 512
 """Characters. The longest path that exists has some 150."""
 NO_PATH = "/-" * 8
@@ -60,6 +65,50 @@ NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _PROBES = frozenset({"/healthz", "/readyz"})
 _ANSWERED = frozenset({200, 304})
 """The statuses of reads that were answered."""
+
+
+class Turns:
+    """Bounds how long requests may begin in one turn of the event loop; later ones begin in the next turns, in order.
+
+    The first request of a turn schedules a callback that ends it: 0.3 µs per turn, not per request.
+    """
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        """When the first request of this turn began; `None`: none has."""
+        self._queue = deque[asyncio.Future[None]]()
+        self._scheduled = False
+        """Whether this turn's end is scheduled: once, else the callbacks would multiply from turn to turn."""
+
+    def is_over(self, now: float) -> bool:
+        """Whether a request at `now` (seconds, monotonic) has to wait for another turn."""
+        if self._began is None:
+            self._began = now
+            self._schedule()
+        # A request behind a queue waits too, else later ones would overtake those that wait.
+        return now - self._began > TURN or len(self._queue) > 0
+
+    async def next(self) -> None:
+        """Wait for a turn; a waiter that has been cancelled is skipped."""
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        self._schedule()
+        await turn
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._began, self._scheduled, left = None, False, EACH_TURN
+        while self._queue and left:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                left -= 1
+        if self._queue:
+            self._schedule()
 
 
 class Edge:
@@ -230,7 +279,8 @@ class Edge:
             if results is None:
                 results = self._results[read] = metrics.cache_results.labels(*read)
             results.inc()
-        audit(self.gateway, context)
+        if self.gateway.audit is not None:
+            audit(self.gateway.audit, self.gateway, context)
         if context.logged:
             log.log(
                 _level(context),

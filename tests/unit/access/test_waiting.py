@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from service.access.waiting import (
     EACH_TURN,
-    TURN,
     CallerLeftError,
     NoRoomError,
     Receive,
-    Turns,
     WaitingRoom,
     who_leaves,
 )
 from service.telemetry.metrics import Metrics
+from service.web.edge import TURN, Turns
 
 
 @pytest.mark.parametrize(
