@@ -1,218 +1,207 @@
+import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.parsing import MAX_BODY, MAX_MEMBERS, MAX_VALUES, MalformedAccountError, is_zero, parse
-from service.account.rows import POSITION_SIDES, margin_asset
-from tests.unit.account.bodies import AMOUNTS, ZEROS, Body, bodies
+from service.account.parsing import MAX_BODY, parse
+from service.account.selection import Selection, Shape
+from service.account.snapshot import DOCUMENTED, MAX_VIEWS, Snapshot
+from tests.unit.account.bodies import Body, Row, bodies
 
-ASSET = b'{"asset":"BTC"}'
-LONG = b'{"symbol":"BTCUSD_PERP","positionSide":"LONG"}'
+HEDGE = (
+    b'{"assets":[{"asset":"BTC","walletBalance":"1","marginBalance":"0"},{"asset":"ETH","walletBalance":"0.0",'
+    b'"marginBalance":"0"},{"asset":"XRP","walletBalance":"0"}], "positions":['
+    b'{"symbol":"BTCUSD_PERP","positionSide":"LONG","positionAmt":"1"},'
+    b'{"symbol":"BTCUSD_PERP","positionSide":"SHORT","positionAmt":"0"},'
+    b'{"symbol":"ETHUSD_PERP","positionSide":"LONG"},'
+    b'{"symbol":"MYSTERY","positionSide":"SHORT","positionAmt":"-2"}],"canTrade":true}'
+)
 
 
-def account(assets: bytes = b"", positions: bytes = b"", extra: bytes = b"") -> bytes:
-    return b'{"assets":[%s],"positions":[%s]%s}' % (assets, positions, extra)
+def names(*given: str) -> frozenset[str]:
+    return frozenset(given)
+
+
+def array(rows: Iterable[Row]) -> bytes:
+    return b"[" + b",".join(row.raw for row in rows) + b"]"
+
+
+def coin(row: Row) -> str:
+    return row.name.removesuffix("USD_PERP")
+
+
+def kept(body: bytes, selection: Selection) -> list[str]:
+    """What identifies each row that a selection keeps."""
+    rows = json.loads(parse(body, 0, 0, {}).cut(selection) or b"[]")
+    return [row.get("asset") or f"{row['symbol']} {row['positionSide']}" for row in rows]
+
+
+def assert_partition(snapshot: Snapshot, shape: Shape, parts: Iterable[Selection], rows: tuple[Row, ...]) -> None:
+    """Each row is in exactly one part, byte for byte; in each part the exchange's order holds."""
+    found: Counter[bytes] = Counter()
+    place = {row.raw: number for number, row in enumerate(rows)}
+    for part in parts:
+        cuts = [bytes(raw) for raw in msgspec.json.decode(snapshot.cut(part) or b"", type=list[msgspec.Raw])]
+        assert [place[raw] for raw in cuts] == sorted(place[raw] for raw in cuts)
+        found.update(cuts)
+    assert found == Counter(row.raw for row in rows)
+    assert snapshot.cut(Selection(shape)) == array(rows)
 
 
 @given(bodies())
-def test_rows_are_the_exchanges_bytes_in_its_order(body: Body) -> None:
-    snapshot = parse(body.whole, 7, 0, {})
-    assert [bytes(row.raw) for row in snapshot.assets] == [row.raw for row in body.assets.rows]
-    assert [bytes(row.raw) for row in snapshot.positions] == [row.raw for row in body.positions.rows]
-    assert (snapshot.body, snapshot.request_time) == (body.whole, 7)
+def test_assets_partition_by_name_and_by_nonzero(body: Body) -> None:
+    snapshot, rows = parse(body.whole, 0, 0, {}), body.assets.rows
+    by_name = [Selection(Shape.ASSETS, assets=names(row.name)) for row in rows]
+    assert_partition(snapshot, Shape.ASSETS, by_name, rows)
+    assert_partition(snapshot, Shape.ASSETS, [Selection(Shape.ASSETS, nonzero=flag) for flag in (True, False)], rows)
 
 
 @given(bodies())
-def test_rows_are_indexed_by_what_their_bytes_mean(body: Body) -> None:
-    snapshot = parse(body.whole, 0, 0, {})
-    assert [(row.asset, row.zero) for row in snapshot.assets] == [(row.name, row.zero) for row in body.assets.rows]
-    assert [(row.symbol, row.side, row.flat) for row in snapshot.positions] == [
-        (row.name, row.side, row.zero) for row in body.positions.rows
-    ]
-    assert sum(map(len, snapshot.by_symbol.values())) == len(body.positions.rows)
+def test_positions_partition_by_margin_asset_symbol_side_and_open(body: Body) -> None:
+    snapshot, rows, shape = parse(body.whole, 0, 0, {}), body.positions.rows, Shape.POSITIONS
+    for parts in (
+        [Selection(shape, assets=names(each)) for each in {coin(row) for row in rows}],
+        [Selection(shape, symbols=names(each)) for each in {row.name for row in rows}],
+        [Selection(shape, sides=names(each)) for each in ("BOTH", "LONG", "SHORT")],
+        [Selection(shape, open=flag) for flag in (True, False)],
+    ):
+        assert_partition(snapshot, shape, parts, rows)
 
 
 @given(bodies())
-def test_spans_are_the_arrays_places_brackets_included(body: Body) -> None:
-    spans = parse(body.whole, 0, 0, {}).spans
-    assert body.whole[slice(*spans.assets)] == body.assets.text
-    assert body.whole[slice(*spans.positions)] == body.positions.text
+def test_the_whole_account_is_the_body_byte_for_byte(body: Body) -> None:
+    assert parse(body.whole, 0, 0, {}).cut(Selection(Shape.ACCOUNT)) == body.whole
 
 
-@given(bodies(), st.data())
-def test_a_truncated_answer_is_refused_wherever_it_ends(body: Body, data: st.DataObject) -> None:
-    end = data.draw(st.integers(0, len(body.whole.rstrip()) - 1))
-    with pytest.raises(MalformedAccountError):
-        parse(body.whole[:end], 0, 0, {})
+@given(bodies(), st.sets(st.sampled_from(["LONG", "SHORT"])), st.booleans())
+def test_a_filtered_account_differs_from_the_body_inside_its_arrays_only(
+    body: Body,
+    sides: set[str],
+    nonzero: bool,  # noqa: FBT001
+) -> None:
+    selection = Selection(Shape.ACCOUNT, sides=frozenset(sides), nonzero=nonzero)
+    found = parse(body.whole, 0, 0, {}).cut(selection) or b""
+    assets = array(row for row in body.assets.rows if row.zero is not nonzero)
+    positions = array(row for row in body.positions.rows if row.side in sides)
+    assert found == body.around(assets, positions)
+    assert json.loads(found).keys() == json.loads(body.whole).keys()
 
 
-@given(bodies(), st.data())
-def test_a_damaged_byte_is_refused_or_means_what_a_second_parser_reads(body: Body, data: st.DataObject) -> None:
-    damaged = bytearray(body.whole)
-    damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        snapshot = parse(bytes(damaged), 0, 0, {})
-    except MalformedAccountError:
-        return
-    assert [json.loads(bytes(row.raw)) for row in snapshot.assets] == json.loads(damaged)["assets"]
-
-
-REFUSED = {
-    "no document": [b"", b"null", b"[]", b"{}", account() + b"x", account() + account()],
-    "a byte order mark, another encoding": [b"\xef\xbb\xbf" + account(), account().decode().encode("utf-16")],
-    "no arrays": [b'{"assets":[]}', b'{"assets":null,"positions":[]}', b'{"assets":{},"positions":[]}'],
-    "invalid UTF-8, half a surrogate pair": [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b'"\n"'],
-    "no JSON": [b"NaN", b"-Infinity", b"01", b"1.", b"", b"1,", b"{x:1}", b"'x'"],
-    "a key twice": [b'1,"assets":[]', b'1,"\\u0061ssets":[]', b'{"y":[{"z":1,"z":1}]}', b'1,"x":2'],
-    "an asset that is none": [b"1", b"null", b"[]", b'"BTC"', b"{}", ASSET + b"," + ASSET],
-    "an asset without its name": [b'{"asset":""}', b'{"asset":null}', b'{"asset":1}', b'{"asset":1.5}'],
-    "an asset with a key twice": [b'{"asset":"BTC","asset":"BTC"}', b'{"asset":"BTC","x":{"y":1,"y":2}}'],
-    "a position without its key": [
-        b'{"symbol":"A"}',
-        b'{"positionSide":"LONG"}',
-        b'{"symbol":5,"positionSide":"LONG"}',
-    ],
-    "a position of an unknown side": [LONG.replace(b"LONG", b"long"), LONG.replace(b"LONG", b"SIDEWAYS")],
-    "a position twice": [LONG + b"," + LONG],
-}
-EXTRAS = ("invalid UTF-8, half a surrogate pair", "no JSON", "a key twice")
-
-
-def refused(fault: str, piece: bytes) -> bytes:
-    """The whole body of a fault."""
-    if fault in EXTRAS:
-        return account(extra=b',"x":' + piece)
-    return account(piece) if " asset " in fault else account(b"", piece) if " position " in fault else piece
-
-
-@pytest.mark.parametrize(("fault", "piece"), [(fault, each) for fault, pieces in REFUSED.items() for each in pieces])
-def test_what_is_not_the_documented_account_is_refused_whole(fault: str, piece: bytes) -> None:
-    with pytest.raises(MalformedAccountError):
-        parse(refused(fault, piece), 0, 0, {})
-
-
-@pytest.mark.parametrize("opening", [b"[", b'{"x":'])
-def test_deep_nesting_is_refused_also_where_nobody_looks(opening: bytes) -> None:
-    """Where the parsers give up differs between Python's versions: none comes near this depth."""
-    depth = 100_000
-    closing = {b"[": b"]", b'{"x":': b"1}"}[opening]
-    deep = opening * depth + closing[:-1] + closing[-1:] * depth
-    for body in (account(extra=b',"x":' + deep), account(b'{"asset":"BTC","x":' + deep + b"}"), deep):
-        with pytest.raises(MalformedAccountError):
-            parse(body, 0, 0, {})
-
-
-def test_no_depth_at_all_raises_anything_but_the_refusal() -> None:
-    refused = 0
-    for depth in range(1_100):  # the parsers give up at depths of their own
-        try:
-            parse(account(extra=b',"x":' + b"[" * depth + b"]" * depth), 0, 0, {})
-        except MalformedAccountError:
-            refused += 1
-    assert 0 < refused < 1_100
+@given(bodies(), st.sets(st.sampled_from(["LONG", "SHORT"])), st.booleans())
+def test_a_narrowed_account_has_the_documented_members_alone_as_they_were_sent(
+    body: Body,
+    sides: set[str],
+    by_asset: bool,  # noqa: FBT001
+) -> None:
+    coins = names(*(row.name for row in body.assets.rows[::2])) if by_asset else None
+    selection = Selection(Shape.ACCOUNT, visible_sides=frozenset(sides), visible_assets=coins)
+    found = parse(body.whole, 0, 0, {}).cut(selection) or b""
+    assets = array(row for row in body.assets.rows if coins is None or row.name in coins)
+    seen = (row for row in body.positions.rows if row.side in sides and (coins is None or coin(row) in coins))
+    assert found == body.documented(assets, array(seen))
+    assert list(json.loads(found)) == [name for name in json.loads(body.whole) if name in DOCUMENTED]
 
 
 @pytest.mark.parametrize(
-    "body",
-    [
-        b"canary",
-        account(extra=b',"canary":1,"canary":2'),
-        account(b'{"asset":{"canary":1}}'),
-        account(positions=b'{"symbol":"canary","positionSide":"canary"}'),
-        account(extra=b',"x":"canary\xff"'),
-    ],
+    "narrowed",
+    [{"visible_assets": names("BTC")}, {"visible_sides": names("LONG", "SHORT", "BOTH")}, {"visible_assets": names()}],
 )
-def test_a_refusal_never_shows_the_content(body: bytes) -> None:
-    with pytest.raises(MalformedAccountError) as refusal:
-        parse(body, 0, 0, {})
-    assert "canary" not in str(refusal.value)
+def test_what_the_exchange_adds_beside_the_rows_is_for_those_who_see_all_of_them(narrowed: dict[str, Any]) -> None:
+    sums = b'"totalWalletBalanceUsd":"9","loans":[{"assets":[],"positions":[]}],'
+    body = HEDGE.replace(b"{", b"{" + sums, 1).replace(b', "positions"', b',"\\u0073ums":{"canTrade":1}, "positions"')
+    assert set(json.loads(parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, **narrowed)) or b"")) == {
+        *("assets", "positions", "canTrade")
+    }
+    assert parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, open=None)) == body
+    assert sums in (parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, open=True)) or b"")
 
 
-def test_four_mebibytes_are_accepted_and_one_byte_more_is_not() -> None:
-    body = account()
-    assert len(parse(body.ljust(MAX_BODY), 0, 0, {}).body) == 4 * 1024 * 1024
-    with pytest.raises(MalformedAccountError, match="larger than 4 MiB"):
-        parse(body.ljust(MAX_BODY + 1), 0, 0, {})
+@given(bodies())
+def test_an_account_grant_on_all_assets_of_a_set_equals_the_list_cuts(body: Body) -> None:
+    snapshot, some = parse(body.whole, 0, 0, {}), names(*(row.name for row in body.assets.rows[::2]))
+    lists = [snapshot.cut(Selection(shape, visible_assets=some)) for shape in (Shape.ASSETS, Shape.POSITIONS)]
+    found = json.loads(snapshot.cut(Selection(Shape.ACCOUNT, visible_assets=some)) or b"")
+    assert [found["assets"], found["positions"]] == [json.loads(each or b"") for each in lists]
+
+
+@given(bodies())
+def test_an_entity_tag_is_the_sha_256_of_the_answer(body: Body) -> None:
+    view = parse(body.whole, 0, 0, {}).view(Selection(Shape.POSITIONS, open=True))
+    assert view is not None
+    assert view.etag == f'"{hashlib.sha256(view.body).hexdigest()}"'
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("selection", "rows"),
     [
-        account(extra="".join(f',"{number:x}":1' for number in range(MAX_MEMBERS - 1)).encode()),
-        account(extra="".join(f',"{number:x}":1' for number in range(MAX_VALUES)).encode()),
-        account(assets=b",".join(b'{"asset":"%x"}' % number for number in range(MAX_VALUES // 2))),
-        account(assets=ASSET[:-1] + "".join(f',"{number:x}":1' for number in range(MAX_VALUES)).encode() + b"}"),
-        account(extra=b',"x":[' + b",".join([b"[" * 300 + b"]" * 300] * 300) + b"]"),
-        account(extra=b',"x":[' + b",".join([b'{"a":' * 300 + b"1" + b"}" * 300] * 300) + b"]"),
-        account(extra=b',"x":[%s1]' % (b"1," * MAX_VALUES)),
-    ],
-    ids=["members", "many members", "rows", "members of a row", "arrays", "objects", "elements"],
-)
-def test_more_than_any_account_has_is_refused_whole(body: bytes) -> None:
-    with pytest.raises(MalformedAccountError, match="the answer has more than"):
-        parse(body, 0, 0, {})
-
-
-def test_a_thousand_symbols_on_three_sides_are_accepted_and_so_are_all_the_members_there_may_be() -> None:
-    row = {f"member{number}": "0.00000000" for number in range(15)}
-    rows = [row | {"symbol": f"S{number}", "positionSide": side} for number in range(1_000) for side in POSITION_SIDES]
-    extra = {f"x{number}": 1 for number in range(MAX_MEMBERS - 2)}
-    body = json.dumps({"assets": [], "positions": rows} | extra).encode()
-    assert len(parse(body, 0, 0, {}).positions) == 3_000
-
-
-def test_the_same_symbol_on_three_sides_is_no_twin() -> None:
-    rows = [LONG.replace(b"LONG", side) for side in (b"SHORT", b"BOTH", b"LONG")]
-    snapshot = parse(account(positions=b",".join(rows)), 0, 0, {})
-    assert [row.side for row in snapshot.by_symbol["BTCUSD_PERP"]] == ["SHORT", "BOTH", "LONG"]
-
-
-@pytest.mark.parametrize(
-    ("sides", "mode"),
-    [
-        ([], None),
-        (["BOTH"], "one-way"),
-        (["BOTH", "BOTH"], "one-way"),
-        (["BOTH", "LONG", "SHORT"], "hedge"),
-        (["LONG"], "hedge"),
+        (Selection(Shape.ASSETS, assets=names("ETH", "XRP", "NONE")), ["ETH", "XRP"]),
+        (Selection(Shape.ASSETS, assets=names("NONE")), []),
+        (Selection(Shape.ASSETS, assets=names()), []),
+        (Selection(Shape.ASSETS, nonzero=True), ["BTC", "XRP"]),  # XRP has no marginBalance: unknown is not zero
+        (Selection(Shape.ASSETS, nonzero=False), ["ETH"]),
+        (Selection(Shape.ASSETS, visible_assets=names("BTC"), assets=names("BTC", "ETH")), ["BTC"]),
+        (Selection(Shape.ASSETS, sides=names("LONG"), open=True, symbols=names("X")), ["BTC", "ETH", "XRP"]),
+        (Selection(Shape.POSITIONS, open=False), ["BTCUSD_PERP SHORT"]),
+        (Selection(Shape.POSITIONS, symbols=names("BTCUSD_PERP"), sides=names("LONG")), ["BTCUSD_PERP LONG"]),
+        (Selection(Shape.POSITIONS, assets=names("ETH"), nonzero=True), ["ETHUSD_PERP LONG"]),
+        (Selection(Shape.POSITIONS, sides=names("SHORT")), ["BTCUSD_PERP SHORT", "MYSTERY SHORT"]),
+        (
+            Selection(Shape.POSITIONS, visible_assets=names("BTC", "MYSTERY"), sides=names("SHORT")),
+            ["BTCUSD_PERP SHORT"],
+        ),
+        (Selection(Shape.POSITIONS, assets=names("MYSTERY")), []),
+        (Selection(Shape.SYMBOL, symbols=names("BTCUSD_PERP"), visible_sides=names("SHORT")), ["BTCUSD_PERP SHORT"]),
     ],
 )
-def test_the_rows_tell_the_position_mode(sides: list[str], mode: str | None) -> None:
-    rows = [b'{"symbol":"S%d","positionSide":"%s"}' % (number, side.encode()) for number, side in enumerate(sides)]
-    assert parse(account(positions=b",".join(rows)), 0, 0, {}).mode == mode
+def test_filters_combine_with_and(selection: Selection, rows: list[str]) -> None:
+    assert kept(HEDGE, selection) == rows
 
 
-@pytest.mark.parametrize(
-    ("symbol", "asset"),
-    [
-        ("BTCUSD_PERP", "BTC"),
-        ("BTCUSD_261225", "BTC"),
-        ("BUSDUSD_PERP", "BUSD"),
-        ("ODDUSD_PERP", "BTC"),  # exchangeInfo's word goes before the form
-        ("NEWCONTRACT", "ETH"),
-        ("BTCUSDT", None),
-        ("USD_PERP", None),  # nothing before it
-        ("BTCUSD", None),
-        ("", None),
-    ],
-)
-def test_a_symbols_margin_asset_is_the_listings_else_what_stands_before_usd(symbol: str, asset: str | None) -> None:
-    assert margin_asset(symbol, {"ODDUSD_PERP": "BTC", "NEWCONTRACT": "ETH"}) == asset
+def test_a_position_without_its_amount_is_kept_by_open_true() -> None:
+    assert "ETHUSD_PERP LONG" in kept(HEDGE, Selection(Shape.POSITIONS, open=True))
+    assert "ETHUSD_PERP LONG" not in kept(HEDGE, Selection(Shape.POSITIONS, open=False))
 
 
-@pytest.mark.parametrize("amount", [*ZEROS, "000", "-0", "0.0e9"])
-def test_every_spelling_of_zero_is_zero(amount: str) -> None:
-    assert is_zero(amount)
+def test_a_row_of_unknown_margin_asset_is_seen_by_those_who_see_all() -> None:
+    assert "MYSTERY SHORT" in kept(HEDGE, Selection(Shape.POSITIONS))
+    assert "MYSTERY SHORT" in kept(HEDGE, Selection(Shape.POSITIONS, visible_sides=names("SHORT")))
 
 
-@pytest.mark.parametrize("amount", [*AMOUNTS, "", ".", "-", " 0", "0\n", "0x0", "\u0660", "0,0", None, 0, False])
-def test_what_is_no_decimal_zero_is_not_known_to_be_zero(amount: object) -> None:
-    assert not is_zero(amount)
+def test_one_row_alone_stands_without_brackets_and_a_missing_one_is_none() -> None:
+    snapshot = parse(HEDGE, 0, 0, {})
+    assert snapshot.cut(Selection(Shape.ASSET, assets=names("XRP"))) == b'{"asset":"XRP","walletBalance":"0"}'
+    assert snapshot.cut(Selection(Shape.ASSET, assets=names("DOGE"))) is None
+    nobody = Selection(Shape.POSITION, symbols=names("ETHUSD_PERP"), sides=names("SHORT"))
+    assert snapshot.view(nobody) is None
 
 
-def test_an_amount_sent_as_a_number_keeps_its_bytes_and_its_meaning() -> None:
-    row = b'{"symbol":"A","positionSide":"BOTH","positionAmt":-0.000}'
-    snapshot = parse(account(positions=row), 0, 0, {})
-    assert (bytes(snapshot.positions[0].raw), snapshot.positions[0].flat) == (row, True)
+def test_a_view_is_cut_once_whatever_the_order_of_the_names() -> None:
+    views = parse(HEDGE, 0, 0, {})
+    first = views.view(Selection(Shape.ASSETS, assets=names("BTC", "ETH")))
+    assert views.view(Selection(Shape.ASSETS, assets=names("ETH", "BTC"))) is first
+
+
+def test_no_more_than_256_views_are_remembered() -> None:
+    views = parse(HEDGE, 0, 0, {})
+    selections = [Selection(Shape.ASSETS, assets=names(f"A{number}")) for number in range(MAX_VIEWS + 1)]
+    first = [views.view(each) for each in selections]
+    again = [views.view(each) for each in selections]
+    assert [one is two for one, two in zip(first, again, strict=True)] == [True] * 256 + [False]
+    assert again[-1] == first[-1]
+
+
+def test_the_remembered_views_weigh_8_mebibytes_at_the_most() -> None:
+    views = parse(b'{"assets":[],"positions":[]}'.ljust(MAX_BODY), 0, 0, {})
+    half, other_half = Selection(Shape.ACCOUNT), Selection(Shape.ACCOUNT, open=True)
+    little, nothing = Selection(Shape.ASSETS), Selection(Shape.ASSET)
+    first = [views.view(each) for each in (half, other_half, little)]
+    again = [views.view(each) for each in (half, other_half, little)]
+    assert [one is two for one, two in zip(first, again, strict=True)] == [True, True, False]
+    assert sum(len(view.body) for view in first[:2] if view) == 8 * 1024 * 1024
+    assert views.view(nothing) is None
