@@ -36,7 +36,7 @@ from service.files import MAX_FILE, FileError, read_bounded
 from service.gateway import Gateway
 from service.settings import Secret, Settings
 from service.settings_file import SettingsError, load, secrets_of
-from service.wiring import cache_of, rates_of
+from service.wiring import cache_of
 
 log = structlog.get_logger("coinm.settings")
 
@@ -186,7 +186,7 @@ class Reloader:
 
     async def _apply(self, loaded: LoadedConfig, changed: list[str]) -> None:
         """Put the settings in force, drain the caches of removed accounts, and propose the credentials."""
-        # Up to the swap and the new limits nothing may await.
+        # Up to the swap nothing may await.
         gateway, new = self._gateway, loaded.settings
         settings = replace(gateway.settings, accounts=new.accounts, clients=new.clients, freshness=new.freshness)
         caches = {
@@ -198,7 +198,6 @@ class Reloader:
             cache.reconfigure(settings.accounts[name].freshness)
         gateway.settings, gateway.caches = settings, caches
         gateway.clients = Clients(settings.clients, settings.accounts)
-        gateway.limits.reconfigure(rates_of(settings), settings.exchange.expected_replicas)
         for cache in removed:
             task = asyncio.create_task(cache.drain())
             self._draining.add(task)

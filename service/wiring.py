@@ -81,7 +81,7 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
         clock=clock,
         metrics=metrics,
         clients=Clients(settings.clients, settings.accounts),
-        limits=RequestLimits(rates_of(settings), settings.exchange.expected_replicas),
+        limits=RequestLimits(settings.exchange.expected_replicas),
         waiting=WaitingRoom("refresh", settings.server.waiters, metrics),
         queue=WaitingRoom("turn", settings.server.waiters, metrics),
         exchange=exchange,
@@ -107,11 +107,6 @@ def cache_of(gateway: Gateway, settings: Settings, account: str, credential: Cre
         settings.exchange.timeout.seconds,
         gateway.metrics,
     )
-
-
-def rates_of(settings: Settings) -> dict[str, float]:
-    """Requests per second, of the clients that have a limit."""
-    return {name: each.requests_per_second for name, each in settings.clients.items() if each.requests_per_second}
 
 
 @asynccontextmanager

@@ -69,23 +69,20 @@ def _gain(rate: Rate, tokens: float) -> int:
 
 
 class RequestLimits:
-    """The buckets of all clients with a limit, each for this replica's share of it."""
+    """The buckets of all clients with a limit, each for this replica's share of it.
 
-    def __init__(self, per_second: dict[str, float], replicas: int) -> None:
-        self._rates = {client: Rate(limit / replicas) for client, limit in per_second.items()}
-        self._buckets: dict[str, Bucket] = {}
+    Args:
+        replicas: how many share a client's limit.
+    """
 
-    def reconfigure(self, per_second: dict[str, float], replicas: int) -> None:
-        """Apply other limits from now on; a client with the same limit keeps its bucket."""
-        before, self._rates = self._rates, {client: Rate(limit / replicas) for client, limit in per_second.items()}
-        kept = {client for client, rate in self._rates.items() if before.get(client) == rate}
-        self._buckets = {client: bucket for client, bucket in self._buckets.items() if client in kept}
+    def __init__(self, replicas: int) -> None:
+        self._replicas = replicas
+        self._buckets: dict[str, tuple[Rate, Bucket]] = {}
 
-    def take(self, client: str, now: int) -> Quota | None:
-        """Take one request from a client's bucket; `None`: it has no limit."""
-        rate = self._rates.get(client)
-        if rate is None:
-            return None
-        bucket, wait = take(rate, self._buckets.get(client), now)
-        self._buckets[client] = bucket
+    def take(self, client: str, per_second: float, now: int) -> Quota:
+        """Take one request from a client's bucket at monotonic ms `now`; another limit begins with another bucket."""
+        rate = Rate(per_second / self._replicas)
+        kept, bucket = self._buckets.get(client, (rate, None))
+        bucket, wait = take(rate, bucket if kept == rate else None, now)
+        self._buckets[client] = rate, bucket
         return quota(rate, bucket, admitted=wait == 0)

@@ -71,10 +71,11 @@ async def authenticate_token(request: AnyRequest, token: bytes) -> Client:
         TooManyRequestsError: the client sends more requests than it may.
     """
     gateway, client = gateway_of(request), await client_of(request, token)
-    context = context_of(request.scope)
-    context.quota = quota = gateway.limits.take(client.name, gateway.clock.monotonic())
-    if quota is not None and not quota.admitted:
-        raise TooManyRequestsError("more requests a second than this client may send", retry_after(quota.gain))
+    if client.requests_per_second is not None:
+        quota = gateway.limits.take(client.name, client.requests_per_second, gateway.clock.monotonic())
+        context_of(request.scope).quota = quota
+        if not quota.admitted:
+            raise TooManyRequestsError("more requests a second than this client may send", retry_after(quota.gain))
     return client
 
 

@@ -128,8 +128,8 @@ class FastPath:
         # The charge comes after every other decision: an admitted request has spent its token.
         quota = None
         if client.requests_per_second is not None:
-            quota = gateway.limits.take(client.name, gateway.clock.monotonic())
-            if quota is not None and not quota.admitted:
+            quota = gateway.limits.take(client.name, client.requests_per_second, gateway.clock.monotonic())
+            if not quota.admitted:
                 return None
         if service_account is not None and gateway.reviews is not None:
             gateway.reviews.note_recalled()

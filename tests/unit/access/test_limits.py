@@ -59,17 +59,22 @@ def test_waiting_as_told_is_long_enough(per_second: float, tokens: float, now: i
 
 
 def test_each_client_has_its_own_bucket_and_a_replicas_share_of_its_limit() -> None:
-    limits = RequestLimits({"risk": 6, "treasury": 3}, replicas=3)
-    assert [limits.take("risk", 0) for _ in range(3)] == [
+    limits = RequestLimits(replicas=3)
+    assert [limits.take("risk", 6, 0) for _ in range(3)] == [
         Quota(2, 1, remaining=1, gain=500, admitted=True),
         Quota(2, 1, remaining=0, gain=500, admitted=True),
         Quota(2, 1, remaining=0, gain=500, admitted=False),
     ]
-    assert [limits.take("treasury", 0) for _ in range(2)] == [
+    assert [limits.take("treasury", 3, 0) for _ in range(2)] == [
         Quota(1, 1, remaining=0, gain=1_000, admitted=True),
         Quota(1, 1, remaining=0, gain=1_000, admitted=False),
     ]
-    assert {limits.take("unlimited", 0) for _ in range(1_000)} == {None}
+
+
+def test_another_limit_begins_with_a_full_bucket_and_the_same_one_goes_on() -> None:
+    limits = RequestLimits(replicas=1)
+    remaining = [limits.take("risk", per_second, 0).remaining for per_second in (2, 2, 4, 4, 2)]
+    assert remaining == [1, 0, 3, 2, 1]
 
 
 @pytest.mark.parametrize(
