@@ -12,16 +12,7 @@ from service.cache.wait_budget import WaitBudget
 from service.fleet.budget import Barrier, Cooldown
 from service.fleet.errors import ExchangeError
 from service.fleet.ledger import Cooldowns
-from service.fleet.shared_state import (
-    Cleared,
-    Entry,
-    Failed,
-    LeaseRequest,
-    Lineage,
-    LinkKind,
-    SharedState,
-    StoreResult,
-)
+from service.fleet.shared_state import Cleared, Entry, Failed, LeaseRequest, Lineage, LinkKind, SharedState, StoreResult
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
@@ -80,20 +71,18 @@ class Upstream(Protocol):
 class SharedStore(Protocol):
     """What the replicas share about the account. `None`: Redis is unavailable; then only `clear` raises.
 
-    All operations of a refresh's round share one `wait_budget`; an operation that gets none has one of its own.
+    All operations of a refresh's round share one `budget`; an operation that gets none has one of its own.
     """
 
-    async def read_state(
-        self, known_request_time: int, wait_budget: WaitBudget | None = None
-    ) -> SharedState | None: ...
+    async def read_state(self, known_request_time: int, budget: WaitBudget | None = None) -> SharedState | None: ...
 
     async def try_acquire(
-        self, known_request_time: int, wanted: LeaseRequest, wait_budget: WaitBudget | None = None
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
     ) -> SharedState | None: ...
 
     async def renew(self, token: str, *, in_time: bool) -> bool | None: ...
 
-    async def release(self, token: str, wait_budget: WaitBudget | None = None) -> None: ...
+    async def release(self, token: str, budget: WaitBudget | None = None) -> None: ...
 
     async def store_fenced(
         self, entry: Entry, remaining_ms: int, token: str, replaced: str = ""

@@ -33,8 +33,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable
 
 import structlog
 
@@ -77,7 +76,7 @@ class _Refresh:
         self.began = self.tried = active.source.clock.monotonic()
         self.known_request_time = state.known_request_time
         """Of the snapshot in memory when this refresh began to wait."""
-        self.wait_budget = WaitBudget()
+        self.budget = WaitBudget()
         """Of the round under way."""
         self.waited = False
         self.without_redis = False
@@ -100,11 +99,11 @@ class Refresher:
         """Another replica has announced something: end a wait."""
         self._notified.set()
 
-    async def read(self, wait_budget: WaitBudget | None = None) -> None:
+    async def read(self, budget: WaitBudget | None = None) -> None:
         """Read what other replicas know: a newer snapshot, a not-before, a failure."""
         active = self.state.active
-        shared = await active.shared.read_state(self.state.known_request_time, wait_budget)
-        await self._adopt(active, shared, wait_budget)
+        shared = await active.shared.read_state(self.state.known_request_time, budget)
+        await self._adopt(active, shared, budget)
 
     async def refresh(self, max_age_ms: int, *, forced: bool, bounded: bool) -> Outcome:
         """Make the snapshot in memory younger than `max_age_ms` ms, or requested after this call.
@@ -130,7 +129,7 @@ class Refresher:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
                         await self._notified.wait()
-                attempt.wait_budget = WaitBudget()
+                attempt.budget = WaitBudget()
         except WeightBudgetSpentError as exc:
             self.state.note(exc)  # the ledger knew more than this replica: each waiting caller decides again
             result = "barred"
@@ -158,12 +157,12 @@ class Refresher:
             # What was shared while this refresh waits is young enough. 0 stays 0: no shared snapshot is.
             max_age_ms = attempt.shared_max_age_ms and attempt.shared_max_age_ms + waited_ms
             wanted = LeaseRequest(attempt.token, max_age_ms)
-            shared = await active.shared.try_acquire(self.state.known_request_time, wanted, attempt.wait_budget)
-            await self._adopt(active, shared, attempt.wait_budget)
+            shared = await active.shared.try_acquire(self.state.known_request_time, wanted, attempt.budget)
+            await self._adopt(active, shared, attempt.budget)
             acquired = shared is not None and shared.lease == "acquired"
             if active is not self.state.active:  # replaced meanwhile: start again with the credential now in use
                 if acquired:
-                    await active.shared.release(attempt.token, attempt.wait_budget)
+                    await active.shared.release(attempt.token, attempt.budget)
                 continue
             outcome = self._outcome_without_request(attempt)
             if outcome is not None:
@@ -193,14 +192,12 @@ class Refresher:
         held = self.state.held
         foreign = held is None or held.identity != attempt.active.source.identity
         if outcome == "barred" or held is None or foreign or self._has_joined(attempt):
-            await attempt.active.shared.release(attempt.token, attempt.wait_budget)
+            await attempt.active.shared.release(attempt.token, attempt.budget)
         else:
             fetched = Fetched(held.snapshot, held.requested_monotonic_ms, held.margin_assets)
-            await self._publish_snapshot(fetched, attempt, attempt.wait_budget)
+            await self._publish_snapshot(fetched, attempt, attempt.budget)
 
-    async def _adopt(
-        self, active: ActiveCredential, shared: SharedState | None, wait_budget: WaitBudget | None
-    ) -> None:
+    async def _adopt(self, active: ActiveCredential, shared: SharedState | None, budget: WaitBudget | None) -> None:
         """Adopt what a read has found; `None`: Redis is unavailable."""
         active.source.degrade(degraded=shared is None)
         if shared is None:
@@ -211,7 +208,7 @@ class Refresher:
         if foreign > active.lineage.foreign:  # logged once per change: other users of the account with no link to ours
             log.error("foreign_entry", account=self.state.account, credential=active.source.fingerprint, others=foreign)
         active.lineage = shared.lineage
-        with carry(wait_budget):
+        with carry(budget):
             await active.source.reconcile(shared.cooldowns)
         if active is not self.state.active:
             return
@@ -246,15 +243,15 @@ class Refresher:
                 shared, failed = attempt.active.shared, self._record_failure(attempt.active, exc)
                 publishing = True
                 release = shared.record_failure(failed, attempt.token) if failed else shared.release(attempt.token)
-                await self._publish(release, attempt.wait_budget, over, renewing)
+                await self._publish(release, attempt.budget, over, renewing)
                 raise
             publishing = True
             publication = self._publish_snapshot(fetched, attempt, WaitBudget())
-            await self._publish(publication, attempt.wait_budget, over, renewing)
+            await self._publish(publication, attempt.budget, over, renewing)
         finally:
             if not publishing:  # the process ends: other replicas must not wait for the lease to expire
                 renewing.cancel()
-                await attempt.active.shared.release(attempt.token, attempt.wait_budget)
+                await attempt.active.shared.release(attempt.token, attempt.budget)
         return "fetched"
 
     async def _request(self, attempt: _Refresh) -> Fetched:
@@ -265,7 +262,7 @@ class Refresher:
         """
         with self._metrics.refresh_duration.labels(self.state.account).time():
             try:
-                with carry(attempt.wait_budget):
+                with carry(attempt.budget):
                     fetched = await attempt.active.source.fetch(forced=attempt.forced)
             except ExchangeError:
                 raise
@@ -295,11 +292,7 @@ class Refresher:
             renewed = began if held else renewed
 
     async def _publish(
-        self,
-        publication: Coroutine[Any, Any, None],
-        wait_budget: WaitBudget,
-        over: asyncio.Event,
-        renewing: asyncio.Task[None],
+        self, publication: Awaitable[None], budget: WaitBudget, over: asyncio.Event, renewing: asyncio.Task[None]
     ) -> None:
         """Publish in a task of its own: the caller waits as long as the round's budget lasts, the task runs on."""
 
@@ -314,22 +307,22 @@ class Refresher:
         task = asyncio.create_task(run())
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
-        await wait_budget.wait(task)
+        await budget.wait(task)
 
-    async def _publish_snapshot(self, fetched: Fetched, attempt: _Refresh, wait_budget: WaitBudget) -> None:
+    async def _publish_snapshot(self, fetched: Fetched, attempt: _Refresh, budget: WaitBudget) -> None:
         """Share a snapshot with the replicas; the same script releases the lease."""
         active, life_ms = attempt.active, self.windows.hard_cap
         remaining_ms = life_ms - (self._monotonic() - fetched.requested_monotonic_ms)
         # Without a measured offset, the others would read this machine's clock as the exchange's.
         if remaining_ms <= 0 or active.source.clock.offset is None:
-            await active.shared.release(attempt.token, wait_budget)
+            await active.shared.release(attempt.token, budget)
             return
         entry = Entry(fetched.snapshot.body, fetched.snapshot.request_time, life_ms, fetched.margin_assets)
         replaced = active.replaced if active.link == "permanent" else ""
         result = await active.shared.store_fenced(entry, remaining_ms, attempt.token, replaced)
         if result is not None and result != "kept":
             log.warning("snapshot_not_shared", account=self.state.account, reason=result)
-            await self.read(wait_budget)  # what is stored in its place was requested later
+            await self.read(budget)  # what is stored in its place was requested later
 
     def _record_failure(self, active: ActiveCredential, error: ExchangeError) -> Failed | None:
         """Log a failed refresh and count it as back-off; `None`: no back-off.

@@ -45,9 +45,9 @@ _carried: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None
 
 
 @contextlib.contextmanager
-def carry(wait_budget: WaitBudget | None) -> Iterator[None]:
+def carry(budget: WaitBudget | None) -> Iterator[None]:
     """Within the block, what the exchange's room does in the shared store shares this budget; `None`: it doesn't."""
-    token = _carried.set(wait_budget)
+    token = _carried.set(budget)
     try:
         yield
     finally:

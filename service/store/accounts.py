@@ -91,12 +91,12 @@ class AccountStore:
         self._cooldown_keys = [egress.address_cooldown, egress.credential_cooldown(identity)]
         self._clock = clock
 
-    async def read_state(self, known_request_time: int, wait_budget: WaitBudget | None = None) -> SharedState | None:
+    async def read_state(self, known_request_time: int, budget: WaitBudget | None = None) -> SharedState | None:
         """Read what is shared, and the snapshot only if it was requested later. `None`: Redis is unavailable."""
-        return await self.try_acquire(known_request_time, _NO_LEASE, wait_budget)
+        return await self.try_acquire(known_request_time, _NO_LEASE, budget)
 
     async def try_acquire(
-        self, known_request_time: int, wanted: LeaseRequest, wait_budget: WaitBudget | None = None
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
     ) -> SharedState | None:
         """Read the same, and acquire the lease unless a shared snapshot is young enough or another replica holds it."""
         again = False
@@ -106,7 +106,7 @@ class AccountStore:
             args: Args = [FORMAT, known_request_time, wanted.token, LEASE_MS, wanted.max_age_ms, identity, followed]
             args += [self._clock.now(), MEMORY, MAX_BODY + MAX_MARGIN_ASSETS_BYTES, MAX_BACKOFF + FAILURE_MEMORY_MS]
             script = partial(self._scripts.try_acquire, keys, args, self._cooldown_keys)
-            found = await self._guard.call(script, wait_budget)
+            found = await self._guard.call(script, budget)
             if found is None:
                 return None
             (last, uses, entry, remaining_ms, body, margin_assets, failed, failed_left_ms, lease), cooldowns = found
@@ -136,10 +136,10 @@ class AccountStore:
         renewed = await self._guard.call(partial(self._scripts.renew, [self._lease], args))
         return None if renewed is None else bool(renewed)
 
-    async def release(self, token: str, wait_budget: WaitBudget | None = None) -> None:
+    async def release(self, token: str, budget: WaitBudget | None = None) -> None:
         """Release the lease, unless another replica holds it by now."""
         args: Args = [token, *self._change]
-        await self._guard.post_and_wait(partial(self._scripts.release, [self._lease], args), wait_budget)
+        await self._guard.post_and_wait(partial(self._scripts.release, [self._lease], args), budget)
 
     async def store_fenced(self, entry: Entry, remaining_ms: int, token: str, replaced: str = "") -> StoreResult | None:
         """Share a snapshot for `remaining_ms`, and release the lease. `None`: Redis is unavailable.

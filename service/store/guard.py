@@ -160,19 +160,19 @@ class RedisGuard:
         self.on_back: Callable[[], None] = lambda: None
         """Called when Redis works again."""
 
-    async def call(self, operation: Callable[[], Awaitable[T]], wait_budget: WaitBudget | None = None) -> T | None:
+    async def call(self, operation: Callable[[], Awaitable[T]], budget: WaitBudget | None = None) -> T | None:
         """Run one operation, whose own answer is never `None`; `None`: Redis is unavailable."""
         with contextlib.suppress(RedisUnavailableError):
-            return await self.run(operation, wait_budget)
+            return await self.run(operation, budget)
         return None
 
-    async def run(self, operation: Callable[[], Awaitable[T]], wait_budget: WaitBudget | None = None) -> T:
-        """Like `call`, for commands that report why Redis is unavailable.
+    async def run(self, operation: Callable[[], Awaitable[T]], budget: WaitBudget | None = None) -> T:
+        """Like `call`, for `check`, `resume` and the log of a start, which report why Redis is unavailable.
 
         Raises:
             RedisUnavailableError: Redis failed the operation, or one within the last second, or the budget is spent.
         """
-        budget, now = wait_budget or WaitBudget(), self._clock.monotonic()
+        budget, now = budget or WaitBudget(), self._clock.monotonic()
         if budget.ticks <= 0:
             raise RedisUnavailableError("timeout")  # too slow for this caller; Redis itself may be well
         if not self.up:
@@ -212,16 +212,14 @@ class RedisGuard:
         task.add_done_callback(self._posted.discard)
         return task
 
-    async def post_and_wait(
-        self, operation: Callable[[], Awaitable[object]], wait_budget: WaitBudget | None = None
-    ) -> None:
+    async def post_and_wait(self, operation: Callable[[], Awaitable[object]], budget: WaitBudget | None = None) -> None:
         """Post, and wait within the budget, so that what the caller does next normally finds it done."""
-        await (wait_budget or WaitBudget()).wait(self.post(operation))
+        await (budget or WaitBudget()).wait(self.post(operation))
 
-    async def acquire_once(self, key: str, life_ms: int, wait_budget: WaitBudget | None = None) -> bool | None:
+    async def acquire_once(self, key: str, life_ms: int, budget: WaitBudget | None = None) -> bool | None:
         """Acquire the sole right to do something; it lasts `life_ms`, whatever comes of it. `None`: unavailable."""
         args: Args = [secrets.token_hex(8), life_ms]
-        acquired = await self.call(partial(self.scripts.acquire_once, [key], args), wait_budget)
+        acquired = await self.call(partial(self.scripts.acquire_once, [key], args), budget)
         return None if acquired is None else bool(acquired)
 
     async def reach(self) -> None:

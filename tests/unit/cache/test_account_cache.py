@@ -17,16 +17,7 @@ from service.exchange.clock import ExchangeClock, Offset
 from service.fleet.budget import NO_COOLDOWN, Barrier, Cooldown
 from service.fleet.errors import ExchangeTimeoutError
 from service.fleet.ledger import Cooldowns
-from service.fleet.shared_state import (
-    Cleared,
-    Entry,
-    Failed,
-    LeaseRequest,
-    Lineage,
-    LinkKind,
-    SharedState,
-    StoreResult,
-)
+from service.fleet.shared_state import Cleared, Entry, Failed, LeaseRequest, Lineage, LinkKind, SharedState, StoreResult
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -73,18 +64,18 @@ class NoRedis:
 
     followed = "only"
 
-    async def read_state(self, known_request_time: int, wait_budget: WaitBudget | None = None) -> SharedState | None:
+    async def read_state(self, known_request_time: int, budget: WaitBudget | None = None) -> SharedState | None:
         return None
 
     async def try_acquire(
-        self, known_request_time: int, wanted: LeaseRequest, wait_budget: WaitBudget | None = None
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
     ) -> SharedState | None:
         return None
 
     async def renew(self, token: str, *, in_time: bool) -> bool | None:
         return None
 
-    async def release(self, token: str, wait_budget: WaitBudget | None = None) -> None: ...
+    async def release(self, token: str, budget: WaitBudget | None = None) -> None: ...
 
     async def store_fenced(self, entry: Entry, remaining_ms: int, token: str, replaced: str = "") -> StoreResult | None:
         return None
@@ -111,7 +102,7 @@ class LeaseForAll(NoRedis):
         self._entry = entry
 
     async def try_acquire(
-        self, known_request_time: int, wanted: LeaseRequest, wait_budget: WaitBudget | None = None
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
     ) -> SharedState | None:
         self.asked.set()
         await self.answer.wait()
@@ -121,7 +112,7 @@ class LeaseForAll(NoRedis):
         self.kept += 1
         return "kept"
 
-    async def release(self, token: str, wait_budget: WaitBudget | None = None) -> None:
+    async def release(self, token: str, budget: WaitBudget | None = None) -> None:
         self.released += 1
 
 
@@ -134,7 +125,7 @@ class LeaseTaken(NoRedis):
         self.looks = 0
 
     async def try_acquire(
-        self, known_request_time: int, wanted: LeaseRequest, wait_budget: WaitBudget | None = None
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
     ) -> SharedState | None:
         self.looks += 1
         entry = self.entry if self.entry.request_time > known_request_time else None
