@@ -107,8 +107,8 @@ async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
         for account in accounts:
             active = gateway.caches[account].state.active
             state = await active.shared.read_state(0)
-            if state is not None and state.holds.now is not None:
-                clock.adopt_fleet_time(state.holds.now)  # a resume records its time, by the exchange's clock
+            if state is not None and state.cooldowns.now is not None:
+                clock.adopt_fleet_time(state.cooldowns.now)  # a resume records its time, by the exchange's clock
             cooldowns = await gateway.ledger.resume(active.source.identity)
             texts += [
                 f"{account}: {scope} not-before {timestamp(cooldown.until)} ({cooldown.problem}) cleared"
@@ -206,7 +206,7 @@ async def _check_exchange(gateway: Gateway) -> Finding:
         state = await cache.state.active.shared.read_state(0)
         if state is not None:
             cache.state.active.lineage = state.lineage
-            await cache.source.reconcile(state.holds)
+            await cache.source.reconcile(state.cooldowns)
     exchange = gateway.exchange
     try:
         await exchange.reopen()

@@ -37,11 +37,11 @@ from service.kubernetes.reviews import TokenReviews
 from service.settings import Settings
 from service.settings_file import secrets_of
 from service.store.accounts import AccountStore
-from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
+from service.store.exchange_info import RedisExchangeInfo
 from service.store.guard import RedisGuard, connect
+from service.store.keys import account_keys, egress_keys, exchange_info_key, heartbeat_key
 from service.store.ledger import EgressLedger
 from service.store.notifications import Notifications
-from service.store.scripts import Scripts, account_keys, egress_keys, heartbeat_key
 from service.telemetry.audit import AuditLog
 from service.telemetry.logs import Redactor
 from service.telemetry.metrics import Metrics
@@ -59,17 +59,16 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
     metrics, exchange_clock, redactor = Metrics(), ExchangeClock(clock), Redactor(secrets_of(settings))
     credentials = {name: read_credential(name, account) for name, account in settings.accounts.items()}
     guard = RedisGuard(redis if redis is not None else connect(settings.redis), clock, metrics)
-    scripts = Scripts(guard.redis)
     address_keys = egress_keys(settings)
-    ledger = EgressLedger(guard, scripts, address_keys, exchange_clock)
-    exchange_info = RedisExchangeInfo(guard, scripts, exchange_info_key(settings))
+    ledger = EgressLedger(guard, address_keys, exchange_clock)
+    exchange_info = RedisExchangeInfo(guard, exchange_info_key(settings))
     open_http = partial(open_client, settings.exchange, transport)
     gate = Gate(open_http(), AddressBudget(settings.exchange, exchange_clock), ledger, metrics)
     exchange = ExchangeClient(settings.exchange, gate, exchange_info)
 
     def open_credential(account: str, credential: Credential) -> ActiveCredential:
         keys = account_keys(settings, account)
-        store = AccountStore(guard, scripts, keys, address_keys, exchange_clock, credential.identity)
+        store = AccountStore(guard, keys, address_keys, exchange_clock, credential.identity)
         return ActiveCredential(AccountSource(exchange, account, credential, open_http), store)
 
     audit = None

@@ -130,7 +130,7 @@ class AccountCache:
         any caller could have it.
         """
         active = self.state.active
-        request = notification.wish
+        request = notification.refresh
         own = notification.identity == active.source.identity
         if request is not None and own and request.identity in active.lineage.replaced:
             if active.superseded or self.state.barrier(forced=True) is not None:

@@ -8,7 +8,7 @@ from service.cache.ports import ActiveCredential, LastRefresh
 from service.fleet import budget
 from service.fleet.budget import Barrier, Failures
 from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError
-from service.fleet.shared_state import Bond, Entry, Failed, SharedState
+from service.fleet.shared_state import Entry, Failed, LinkKind, SharedState
 
 log = structlog.get_logger("coinm.cache")
 
@@ -38,7 +38,7 @@ class AccountState:
         return None if self.snapshot is None else self.age_of(self.snapshot)
 
     @property
-    def known(self) -> int:
+    def known_request_time(self) -> int:
         """When that was (epoch ms on the exchange's clock): a shared snapshot is useful only if it is later."""
         return self.snapshot.request_time if self.snapshot else 0
 
@@ -66,10 +66,10 @@ class AccountState:
         # Its age comes from its remaining life in Redis. If this replica has measured the exchange's clock, the age may
         # be higher by that clock, but never lower, however wrong the clock of the replica was that stored it.
         clock = self._clock
-        lived = entry.life - shared.remaining
+        lived = entry.life_ms - shared.remaining_ms
         age = max(lived, clock.now() - entry.request_time) if clock.measured else lived
         early = clock.measured and entry.request_time > clock.now() + EARLY
-        if shared.remaining <= 0 or lived < 0 or early:
+        if shared.remaining_ms <= 0 or lived < 0 or early:
             log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
             return
         try:
@@ -77,11 +77,11 @@ class AccountState:
         except MalformedAccountError as exc:
             log.error("shared_snapshot_refused", account=self.account, reason=str(exc))  # noqa: TRY400 - no traceback
 
-    def bond_to(self, active: ActiveCredential) -> Bond:
+    def link_to(self, active: ActiveCredential) -> LinkKind:
         """The link from the credential in use to one that replaces it; no link starts at one that strangers use."""
         if self.active.strangers:
             return "none"
-        return "passing" if active.strangers else "lasting"
+        return "temporary" if active.strangers else "permanent"
 
     def activate(self, active: ActiveCredential) -> None:
         """Use another credential from now on; failures with the one before don't count against it.
@@ -89,15 +89,15 @@ class AccountState:
         The snapshot in memory is still served as it ages, because the exchange has accepted the new credential in place
         of the old one; but it is not shared as the new one's.
         """
-        # Before the assignment: the bond leads from the credential that is active until now.
+        # Before the assignment: the link leads from the credential that is active until now.
         active.replaced = self.active.source.identity
-        active.bond = self.bond_to(active)
+        active.link = self.link_to(active)
         self.active = active
         self.failures = None
 
     def adopt_failure(self, failed: Failed) -> None:
         """Adopt a failure that another replica has shared, unless this one's own pause is longer."""
-        until = self._clock.monotonic() + failed.pause
+        until = self._clock.monotonic() + failed.pause_ms
         if self.failures is None or until > self.failures.until:
             self.failures = Failures(failed.count, failed.error, until)
 

@@ -7,10 +7,11 @@ import msgspec
 
 from service.account.snapshot import Snapshot
 from service.cache.policy import RefreshReason, ServeReason
+from service.cache.wait_budget import WaitBudget
 from service.fleet.budget import Barrier, Cooldown
 from service.fleet.errors import ExchangeError
 from service.fleet.ledger import Cooldowns
-from service.fleet.shared_state import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
+from service.fleet.shared_state import Cleared, Entry, Failed, LeaseRequest, Lineage, LinkKind, SharedState, StoreResult
 
 Result: TypeAlias = ServeReason | Literal["stored", "collapsed"]
 """How a read was met: `stored` by the refresh it caused, `collapsed` by one that another caused."""
@@ -67,25 +68,30 @@ class Upstream(Protocol):
 
 
 class SharedStore(Protocol):
-    """What the replicas share about the account. Nothing raises while Redis is unavailable: `None` says so."""
+    """What the replicas share about the account. `None`: Redis is unavailable; then only `clear` raises.
 
-    async def read_state(self, known: int) -> SharedState | None: ...
+    All operations of a refresh's round share one `budget`; an operation that gets none has one of its own.
+    """
 
-    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None: ...
+    async def read_state(self, known_request_time: int, budget: WaitBudget | None = None) -> SharedState | None: ...
+
+    async def try_acquire(
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
+    ) -> SharedState | None: ...
 
     async def renew(self, token: str, *, in_time: bool) -> bool | None: ...
 
-    async def release(self, token: str) -> None: ...
+    async def release(self, token: str, budget: WaitBudget | None = None) -> None: ...
 
     async def store_fenced(
-        self, entry: Entry, remaining: int, token: str, replaced: str = ""
+        self, entry: Entry, remaining_ms: int, token: str, replaced: str = ""
     ) -> StoreResult | None: ...
 
     async def record_failure(self, failed: Failed, token: str) -> None: ...
 
-    async def claim(self, milliseconds: int) -> bool | None: ...
+    async def acquire_once(self, life_ms: int) -> bool | None: ...
 
-    async def link(self, replaced: str, bond: Bond = "lasting") -> None: ...
+    async def record_rotation(self, replaced: str, link: LinkKind = "permanent") -> None: ...
 
     async def clear(self) -> Cleared: ...
 
@@ -114,7 +120,7 @@ class ActiveCredential:
         """The identity that was active before it in this process; empty: it was the first."""
         self.strangers = False
         """Whether others used it before this process did, that may have nothing to do with the one before it."""
-        self.bond: Bond = "none"
+        self.link: LinkKind = "none"
         """The link from the one before it to it."""
 
     @property

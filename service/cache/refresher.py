@@ -11,7 +11,7 @@ own, within its part of the weight.
 #   publish        the fenced store, or the failure, each with the release; runs on if every caller leaves
 #   wait           all others: for a notification, or for `POLL` if it was lost; then read again
 #
-# A round (read, request, wait for publishing) has one budget of time for Redis (`wait_budget`), the publishing task has
+# A round (read, request, wait for publishing) has one budget of time for Redis (`WaitBudget`), the publishing task has
 # its own. Memory decides after each read: a waiter ends when any replica has published, and a new holder never requests
 # what it can already adopt.
 #
@@ -33,15 +33,14 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable
 
 import structlog
 
 from service.account.snapshot import Snapshot
 from service.cache.account_state import AccountState
 from service.cache.ports import ActiveCredential, Outcome
-from service.cache.wait_budget import one_budget, wait_within_budget
+from service.cache.wait_budget import WaitBudget, carry
 from service.fleet.errors import (
     ExchangeError,
     ExchangeRejectedCredentialsError,
@@ -49,7 +48,7 @@ from service.fleet.errors import (
     RefreshFaultError,
     WeightBudgetSpentError,
 )
-from service.fleet.shared_state import LEASE, Entry, Failed, LeaseRequest, SharedState
+from service.fleet.shared_state import LEASE_MS, Entry, Failed, LeaseRequest, SharedState
 from service.settings import Freshness
 from service.telemetry.metrics import Metrics
 
@@ -76,8 +75,10 @@ class _Refresh:
         """The age, by its remaining life in Redis, below which a shared snapshot makes the call unnecessary."""
         self.active = active
         self.began = self.tried = active.source.clock.monotonic()
-        self.known = state.known
-        """Request time of the snapshot in memory when this refresh began to wait."""
+        self.known_request_time = state.known_request_time
+        """Of the snapshot in memory when this refresh began to wait."""
+        self.budget = WaitBudget()
+        """Of the round under way."""
         self.waited = False
         self.without_redis = False
 
@@ -99,10 +100,11 @@ class Refresher:
         """Another replica has announced something: end a wait."""
         self._notified.set()
 
-    async def read(self) -> None:
+    async def read(self, budget: WaitBudget | None = None) -> None:
         """Read what other replicas know: a newer snapshot, a not-before, a failure."""
         active = self.state.active
-        await self._adopt(active, await active.shared.read_state(self.state.known))
+        shared = await active.shared.read_state(self.state.known_request_time, budget)
+        await self._adopt(active, shared, budget)
 
     async def refresh(self, max_age_ms: int, *, forced: bool, bounded: bool) -> Outcome:
         """Make the snapshot in memory younger than `max_age_ms` ms, or requested after this call.
@@ -117,18 +119,18 @@ class Refresher:
         try:
             while True:
                 self._notified.clear()  # before the read: what is announced during it ends the next wait at once
-                with one_budget():
-                    outcome = await self._try_once(attempt)
+                outcome = await self._try_once(attempt)
                 if outcome is not None:
                     result = "alone" if attempt.without_redis and outcome == "fetched" else outcome
                     return outcome
                 if self._monotonic() - attempt.began > (self._timeout_s + GRACE) * 1000:
                     raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
                 if not attempt.waited:
-                    attempt.known, attempt.waited = self.state.known, True
+                    attempt.known_request_time, attempt.waited = self.state.known_request_time, True
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
                         await self._notified.wait()
+                attempt.budget = WaitBudget()
         except WeightBudgetSpentError as exc:
             self.state.note(exc)  # the ledger knew more than this replica: each waiting caller decides again
             result = "barred"
@@ -155,12 +157,13 @@ class Refresher:
             waited_ms = attempt.tried - attempt.began
             # What was shared while this refresh waits is young enough. 0 stays 0: no shared snapshot is.
             max_age_ms = attempt.shared_max_age_ms and attempt.shared_max_age_ms + waited_ms
-            shared = await active.shared.try_acquire(self.state.known, LeaseRequest(attempt.token, max_age_ms))
-            await self._adopt(active, shared)
-            acquired = shared is not None and shared.lease == "taken"
+            wanted = LeaseRequest(attempt.token, max_age_ms)
+            shared = await active.shared.try_acquire(self.state.known_request_time, wanted, attempt.budget)
+            await self._adopt(active, shared, attempt.budget)
+            acquired = shared is not None and shared.lease == "acquired"
             if active is not self.state.active:  # replaced meanwhile: start again with the credential now in use
                 if acquired:
-                    await active.shared.release(attempt.token)
+                    await active.shared.release(attempt.token, attempt.budget)
                 continue
             outcome = self._outcome_without_request(attempt)
             if outcome is not None:
@@ -170,7 +173,7 @@ class Refresher:
             if shared is None or acquired:
                 attempt.without_redis = shared is None
                 return await self._request_and_publish(attempt)
-            if shared.lease == "needless":
+            if shared.lease == "not-needed":
                 attempt.shared_max_age_ms = 0  # young enough by its remaining life; older by the exchange's clock
                 continue
             if shared.lease == "superseded":
@@ -189,11 +192,11 @@ class Refresher:
         """Release a lease that wasn't needed, and share what made it unnecessary: other replicas may lack it."""
         snapshot, own = self.state.snapshot, self.state.snapshot_identity == attempt.active.source.identity
         if outcome == "barred" or snapshot is None or not own or self._has_joined(attempt):
-            await attempt.active.shared.release(attempt.token)
+            await attempt.active.shared.release(attempt.token, attempt.budget)
         else:
-            await self._publish_snapshot(snapshot, attempt)
+            await self._publish_snapshot(snapshot, attempt, attempt.budget)
 
-    async def _adopt(self, active: ActiveCredential, shared: SharedState | None) -> None:
+    async def _adopt(self, active: ActiveCredential, shared: SharedState | None, budget: WaitBudget | None) -> None:
         """Adopt what a read has found; `None`: Redis is unavailable."""
         active.source.degrade(degraded=shared is None)
         if shared is None:
@@ -204,7 +207,8 @@ class Refresher:
         if foreign > active.lineage.foreign:  # logged once per change: other users of the account with no link to ours
             log.error("foreign_entry", account=self.state.account, credential=active.source.fingerprint, others=foreign)
         active.lineage = shared.lineage
-        await active.source.reconcile(shared.holds)
+        with carry(budget):
+            await active.source.reconcile(shared.cooldowns)
         if active is not self.state.active:
             return
         if shared.entry is not None:
@@ -225,7 +229,7 @@ class Refresher:
 
     def _has_joined(self, attempt: _Refresh) -> bool:
         """Whether another replica's refresh, which this one waited for, has brought an acceptable snapshot."""
-        return attempt.waited and not attempt.bounded and self.state.known > attempt.known
+        return attempt.waited and not attempt.bounded and self.state.known_request_time > attempt.known_request_time
 
     async def _request_and_publish(self, attempt: _Refresh) -> Outcome:
         """Call the exchange for all replicas and publish its answer; the lease is released in every case."""
@@ -238,14 +242,15 @@ class Refresher:
                 shared, failed = attempt.active.shared, self._record_failure(attempt.active, exc)
                 publishing = True
                 release = shared.record_failure(failed, attempt.token) if failed else shared.release(attempt.token)
-                await self._publish(release, over, renewing)
+                await self._publish(release, attempt.budget, over, renewing)
                 raise
             publishing = True
-            await self._publish(self._publish_snapshot(snapshot, attempt), over, renewing)
+            publication = self._publish_snapshot(snapshot, attempt, WaitBudget())
+            await self._publish(publication, attempt.budget, over, renewing)
         finally:
             if not publishing:  # the process ends: other replicas must not wait for the lease to expire
                 renewing.cancel()
-                await attempt.active.shared.release(attempt.token)
+                await attempt.active.shared.release(attempt.token, attempt.budget)
         return "fetched"
 
     async def _request(self, attempt: _Refresh) -> Snapshot:
@@ -256,7 +261,8 @@ class Refresher:
         """
         with self._metrics.refresh_duration.labels(self.state.account).time():
             try:
-                snapshot = await attempt.active.source.fetch(forced=attempt.forced)
+                with carry(attempt.budget):
+                    snapshot = await attempt.active.source.fetch(forced=attempt.forced)
             except ExchangeError:
                 raise
             except Exception as exc:
@@ -278,22 +284,21 @@ class Refresher:
                 return
             began = self._monotonic()
             # Within the lease's life only Redis can have lost it, by a restart; then it is written again.
-            held = await attempt.active.shared.renew(attempt.token, in_time=began - renewed < LEASE)
+            held = await attempt.active.shared.renew(attempt.token, in_time=began - renewed < LEASE_MS)
             if held is False and not attempt.without_redis:
                 log.warning("lease_lost", account=self.state.account)
                 return
             renewed = began if held else renewed
 
     async def _publish(
-        self, publication: Coroutine[Any, Any, None], over: asyncio.Event, renewing: asyncio.Task[None]
+        self, publication: Awaitable[None], budget: WaitBudget, over: asyncio.Event, renewing: asyncio.Task[None]
     ) -> None:
         """Publish in a task of its own: the caller waits as long as the round's budget lasts, the task runs on."""
 
         async def run() -> None:
             try:
                 await renewing  # a renewal after the release would acquire the lease again, for no holder
-                with one_budget():
-                    await publication
+                await publication
             except Exception:
                 log.exception("refresh_untold", account=self.state.account)  # the answer is good all the same
 
@@ -301,22 +306,22 @@ class Refresher:
         task = asyncio.create_task(run())
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
-        await wait_within_budget(task)
+        await budget.wait(task)
 
-    async def _publish_snapshot(self, snapshot: Snapshot, attempt: _Refresh) -> None:
+    async def _publish_snapshot(self, snapshot: Snapshot, attempt: _Refresh, budget: WaitBudget) -> None:
         """Share a snapshot with the replicas; the same script releases the lease."""
         active, life_ms = attempt.active, self.freshness.hard_cap
         remaining_ms = life_ms - (self._monotonic() - snapshot.requested_monotonic_ms)
         # Without a measured offset, the others would read this machine's clock as the exchange's.
         if remaining_ms <= 0 or active.source.clock.offset is None:
-            await active.shared.release(attempt.token)
+            await active.shared.release(attempt.token, budget)
             return
         entry = Entry(snapshot.body, snapshot.request_time, life_ms, snapshot.margin_assets)
-        replaced = active.replaced if active.bond == "lasting" else ""
+        replaced = active.replaced if active.link == "permanent" else ""
         result = await active.shared.store_fenced(entry, remaining_ms, attempt.token, replaced)
         if result is not None and result != "kept":
             log.warning("snapshot_not_shared", account=self.state.account, reason=result)
-            await self.read()  # what is stored in its place was requested later
+            await self.read(budget)  # what is stored in its place was requested later
 
     def _record_failure(self, active: ActiveCredential, error: ExchangeError) -> Failed | None:
         """Log a failed refresh and count it as back-off; `None`: no back-off.

@@ -13,7 +13,7 @@ then every replica goes on with the old one.
 #      That the candidate is in use elsewhere is not enough: a process that was started with it can't know that it
 #      belongs to the same account. `fleet.lineage` has the theory.
 #   2. Our own back-off, and what bars any call to the exchange (not-before, weight).
-#   3. The right to prove it, for the fleet: `claim` expires after a refresh's timeout, so a replica that dies holds up
+#   3. The right to prove it, for the fleet: it expires after a refresh's timeout, so a replica that dies holds up
 #      the others no longer. `None` (Redis unavailable) lets this replica try alone.
 #   4. The signed call. A rejected credential waits for its not-before, any other failure for our back-off.
 # Between tries it sleeps, until a notification wakes it: another replica may have proved the candidate.
@@ -105,19 +105,19 @@ class Rotation:
         """
         self._notified.clear()  # before the read: what is announced during it wakes the next sleep
         active = self._state.active
-        shared = await candidate.shared.read_state(self._state.known)
+        shared = await candidate.shared.read_state(self._state.known_request_time)
         candidate.source.degrade(degraded=shared is None)
         # Do others use the candidate that may have nothing to do with us? Not if this process used it before; unknown,
         # so perhaps, without Redis.
         if active.replaced == candidate.source.identity:
             candidate.strangers = False
-        elif shared is None or shared.lineage.passing:
+        elif shared is None or shared.lineage.temporary_link:
             candidate.strangers = True
         else:
             candidate.strangers = shared.lineage.in_use and active.source.identity not in shared.lineage.replaced
         if shared is not None:
             candidate.lineage = shared.lineage
-            await candidate.source.reconcile(shared.holds)
+            await candidate.source.reconcile(shared.cooldowns)
             if active.source.identity in shared.lineage.replaced and not shared.lineage.superseded:
                 await self._activate(candidate, "adopted")
                 return
@@ -126,7 +126,7 @@ class Rotation:
         barrier = candidate.source.barrier(forced=False)
         if barrier is not None:
             raise barrier.error
-        if await candidate.shared.claim(int(self._timeout_s * 1000)) is False:
+        if await candidate.shared.acquire_once(int(self._timeout_s * 1000)) is False:
             raise ExchangeTimeoutError("another replica is trying the credential out")
         try:
             snapshot = await candidate.source.fetch(forced=False)
@@ -144,7 +144,7 @@ class Rotation:
                 code=exc.code,
             )
             raise
-        await candidate.shared.link(active.source.identity, self._state.bond_to(candidate))
+        await candidate.shared.record_rotation(active.source.identity, self._state.link_to(candidate))
         await self._activate(candidate, "accepted", snapshot)
 
     async def _activate(self, candidate: ActiveCredential, outcome: str, snapshot: Snapshot | None = None) -> None:

@@ -1,9 +1,13 @@
-"""How long the work of one refresh may wait for the shared store, all operations together.
+"""How long an operation on the shared store may be waited for, or all operations of one round of a refresh together.
 
 A budget counts ticks of the event loop, so that a stalled loop isn't mistaken for a slow store. A tick that ends late
 isn't counted: the loop was busy, perhaps with a burst of callers. What ends within its first tick costs nothing: that
 is a round trip, not a wait.
 """
+
+# The refresher passes a round's budget to `SharedStore` itself. The ledger's share of it has to cross the exchange's
+# room, which doesn't know that there is a Redis: some twenty signatures there would only hand it on. A context variable
+# carries it instead, as the loop carries the deadline of `asyncio.timeout`: `carry` in `cache`, `carried` in `store`.
 
 import asyncio
 import contextlib
@@ -37,24 +41,19 @@ class WaitBudget:
         return task.done()
 
 
-_wait_budget: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None)
-
-
-def current() -> WaitBudget:
-    """The block's budget; outside of a block, a new one."""
-    return _wait_budget.get() or WaitBudget()
+_carried: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None)
 
 
 @contextlib.contextmanager
-def one_budget() -> Iterator[None]:
-    """Within the block, operations without a budget of their own share one; together they wait at most 250 ms."""
-    token = _wait_budget.set(WaitBudget())
+def carry(budget: WaitBudget | None) -> Iterator[None]:
+    """Within the block, what the exchange's room does in the shared store shares this budget; `None`: it doesn't."""
+    token = _carried.set(budget)
     try:
         yield
     finally:
-        _wait_budget.reset(token)
+        _carried.reset(token)
 
 
-async def wait_within_budget(task: asyncio.Task[Any]) -> None:
-    """Wait for a task within the block's budget; the task goes on when the budget is spent."""
-    await current().wait(task)
+def carried() -> WaitBudget | None:
+    """The budget of the block of `carry`."""
+    return _carried.get()

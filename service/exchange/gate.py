@@ -144,7 +144,7 @@ class Gate:
         """
         cooldown = self.egress.cooldown(ADDRESS)
         # `None`, without Redis, goes on: each replica probes for itself.
-        if await self._ledger.probe(timeout_ms) is False:
+        if await self._ledger.acquire_probe(timeout_ms) is False:
             self.egress.defer_probe()
             raise budget.probe_barrier(cooldown, self.egress.clock.now()).error
         await self.send(Call(PING), lambda _: None)

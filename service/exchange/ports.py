@@ -28,7 +28,7 @@ class Ledger(Protocol):
 
     async def cool_down_credential(self, charge: Charge, cooldown: Cooldown) -> None: ...
 
-    async def probe(self, milliseconds: int) -> bool | None:
+    async def acquire_probe(self, life_ms: int) -> bool | None:
         """Whether this replica may send the one probe after a cooldown; no other may for that time."""
         ...
 
@@ -37,8 +37,8 @@ class SharedExchangeInfo(msgspec.Struct, frozen=True):
     """exchangeInfo as one replica fetched it for all."""
 
     body: bytes
-    remaining: int
-    """Ms of its `EXCHANGE_INFO_MAX_AGE` that are left."""
+    remaining_ms: int
+    """Of its `EXCHANGE_INFO_MAX_AGE`."""
 
 
 class ExchangeInfoStore(Protocol):
@@ -50,6 +50,6 @@ class ExchangeInfoStore(Protocol):
         """Share what this replica has just fetched."""
         ...
 
-    async def claim(self, milliseconds: int) -> bool | None:
+    async def acquire_once(self, life_ms: int) -> bool | None:
         """Whether this replica may fetch it for all; no other may for that time. `None`: each for itself."""
         ...

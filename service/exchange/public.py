@@ -153,10 +153,10 @@ class PublicData:
         if shared is not None:
             # Anything else that was written to that key counts as none.
             with contextlib.suppress(MalformedAnswerError):
-                self._adopt(exchange_info.parse(shared.body), shared.remaining)
+                self._adopt(exchange_info.parse(shared.body), shared.remaining_ms)
                 return
         # `None`, without Redis, goes on: each replica fetches for itself.
-        acquired = await self._store.claim(self._settings.timeout)
+        acquired = await self._store.acquire_once(self._settings.timeout)
         if acquired is False and not (required and self.exchange_info is None):
             return
         await self.load_exchange_info()

@@ -36,11 +36,11 @@ back over one.
 # - *Strangers use the new pair already*: another deployment that has an account of the same name, whose pair a wrong
 #   file names, or a new pod that was started with it. A link away from the pair would lead the strangers to whatever
 #   this process uses next. So a process that came to a pair of strangers writes no link away from it. When it goes
-#   back, it only removes the link that led there (bond `none`). The link to the pair is `passing`: followed for
+#   back, it only removes the link that led there (link `none`). The link to the pair is `temporary`: followed for
 #   `MEMORY`, so that replicas which see the new files a little later share the pair's state, but not for as long as
 #   the strangers use it.
-#   + A replica that adopts over a passing link came to strangers too. So, for all it knows, did one that proved a pair
-#     while Redis was unavailable. Until the matter ends, each of them proves the next pair with a call of its own.
+#   + A replica that adopts over a temporary link came to strangers too. So, for all it knows, did one that proved a
+#     pair while Redis was unavailable. Until the matter ends, each of them proves the next pair with a call of its own.
 #   + It ends by a rotation or a restart: a process may link away from a pair that it was started with, that no other
 #     used when it proved it, or that it had before and goes back to.
 #
@@ -68,14 +68,15 @@ class Use(msgspec.Struct, frozen=True):
     """When the exchange last accepted it: epoch ms on the exchange's clock."""
     successor: str = ""
     """The identity that replaced it."""
-    passing: bool = False
+    temporary_link: bool = False
     """Whether strangers used the successor when it replaced this one."""
 
 
 def uses_of(rows: Sequence[tuple[bytes, int, bytes, int]]) -> dict[str, Use]:
     """Decode the credentials that have used the account, by identity."""
     return {
-        identity.decode(): Use(used, successor.decode(), bool(passing)) for identity, used, successor, passing in rows
+        identity.decode(): Use(used, successor.decode(), bool(temporary))
+        for identity, used, successor, temporary in rows
     }
 
 
@@ -91,9 +92,9 @@ def lineage_of(uses: Mapping[str, Use], identity: str, newest: str, now: int) ->
         for each, use in uses.items()
         if each != identity and abs(now - use.used) <= MEMORY and last not in (each, *_successors(uses, each))
     ]
-    passing = any(use.passing and use.successor == identity for use in uses.values())
+    temporary = any(use.temporary_link and use.successor == identity for use in uses.values())
     in_use = identity in uses and abs(now - uses[identity].used) <= MEMORY
-    return Lineage(newest != identity, replaced, len(foreign), in_use, passing)
+    return Lineage(newest != identity, replaced, len(foreign), in_use, temporary)
 
 
 def _successors(uses: Mapping[str, Use], identity: str) -> list[str]:

@@ -9,12 +9,12 @@ import msgspec
 from service.fleet.errors import ExchangeError
 from service.fleet.ledger import Cooldowns
 
-Lease: TypeAlias = Literal["not-tried", "needless", "superseded", "taken", "busy"]
-"""The result of a try for it: `taken` (acquired), `busy` (another replica holds it), `needless` (a young snapshot makes
-a call unnecessary) or `superseded` (a credential that replaced the caller's is in use)."""
+Lease: TypeAlias = Literal["not-tried", "not-needed", "superseded", "acquired", "held"]
+"""The result of a try for it: `acquired`, `held` by another replica, `not-needed` because a shared snapshot is young
+enough, or `superseded`: a credential that replaced the caller's is in use."""
 
-LEASE = 2_000
-"""Ms that a lease outlives its holder; the holder renews it every quarter of that."""
+LEASE_MS = 2_000
+"""Time that a lease outlives its holder; the holder renews it every quarter of that."""
 
 LONGEST_NUMBER = 12
 """Digits of an age in ms: beyond any freshness window."""
@@ -24,9 +24,9 @@ LONGEST_MESSAGE_BYTES = 160
 
 _MESSAGE = re.compile(rf"([a-z0-9~-]{{1,64}}) ([0-9a-f]{{16}})(?: ([0-9a-f]{{16}}) ([0-9]{{1,{LONGEST_NUMBER}}}))?")
 
-Bond: TypeAlias = Literal["lasting", "passing", "none"]
-"""A link from the replaced credential to the accepted one: `passing` if strangers use the accepted one, `none` if they
-use the replaced one; `fleet.lineage` has the theory."""
+LinkKind: TypeAlias = Literal["permanent", "temporary", "none"]
+"""The link from the replaced credential to the accepted one: `temporary` if strangers use the accepted one, `none` if
+they use the replaced one; `fleet.lineage` has the theory."""
 
 StoreResult: TypeAlias = Literal["kept", "older", "superseded", "lost"]
 """What became of a snapshot. Refused: `older` than the stored one, by a replaced credential, or without the lease."""
@@ -38,8 +38,8 @@ class Entry(msgspec.Struct, frozen=True):
     body: bytes
     request_time: int
     """Ms since the epoch, on the exchange's clock."""
-    life: int
-    """Ms from `request_time` to the hard cap, at which the entry expires."""
+    life_ms: int
+    """From `request_time` to the hard cap, at which the entry expires."""
     margin_assets: Mapping[str, str]
     """From the exchangeInfo that it was indexed with, so that every replica renders the same views."""
 
@@ -50,8 +50,8 @@ class Failed(msgspec.Struct, frozen=True):
     count: int
     """Failures in a row, this one included."""
     error: ExchangeError
-    pause: int
-    """Ms until the next attempt; negative: ms since it was due."""
+    pause_ms: int
+    """Until the next attempt; negative: since it was due."""
 
 
 class RefreshRequest(msgspec.Struct, frozen=True):
@@ -69,11 +69,11 @@ class Notification(msgspec.Struct, frozen=True):
     account: str
     identity: str
     """Of the credential."""
-    wish: RefreshRequest | None = None
+    refresh: RefreshRequest | None = None
 
     def encode(self) -> str:
         changed = f"{self.account} {self.identity}"
-        return changed if self.wish is None else f"{changed} {self.wish.identity} {self.wish.max_age_ms}"
+        return changed if self.refresh is None else f"{changed} {self.refresh.identity} {self.refresh.max_age_ms}"
 
     @classmethod
     def decode(cls, message: bytes) -> "Notification | None":
@@ -106,7 +106,7 @@ class Lineage(msgspec.Struct, frozen=True):
     """How many unrelated credentials are in use: another deployment's, or another exchange account's."""
     in_use: bool = False
     """Whether the exchange has accepted it lately, from any replica."""
-    passing: bool = False
+    temporary_link: bool = False
     """Whether a link to it was written while strangers used it."""
 
 
@@ -115,9 +115,9 @@ class SharedState(msgspec.Struct, frozen=True):
 
     entry: Entry | None
     """Only if it is newer than the snapshot that the reader has."""
-    remaining: int
-    """Ms that the entry still has to live."""
-    holds: Cooldowns
+    remaining_ms: int
+    """That the entry still has to live."""
+    cooldowns: Cooldowns
     failed: Failed | None
     lineage: Lineage
     lease: Lease

@@ -1,6 +1,6 @@
 -- Store a cooldown, or that a probe after it was answered, or a resume, merged with the stored one by the rule of
--- `budget.joined`. Returns 1 if that changed anything.
--- KEYS: hold
+-- `budget.merged`. Returns 1 if that changed anything.
+-- KEYS: the cooldown
 -- ARGV: resumed, imposed, until, 1 once a probe was answered, problem type, now (all times in ms since the epoch, on the
 --       exchange's clock), the latest of a moment and of an until that a replica can have written by now, ms to remember
 --       it past its end

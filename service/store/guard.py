@@ -25,7 +25,9 @@ operation is sent for a second. Redis is shared state, never a reason to fail a 
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -49,10 +51,11 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.addresses import host_and_port
-from service.cache.wait_budget import WAIT_TICKS, WaitBudget, current, wait_within_budget
+from service.cache.wait_budget import WAIT_TICKS, WaitBudget
 from service.clock import Clock
 from service.settings import Redis as RedisSettings
 from service.settings_file import read_secret, redis_url
+from service.store.scripts import Args, Scripts
 from service.telemetry.metrics import Metrics
 from service.tls import trust
 
@@ -145,24 +148,31 @@ class RedisGuard:
 
     def __init__(self, redis: Redis, clock: Clock, metrics: Metrics) -> None:
         self.redis = redis
+        self.scripts = Scripts(redis)
         self._clock = clock
         self._metrics = metrics
         self._next_trial_ms = 0
         self._kind = "unreachable"
-        self._posted: set[asyncio.Task[None]] = set()
+        self._posted: set[asyncio.Task[object]] = set()
         self._slots = asyncio.Semaphore(CONCURRENT)
         self.up = True
         """Whether the last operation worked."""
         self.on_back: Callable[[], None] = lambda: None
         """Called when Redis works again."""
 
-    async def run(self, operation: Callable[[], Awaitable[T]], limit: WaitBudget | None = None) -> T:
-        """Run one operation within `limit`, or else within what is left of the block's budget.
+    async def call(self, operation: Callable[[], Awaitable[T]], budget: WaitBudget | None = None) -> T | None:
+        """Run one operation, whose own answer is never `None`; `None`: Redis is unavailable."""
+        with contextlib.suppress(RedisUnavailableError):
+            return await self.run(operation, budget)
+        return None
+
+    async def run(self, operation: Callable[[], Awaitable[T]], budget: WaitBudget | None = None) -> T:
+        """Like `call`, for `check`, `resume` and the log of a start, which report why Redis is unavailable.
 
         Raises:
             RedisUnavailableError: Redis failed the operation, or one within the last second, or the budget is spent.
         """
-        budget, now = limit or current(), self._clock.monotonic()
+        budget, now = budget or WaitBudget(), self._clock.monotonic()
         if budget.ticks <= 0:
             raise RedisUnavailableError("timeout")  # too slow for this caller; Redis itself may be well
         if not self.up:
@@ -195,21 +205,22 @@ class RedisGuard:
             self.on_back()
         return result
 
-    def post(self, operation: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+    def post(self, operation: Callable[[], Awaitable[object]]) -> asyncio.Task[object]:
         """Fire and forget: runs on even if the caller is cancelled, with a budget of its own."""
-
-        async def posted() -> None:
-            with contextlib.suppress(RedisUnavailableError):
-                await self.run(operation, WaitBudget())
-
-        task = asyncio.create_task(posted())
+        task = asyncio.create_task(self.call(operation))
         self._posted.add(task)  # the loop holds a task only weakly
         task.add_done_callback(self._posted.discard)
         return task
 
-    async def post_and_wait(self, operation: Callable[[], Awaitable[object]]) -> None:
-        """Post, and wait within the block's budget, so that what the caller does next normally finds it done."""
-        await wait_within_budget(self.post(operation))
+    async def post_and_wait(self, operation: Callable[[], Awaitable[object]], budget: WaitBudget | None = None) -> None:
+        """Post, and wait within the budget, so that what the caller does next normally finds it done."""
+        await (budget or WaitBudget()).wait(self.post(operation))
+
+    async def acquire_once(self, key: str, life_ms: int, budget: WaitBudget | None = None) -> bool | None:
+        """Acquire the sole right to do something; it lasts `life_ms`, whatever comes of it. `None`: unavailable."""
+        args: Args = [secrets.token_hex(8), life_ms]
+        acquired = await self.call(partial(self.scripts.acquire_once, [key], args), budget)
+        return None if acquired is None else bool(acquired)
 
     async def reach(self) -> None:
         """Ping Redis, within the time that several Sentinels and a handshake may take.
@@ -222,8 +233,7 @@ class RedisGuard:
     async def beat(self, key: str) -> None:
         """Write a key every second, so that a failure and a recovery are noticed before a request needs Redis."""
         while True:
-            with contextlib.suppress(RedisUnavailableError):
-                await self.run(lambda: self.redis.set(key, "", px=HEARTBEAT_LIFE_MS), WaitBudget(HEARTBEAT_TICKS))
+            _ = await self.call(lambda: self.redis.set(key, "", px=HEARTBEAT_LIFE_MS), WaitBudget(HEARTBEAT_TICKS))
             await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
     async def info(self) -> dict[str, Any]:

@@ -17,17 +17,19 @@
 import re
 from functools import partial
 
+from service.cache.wait_budget import carried
 from service.exchange.clock import ExchangeClock
 from service.fleet.budget import MINUTE, Charge, Cooldown, Window
 from service.fleet.ledger import LedgerState, Reservation
 from service.settings import NAME_PATTERN
-from service.store.cooldowns import COOLDOWN_MEMORY, cooldown_of, cooldowns_of, latest_moment, latest_until
-from service.store.guard import RedisGuard, RedisUnavailableError
-from service.store.scripts import Args, EgressKeys, ScriptResult, Scripts, acquire_once
+from service.store.cooldowns import COOLDOWN_MEMORY_MS, cooldown_of, cooldowns_of, latest_moment, latest_until
+from service.store.guard import RedisGuard
+from service.store.keys import EgressKeys
+from service.store.scripts import Args
 from service.store.values import whole
 
-LEDGER_MEMORY = 3 * MINUTE
-"""Ms that a minute's ledger is kept: its own minute, the next (which reads it too), and one more for wrong clocks."""
+LEDGER_MEMORY_MS = 3 * MINUTE
+"""How long a minute's ledger is kept: its own minute, the next (which reads it too), and one more for wrong clocks."""
 MAX_WEIGHT = 1_000_000
 """Bound of any figure: a hundred times what an address may spend per minute."""
 
@@ -38,26 +40,25 @@ _FORCED = re.compile(f"forced:((?:{NAME_PATTERN})?):({NAME_PATTERN})")
 class EgressLedger:
     """`exchange.ports.Ledger`, in Redis. If Redis is unavailable, only `resume` raises."""
 
-    def __init__(self, guard: RedisGuard, scripts: Scripts, keys: EgressKeys, clock: ExchangeClock) -> None:
+    def __init__(self, guard: RedisGuard, keys: EgressKeys, clock: ExchangeClock) -> None:
         self._guard = guard
-        self._scripts = scripts
+        self._scripts = guard.scripts
         self._keys = keys
         self._clock = clock
 
     async def reserve(self, reservation: Reservation) -> LedgerState | None:
         """Enter a call; return the ledger as it was before. `None`: Redis is unavailable."""
-        charge, own = reservation.charge, self._keys
-        # An unsigned call is bound by the address alone; the script wants two keys all the same.
-        cooldowns = [own.hold, own.credential_cooldown(charge.credential) if charge.credential else own.hold]
-        keys = [*own.minute(reservation.minute), own.minute(reservation.minute - 1)[0], *cooldowns]
-        args: Args = [reservation.id, charge.weight, charge.account, _forced_by(charge), LEDGER_MEMORY]
-        try:
-            state: ScriptResult = await self._guard.run(lambda: self._scripts.reserve(keys=keys, args=args))
-        except RedisUnavailableError:
+        charge, minute, own = reservation.charge, reservation.minute, self._keys
+        # An unsigned call is bound by the address alone; the script wants two cooldowns all the same.
+        credential = own.credential_cooldown(charge.credential) if charge.credential else own.address_cooldown
+        keys = [*own.minute(minute), own.minute(minute - 1)[0], own.address_cooldown, credential]
+        args: Args = [reservation.id, charge.weight, charge.account, _forced_by(charge), LEDGER_MEMORY_MS]
+        state = await self._guard.call(partial(self._scripts.reserve, keys, args), carried())
+        if state is None:
             return None
-        ledger, before, *stored_cooldowns = state
-        window = window_of(reservation.minute, _pairs(ledger), _pairs(before))
-        return LedgerState(window, cooldowns_of(stored_cooldowns, self._clock))
+        ledger, before, *cooldowns = state
+        window = window_of(minute, _pairs(ledger), _pairs(before))
+        return LedgerState(window, cooldowns_of(cooldowns, self._clock))
 
     async def settle(self, reservation: Reservation, reported: int | None) -> None:
         """Record that the exchange answered; `reported` is its own count for the minute, if it gave one."""
@@ -67,16 +68,29 @@ class EgressLedger:
         """Record that the call was not sent."""
         self._settle(reservation, "cancelled", "")
 
+    def _settle(self, reservation: Reservation, outcome: str, reported: str | int) -> None:
+        charge, keys = reservation.charge, self._keys.minute(reservation.minute)
+        args: Args = [reservation.id, outcome, reported, charge.account, _forced_by(charge), LEDGER_MEMORY_MS]
+        # Posted: the answer is already here, and must not wait for the books.
+        _ = self._guard.post(partial(self._scripts.settle, keys, args))
+
     async def cool_down_address(self, cooldown: Cooldown) -> None:
         """Share a cooldown of the address, or that a probe after it was answered; Redis keeps what takes precedence."""
-        await self._share(self._keys.hold, cooldown)
+        await self._cool_down(self._keys.address_cooldown, cooldown)
 
     async def cool_down_credential(self, charge: Charge, cooldown: Cooldown) -> None:
-        await self._share(self._keys.credential_cooldown(charge.credential), cooldown)
+        await self._cool_down(self._keys.credential_cooldown(charge.credential), cooldown)
 
-    async def probe(self, milliseconds: int) -> bool | None:
+    async def _cool_down(self, key: str, cooldown: Cooldown) -> None:
+        # If this is lost, the replica still has its own copy, and shares that again.
+        now, latest = self._clock.now(), latest_moment(self._clock)
+        args: Args = [cooldown.resumed, cooldown.imposed, cooldown.until, int(cooldown.cleared), cooldown.problem]
+        args += [now, latest, latest_until(now), COOLDOWN_MEMORY_MS]
+        await self._guard.post_and_wait(partial(self._scripts.cool_down, [key], args), carried())
+
+    async def acquire_probe(self, life_ms: int) -> bool | None:
         """Acquire the sole right to send the probe; it lasts that long, whatever comes of the probe."""
-        return await acquire_once(self._guard, self._scripts, self._keys.probe, milliseconds)
+        return await self._guard.acquire_once(self._keys.probe, life_ms, carried())
 
     async def resume(self, credential: str) -> dict[str, Cooldown]:
         """Forget the cooldowns that bind a credential; return what each was, by scope.
@@ -84,26 +98,13 @@ class EgressLedger:
         Raises:
             RedisUnavailableError: Redis can't be reached: not all of them were forgotten.
         """
-        keys = {"address": self._keys.hold, "credential": self._keys.credential_cooldown(credential)}
+        keys = {"address": self._keys.address_cooldown, "credential": self._keys.credential_cooldown(credential)}
         forgotten = {}
         for scope, key in keys.items():
-            args: Args = [COOLDOWN_MEMORY, self._clock.now(), latest_moment(self._clock)]
-            fields, _ = await self._guard.run(partial(self._scripts.resume, keys=[key], args=args))
+            args: Args = [COOLDOWN_MEMORY_MS, self._clock.now(), latest_moment(self._clock)]
+            fields, _ = await self._guard.run(partial(self._scripts.resume, [key], args))
             forgotten[scope] = cooldown_of(fields, self._clock.now(), latest_moment(self._clock))
         return forgotten
-
-    def _settle(self, reservation: Reservation, outcome: str, figure: str | int) -> None:
-        charge, keys = reservation.charge, self._keys.minute(reservation.minute)
-        args: Args = [reservation.id, outcome, figure, charge.account, _forced_by(charge), LEDGER_MEMORY]
-        # Posted: the answer is already here, and must not wait for the books.
-        _ = self._guard.post(lambda: self._scripts.settle(keys=keys, args=args))
-
-    async def _share(self, key: str, cooldown: Cooldown) -> None:
-        # If this is lost, the replica still has its own copy, and shares that again.
-        now = self._clock.now()
-        args: Args = [cooldown.resumed, cooldown.imposed, cooldown.until, int(cooldown.cleared), cooldown.problem, now]
-        args += [latest_moment(self._clock), latest_until(now), COOLDOWN_MEMORY]
-        await self._guard.post_and_wait(lambda: self._scripts.cool_down(keys=[key], args=args))
 
 
 def window_of(minute: int, ledger: dict[bytes, bytes], before: dict[bytes, bytes]) -> Window:

@@ -32,8 +32,8 @@ from service.store.guard import failure_kind
 
 log = structlog.get_logger("coinm.redis")
 
-INTERVAL = 1.0
-"""Seconds between pings, and within which an answer must arrive."""
+INTERVAL_S = 1.0
+"""Between pings, and within which an answer must arrive."""
 
 
 class Notifications:
@@ -62,7 +62,7 @@ class Notifications:
             except Exception:
                 # A bug in the receiver. Without messages this replica still polls, but only a live listener recovers.
                 log.exception("announcements_fault")
-            await asyncio.sleep(random.uniform(0.5, 1) * INTERVAL)  # noqa: S311 - spreads replicas, keeps no secret
+            await asyncio.sleep(random.uniform(0.5, 1) * INTERVAL_S)  # noqa: S311 - spreads replicas, keeps no secret
 
     async def _follow(self, subscription: PubSub) -> None:
         """Subscribe, and pass messages on until the server stays silent.
@@ -71,10 +71,10 @@ class Notifications:
             TimeoutError: no message came in a whole interval, though an answer was due.
         """
         now = asyncio.get_running_loop().time
-        async with asyncio.timeout(INTERVAL):
+        async with asyncio.timeout(INTERVAL_S):
             await subscription.subscribe(self._channel)
         while True:
-            end, answered = now() + INTERVAL, False
+            end, answered = now() + INTERVAL_S, False
             while True:
                 left = max(0.0, end - now())
                 message = await subscription.get_message(timeout=left)
@@ -92,7 +92,7 @@ class Notifications:
                     self._receive(data)
             if not answered:
                 raise TimeoutError
-            async with asyncio.timeout(INTERVAL):
+            async with asyncio.timeout(INTERVAL_S):
                 await subscription.ping()
 
     def _note(self, *, healthy: bool, kind: str = "") -> None:

@@ -1,3 +1,3 @@
 -- Read the cooldowns that bind a call.
--- KEYS: hold on the address, hold on the credential
-return { hold_at(KEYS[1]), hold_at(KEYS[2]) }
+-- KEYS: cooldown of the address, cooldown of the credential
+return { cooldown_at(KEYS[1]), cooldown_at(KEYS[2]) }

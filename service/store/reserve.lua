@@ -1,6 +1,6 @@
 -- Enter a call in the ledger of its minute. An id counts once, however often it is entered.
--- KEYS: the minute's ledger, its calls in flight, the ledger of the minute before, hold on the address, hold on the
---       credential
+-- KEYS: the minute's ledger, its calls in flight, the ledger of the minute before, cooldown of the address, cooldown of
+--       the credential
 -- ARGV: id, weight, account ('' serves all), client that forces it on a fresh snapshot ('-' if none does), ms to remember
 -- Returns both ledgers as they were before, and the cooldowns that bind the call.
 local by_account, by_client = 'account:' .. ARGV[3], 'forced:' .. ARGV[4] .. ':' .. ARGV[3]
@@ -25,7 +25,7 @@ local function ledger_at(key)
     return found
 end
 
-local before = { ledger_at(KEYS[1]), ledger_at(KEYS[3]), hold_at(KEYS[4]), hold_at(KEYS[5]) }
+local before = { ledger_at(KEYS[1]), ledger_at(KEYS[3]), cooldown_at(KEYS[4]), cooldown_at(KEYS[5]) }
 read('HLEN', KEYS[2])
 if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then
     add(KEYS[1], 'pending', ARGV[2])

@@ -11,10 +11,10 @@ from service.fleet.ledger import Reservation
 from service.fleet.shared_state import Entry, Failed, LeaseRequest
 from service.settings import Settings
 from service.store.accounts import AccountStore
-from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
+from service.store.exchange_info import RedisExchangeInfo
 from service.store.guard import SOCKET_TIMEOUT_S, RedisGuard
+from service.store.keys import EgressKeys, account_keys, egress_keys, exchange_info_key
 from service.store.ledger import EgressLedger
-from service.store.scripts import EgressKeys, Scripts, account_keys, egress_keys
 
 PLACEHOLDER = "~rehearsal"
 """Names an account and an egress that no settings can name."""
@@ -31,10 +31,10 @@ async def selftest(guard: RedisGuard, settings: Settings, clock: ExchangeClock) 
         RedisUnavailableError: why one of them failed.
     """
     placeholder = replace(settings, exchange=replace(settings.exchange, egress=PLACEHOLDER))
-    token, scripts, egress = secrets.token_hex(8), Scripts(guard.redis), egress_keys(placeholder)
-    store = AccountStore(guard, scripts, account_keys(placeholder, PLACEHOLDER), egress, clock, token)
-    ledger = EgressLedger(guard, scripts, egress, clock)
-    info = RedisExchangeInfo(guard, scripts, f"{exchange_info_key(placeholder)}:{PLACEHOLDER}")
+    token, egress = secrets.token_hex(8), egress_keys(placeholder)
+    store = AccountStore(guard, account_keys(placeholder, PLACEHOLDER), egress, clock, token)
+    ledger = EgressLedger(guard, egress, clock)
+    info = RedisExchangeInfo(guard, f"{exchange_info_key(placeholder)}:{PLACEHOLDER}")
     await guard.run(lambda: _read_many_slots(guard, settings.redis.key_prefix))
 
     # The stores hide a failure, but it opens the guard's breaker: the last operation below then raises the reason.
@@ -45,8 +45,8 @@ async def selftest(guard: RedisGuard, settings: Settings, clock: ExchangeClock) 
     await store.record_failure(Failed(1, ExchangeUnavailableError(""), 0), token)
     _ = await store.try_acquire(0, wanted)
     await store.release(token)
-    await store.link(token)
-    _ = await store.claim(_LIFE_MS), await store.clear()
+    await store.record_rotation(token)
+    _ = await store.acquire_once(_LIFE_MS), await store.clear()
 
     answered = Reservation(token, 0, Charge(1, PLACEHOLDER, forced=True))
     cancelled = replace(answered, id=f"{token}-cancelled")
@@ -56,10 +56,10 @@ async def selftest(guard: RedisGuard, settings: Settings, clock: ExchangeClock) 
     await ledger.cancel(cancelled)
     await ledger.cool_down_address(NO_COOLDOWN)
     _ = await ledger.resume(token)
-    _ = await ledger.probe(_LIFE_MS)
+    _ = await ledger.acquire_probe(_LIFE_MS)
 
     await info.put(b"{}")
-    _ = await info.claim(_LIFE_MS), await info.get()
+    _ = await info.acquire_once(_LIFE_MS), await info.get()
     await guard.run(lambda: _subscribe_and_delete(guard, store, egress, info))
 
 
@@ -81,7 +81,7 @@ async def _subscribe_and_delete(
         for _ in range(2):  # both are answered; a refusal is raised
             _ = await subscription.get_message(timeout=SOCKET_TIMEOUT_S)
     accounts = [keys.snapshot(identity), keys.failures(identity), keys.lease(identity), keys.proof(identity)]
-    addresses = [egress.hold, egress.credential_cooldown(identity), egress.probe, *egress.minute(0)]
+    addresses = [egress.address_cooldown, egress.credential_cooldown(identity), egress.probe, *egress.minute(0)]
     # One command for each slot, as everywhere else.
     await guard.redis.delete(*accounts, keys.credentials)
     await guard.redis.delete(*addresses)

@@ -33,7 +33,7 @@ local function fields(key, longest, ...)
 end
 
 -- A cooldown, and the ms for which it is still remembered.
-local function hold_at(key)
+local function cooldown_at(key)
     return { fields(key, 64, 'resumed', 'imposed', 'until', 'opened', 'problem'), redis.call('PTTL', key) }
 end
 

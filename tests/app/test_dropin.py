@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from service.access import tokens
-from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
-from service.store.scripts import Scripts
+from service.store.exchange_info import RedisExchangeInfo
+from service.store.keys import exchange_info_key
 from simulator.faults import Fault
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, Replica, Stage, cache_status, settle
@@ -415,8 +415,8 @@ async def test_every_hour_one_replica_fetches_it_for_all(stage: Stage) -> None:
 
 async def test_while_one_fetches_it_the_others_wait_and_look_again_every_second(stage: Stage) -> None:
     one, other = await stage.start(), await stage.start()
-    slow = RedisExchangeInfo(one.gateway.redis, Scripts(one.gateway.redis.redis), exchange_info_key(stage.settings))
-    assert await slow.claim(2_000)
+    slow = RedisExchangeInfo(one.gateway.redis, exchange_info_key(stage.settings))
+    assert await slow.acquire_once(2_000)
     await keep_up(other)
     assert stage.exchange.calls.count("/dapi/v1/exchangeInfo") == 0
     await keep_up(other)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.fleet.shared_state import LEASE
+from service.fleet.shared_state import LEASE_MS
 from tests.app.conftest import MakeStage
 from tests.app.harness import BTC, Replica, Stage, cache_status, settle, told
 from tests.hostile import CANARY, hostile_states
@@ -42,8 +42,8 @@ async def read(stage: Stage, replica: Replica, path: str) -> tuple[httpx.Respons
     reading = asyncio.create_task(replica.get(path))
     _, waiting = await asyncio.wait({reading}, timeout=0.15)
     if waiting:
-        await stage.advance(LEASE + 1)
-    return await reading, LEASE + 1 if waiting else 0
+        await stage.advance(LEASE_MS + 1)
+    return await reading, LEASE_MS + 1 if waiting else 0
 
 
 async def worked(make_stage: MakeStage) -> tuple[Stage, Replica]:

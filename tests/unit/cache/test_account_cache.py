@@ -13,11 +13,12 @@ from service.cache.account_state import AccountState
 from service.cache.policy import NO_DIRECTIVES, FreshnessUnmetError, RequestDirectives
 from service.cache.ports import ActiveCredential
 from service.cache.refresher import GRACE, Refresher
+from service.cache.wait_budget import WaitBudget
 from service.exchange.clock import ExchangeClock, Offset
 from service.fleet.budget import NO_COOLDOWN, Barrier, Cooldown
 from service.fleet.errors import ExchangeTimeoutError
 from service.fleet.ledger import Cooldowns
-from service.fleet.shared_state import Bond, Cleared, Entry, Failed, LeaseRequest, Lineage, SharedState, StoreResult
+from service.fleet.shared_state import Cleared, Entry, Failed, LeaseRequest, Lineage, LinkKind, SharedState, StoreResult
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock, freshness
 
@@ -64,26 +65,28 @@ class NoRedis:
 
     followed = "only"
 
-    async def read_state(self, known: int) -> SharedState | None:
+    async def read_state(self, known_request_time: int, budget: WaitBudget | None = None) -> SharedState | None:
         return None
 
-    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None:
+    async def try_acquire(
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
+    ) -> SharedState | None:
         return None
 
     async def renew(self, token: str, *, in_time: bool) -> bool | None:
         return None
 
-    async def release(self, token: str) -> None: ...
+    async def release(self, token: str, budget: WaitBudget | None = None) -> None: ...
 
-    async def store_fenced(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> StoreResult | None:
+    async def store_fenced(self, entry: Entry, remaining_ms: int, token: str, replaced: str = "") -> StoreResult | None:
         return None
 
     async def record_failure(self, failed: Failed, token: str) -> None: ...
 
-    async def claim(self, milliseconds: int) -> bool | None:
+    async def acquire_once(self, life_ms: int) -> bool | None:
         return None
 
-    async def link(self, replaced: str, bond: Bond = "lasting") -> None: ...
+    async def record_rotation(self, replaced: str, link: LinkKind = "permanent") -> None: ...
 
     async def clear(self) -> Cleared:
         return Cleared(0, lease=False, credentials=0)
@@ -99,16 +102,18 @@ class LeaseForAll(NoRedis):
         self.kept, self.released = 0, 0
         self._entry = entry
 
-    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None:
+    async def try_acquire(
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
+    ) -> SharedState | None:
         self.asked.set()
         await self.answer.wait()
-        return SharedState(self._entry, WINDOWS.hard_cap, Cooldowns(), None, Lineage(), "taken")
+        return SharedState(self._entry, WINDOWS.hard_cap, Cooldowns(), None, Lineage(), "acquired")
 
-    async def store_fenced(self, entry: Entry, remaining: int, token: str, replaced: str = "") -> StoreResult | None:
+    async def store_fenced(self, entry: Entry, remaining_ms: int, token: str, replaced: str = "") -> StoreResult | None:
         self.kept += 1
         return "kept"
 
-    async def release(self, token: str) -> None:
+    async def release(self, token: str, budget: WaitBudget | None = None) -> None:
         self.released += 1
 
 
@@ -120,10 +125,12 @@ class LeaseTaken(NoRedis):
         self.age = 0
         self.looks = 0
 
-    async def try_acquire(self, known: int, wanted: LeaseRequest) -> SharedState | None:
+    async def try_acquire(
+        self, known_request_time: int, wanted: LeaseRequest, budget: WaitBudget | None = None
+    ) -> SharedState | None:
         self.looks += 1
-        entry = self.entry if self.entry.request_time > known else None
-        return SharedState(entry, self.entry.life - self.age, Cooldowns(), None, Lineage(), "busy")
+        entry = self.entry if self.entry.request_time > known_request_time else None
+        return SharedState(entry, self.entry.life_ms - self.age, Cooldowns(), None, Lineage(), "held")
 
 
 class Successor(Exchange):

@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 from service.exchange.clock import ExchangeClock
 from service.fleet.errors import ExchangeTimeoutError
 from service.fleet.lineage import MEMORY
-from service.fleet.shared_state import Bond, Entry, Failed, LeaseRequest, SharedState
+from service.fleet.shared_state import Entry, Failed, LeaseRequest, LinkKind, SharedState
 from service.store.accounts import AccountStore
 from service.store.guard import RedisGuard
-from service.store.scripts import AccountKeys, EgressKeys, Scripts
+from service.store.keys import AccountKeys, EgressKeys
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -53,8 +53,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self.stored = 0
 
     def store_of(self, identity: str) -> AccountStore:
-        clock, scripts = ExchangeClock(self.clock), Scripts(self.redis)
-        return AccountStore(RedisGuard(self.redis, self.clock, Metrics()), scripts, KEYS, EGRESS, clock, identity)
+        guard = RedisGuard(self.redis, self.clock, Metrics())
+        return AccountStore(guard, KEYS, EGRESS, ExchangeClock(self.clock), identity)
 
     def connect(self) -> Redis:
         """A client of the Redis to be tried; with the loop running."""
@@ -101,13 +101,13 @@ class LeaseMachine(RuleBasedStateMachine):
         kept = self.kept.get(newest)
         newer = kept is not None and kept.request_time > known
         if newer and max_age_ms:
-            expected = "needless"
+            expected = "not-needed"
         elif newest != identity:
             expected = "superseded"
         elif self.holders.get(identity) in (None, replica):
-            expected, self.holders[identity] = "taken", replica
+            expected, self.holders[identity] = "acquired", replica
         else:
-            expected = "busy"
+            expected = "held"
         assert look.lease == expected
         assert (look.entry is not None) == newer
         assert look.lineage.superseded == (newest != identity)
@@ -165,15 +165,15 @@ class LeaseMachine(RuleBasedStateMachine):
                 self.successors.setdefault(replaced, identity)
             self.use(identity)
 
-    @rule(identity=CREDENTIALS, replaced=CREDENTIALS, bond=st.sampled_from(["lasting", "none"]))
-    def link(self, identity: str, replaced: str, bond: Bond) -> None:
+    @rule(identity=CREDENTIALS, replaced=CREDENTIALS, link=st.sampled_from(["permanent", "none"]))
+    def rotate(self, identity: str, replaced: str, link: LinkKind) -> None:
         if identity == replaced:
             return
-        self.do(self.stores[identity].link(replaced, bond))
+        self.do(self.stores[identity].record_rotation(replaced, link))
         self.failed.pop(identity, None)
         if replaced in self.chain(identity):
             del self.successors[identity]
-        if bond != "none":
+        if link != "none":
             self.successors[replaced] = identity
         self.use(identity)
 

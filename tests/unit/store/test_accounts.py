@@ -15,7 +15,7 @@ from service.fleet.errors import ExchangeTimeoutError, ExchangeUnavailableError
 from service.fleet.ledger import Cooldowns
 from service.fleet.lineage import MEMORY
 from service.fleet.shared_state import (
-    LEASE,
+    LEASE_MS,
     LONGEST_NUMBER,
     Cleared,
     Entry,
@@ -27,9 +27,9 @@ from service.fleet.shared_state import (
     StoreResult,
 )
 from service.settings import Redis, Settings
-from service.store.accounts import FAILURE_MEMORY, AccountStore
+from service.store.accounts import FAILURE_MEMORY_MS, AccountStore
 from service.store.guard import RedisGuard, RedisUnavailableError
-from service.store.scripts import AccountKeys, EgressKeys, Scripts, account_keys, egress_keys
+from service.store.keys import AccountKeys, EgressKeys, account_keys, egress_keys
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
@@ -59,8 +59,8 @@ def store(redis: Any, clock: FakeClock) -> AccountStore:
 
 
 def replica(redis: Any, clock: FakeClock, identity: str = FIRST) -> AccountStore:
-    link = RedisGuard(redis, clock, Metrics())
-    return AccountStore(link, Scripts(redis), KEYS, EGRESS, ExchangeClock(clock), identity)
+    guard = RedisGuard(redis, clock, Metrics())
+    return AccountStore(guard, KEYS, EGRESS, ExchangeClock(clock), identity)
 
 
 async def share(store: AccountStore, entry: Entry, remaining: int = 60_000, replaced: str = "") -> StoreResult | None:
@@ -91,21 +91,21 @@ async def lease(store: AccountStore, wanted: LeaseRequest = ASK, known: int = 0)
 
 
 async def test_one_gets_the_lease_and_the_others_do_not_until_it_is_given_back(store: AccountStore) -> None:
-    assert [await lease(store, LeaseRequest(name, 0)) for name in ("a", "b", "c")] == ["taken", "busy", "busy"]
+    assert [await lease(store, LeaseRequest(name, 0)) for name in ("a", "b", "c")] == ["acquired", "held", "held"]
     await store.release("a")
-    assert [await lease(store, LeaseRequest(name, 0)) for name in ("b", "c")] == ["taken", "busy"]
+    assert [await lease(store, LeaseRequest(name, 0)) for name in ("b", "c")] == ["acquired", "held"]
 
 
 async def test_a_repeated_try_of_the_same_replica_is_no_rival(store: AccountStore) -> None:
-    assert [await lease(store), await lease(store)] == ["taken", "taken"]
+    assert [await lease(store), await lease(store)] == ["acquired", "acquired"]
 
 
 async def test_a_lease_lasts_two_seconds_and_a_renewal_two_more(store: AccountStore, redis: Any) -> None:
     await lease(store)
-    assert LEASE - 500 < await redis.pttl(LEASE_KEY) <= LEASE == 2_000
+    assert LEASE_MS - 500 < await redis.pttl(LEASE_KEY) <= LEASE_MS == 2_000
     await redis.pexpire(LEASE_KEY, 100)
     assert await store.renew("mine", in_time=True) is True
-    assert LEASE - 500 < await redis.pttl(LEASE_KEY) <= LEASE
+    assert LEASE_MS - 500 < await redis.pttl(LEASE_KEY) <= LEASE_MS
 
 
 async def test_nobody_renews_or_gives_back_a_lease_that_is_not_its_own(store: AccountStore, redis: Any) -> None:
@@ -124,8 +124,8 @@ async def test_a_lease_that_redis_has_lost_before_it_could_expire_is_given_back_
     await lease(store)
     await redis.flushall()
     assert await store.renew("mine", in_time=True) is True
-    assert LEASE - 500 < await redis.pttl(LEASE_KEY) <= LEASE
-    assert await lease(store, LeaseRequest("other", 0)) == "busy"
+    assert LEASE_MS - 500 < await redis.pttl(LEASE_KEY) <= LEASE_MS
+    assert await lease(store, LeaseRequest("other", 0)) == "held"
 
 
 async def test_a_look_alone_takes_no_lease(store: AccountStore, redis: Any) -> None:
@@ -135,21 +135,21 @@ async def test_a_look_alone_takes_no_lease(store: AccountStore, redis: Any) -> N
 
 
 async def test_a_snapshot_that_is_young_enough_spares_the_lease(store: AccountStore, redis: Any) -> None:
-    await share(store, ENTRY, ENTRY.life - 1_000)
-    assert await lease(store, LeaseRequest("mine", 30_000)) == "needless"
+    await share(store, ENTRY, ENTRY.life_ms - 1_000)
+    assert await lease(store, LeaseRequest("mine", 30_000)) == "not-needed"
     assert await redis.get(LEASE_KEY) is None
-    assert await lease(store, LeaseRequest("mine", 900)) == "taken"
+    assert await lease(store, LeaseRequest("mine", 900)) == "acquired"
 
 
 async def test_a_snapshot_that_the_caller_has_already_spares_nothing(store: AccountStore) -> None:
     await share(store, ENTRY)
-    assert await lease(store, LeaseRequest("mine", 60_000), known=ENTRY.request_time) == "taken"
+    assert await lease(store, LeaseRequest("mine", 60_000), known=ENTRY.request_time) == "acquired"
 
 
 async def test_a_snapshot_of_another_format_spares_nothing(store: AccountStore, redis: Any) -> None:
     await share(store, ENTRY)
     await redis.hset(SNAPSHOT, "format", "1")
-    assert await lease(store, LeaseRequest("mine", 60_000)) == "taken"
+    assert await lease(store, LeaseRequest("mine", 60_000)) == "acquired"
 
 
 @pytest.mark.parametrize("ending", ["keep", "fail", "release"])
@@ -179,7 +179,7 @@ async def test_what_is_kept_is_found_byte_for_byte_with_the_life_it_has_left(sto
     look = await store.read_state(ENTRY.request_time - 1)
     assert look is not None
     assert look.entry == ENTRY
-    assert 59_000 < look.remaining <= 60_000
+    assert 59_000 < look.remaining_ms <= 60_000
 
 
 async def test_who_has_it_already_is_spared_the_body(store: AccountStore) -> None:
@@ -191,7 +191,7 @@ async def test_who_has_it_already_is_spared_the_body(store: AccountStore) -> Non
 async def test_an_empty_redis_holds_nothing(store: AccountStore) -> None:
     look = await store.read_state(0)
     assert look is not None
-    assert (look.entry, look.failed, look.holds) == (None, None, Cooldowns(NO_COOLDOWN, NO_COOLDOWN, None))
+    assert (look.entry, look.failed, look.cooldowns) == (None, None, Cooldowns(NO_COOLDOWN, NO_COOLDOWN, None))
 
 
 @pytest.mark.parametrize(("later", "verdict"), [(1, "kept"), (0, "kept"), (-1, "older")])
@@ -207,7 +207,7 @@ async def test_a_refused_snapshot_gives_the_lease_back_too(store: AccountStore) 
     assert await share(store, replace(ENTRY, request_time=1)) == "kept"  # by more than a life: nobody's
     await share(store, ENTRY)
     assert await share(store, replace(ENTRY, request_time=ENTRY.request_time - 1)) == "older"
-    assert await lease(store) == "taken"
+    assert await lease(store) == "acquired"
 
 
 async def test_without_the_lease_nothing_is_kept(store: AccountStore) -> None:
@@ -215,14 +215,14 @@ async def test_without_the_lease_nothing_is_kept(store: AccountStore) -> None:
     await lease(store, LeaseRequest("other", 0))
     assert await store.store_fenced(ENTRY, 60_000, "mine") == "lost"
     assert await shared(store) is None
-    assert await lease(store, LeaseRequest("third", 0)) == "busy"
+    assert await lease(store, LeaseRequest("third", 0)) == "held"
 
 
 async def test_what_claims_to_be_later_than_a_snapshot_can_live_does_not_stand_for_ever(store: AccountStore) -> None:
-    await share(store, replace(ENTRY, request_time=ENTRY.request_time + ENTRY.life + 1))
+    await share(store, replace(ENTRY, request_time=ENTRY.request_time + ENTRY.life_ms + 1))
     assert await share(store, ENTRY) == "kept"
     assert await shared(store) == ENTRY
-    await share(store, replace(ENTRY, request_time=ENTRY.request_time + ENTRY.life))
+    await share(store, replace(ENTRY, request_time=ENTRY.request_time + ENTRY.life_ms))
     assert await share(store, ENTRY) == "older"
 
 
@@ -280,16 +280,16 @@ async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that
     assert type(found.error) is ExchangeUnavailableError
     assert found.error.detail == "the exchange is unavailable, as another replica found"
     assert (found.count, found.error.answered, found.error.code) == (3, 503, -1000)
-    assert 3_000 < found.pause <= 4_000
+    assert 3_000 < found.pause_ms <= 4_000
 
 
 async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(store: AccountStore, redis: Any) -> None:
     await lease(store)
     await store.record_failure(Failed(3, OUTAGE, 4_000), "mine")
-    await redis.pexpire(FAILURES, FAILURE_MEMORY - 60_000)
+    await redis.pexpire(FAILURES, FAILURE_MEMORY_MS - 60_000)
     found = await failed(store)
     assert found is not None
-    assert found.pause <= -60_000
+    assert found.pause_ms <= -60_000
     await share(store, ENTRY)
     assert await failed(store) is None
 
@@ -305,14 +305,14 @@ async def test_a_failure_of_who_has_lost_the_lease_is_nobodys_business(store: Ac
     await lease(store, LeaseRequest("other", 0))
     await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
     assert await failed(store) is None
-    assert await lease(store) == "busy"
+    assert await lease(store) == "held"
 
 
 async def test_a_failure_of_a_newer_release_counts_as_the_exchange_being_unavailable(
     store: AccountStore, redis: Any
 ) -> None:
     await redis.hset(FAILURES, mapping={"count": 1, "error": '{"problem":"invented-later","detail":"canary"}'})
-    await redis.pexpire(FAILURES, FAILURE_MEMORY)
+    await redis.pexpire(FAILURES, FAILURE_MEMORY_MS)
     found = await failed(store)
     assert found is not None
     assert found.error.problem == "exchange-unavailable"
@@ -329,7 +329,7 @@ async def test_garbage_counts_as_no_failure(store: AccountStore, redis: Any, for
     assert await failed(store) is None
 
 
-@pytest.mark.parametrize("life", [None, FAILURE_MEMORY + MAX_BACKOFF + 1_000, 10**12])
+@pytest.mark.parametrize("life", [None, FAILURE_MEMORY_MS + MAX_BACKOFF + 1_000, 10**12])
 async def test_a_failure_without_an_end_or_with_a_pause_that_no_replica_makes_is_none_and_gone(
     store: AccountStore, redis: Any, life: int | None
 ) -> None:
@@ -347,7 +347,7 @@ async def test_what_stands_under_another_identity_is_neither_read_nor_in_the_way
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
     other = replica(redis, clock, SECOND)
-    assert [await lease(store), await lease(other)] == ["taken", "taken"]
+    assert [await lease(store), await lease(other)] == ["acquired", "acquired"]
     assert await store.store_fenced(ENTRY, 60_000, "mine") == "kept"
     assert await shared(other) is None
     assert (
@@ -361,9 +361,9 @@ async def test_a_credential_that_replaced_another_is_followed_by_who_has_that(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
     new = replica(redis, clock, SECOND)
-    await new.link(FIRST)
+    await new.record_rotation(FIRST)
     await share(new, ENTRY)
-    assert (await lease(store), await shared(store), await lease(new)) == ("superseded", ENTRY, "taken")
+    assert (await lease(store), await shared(store), await lease(new)) == ("superseded", ENTRY, "acquired")
     assert [await lineage(store), await lineage(new)] == [
         Lineage(superseded=True),
         Lineage(replaced=frozenset({FIRST}), in_use=True),
@@ -375,7 +375,7 @@ async def test_a_replaced_credentials_late_snapshot_is_refused(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
     await lease(store)
-    await replica(redis, clock, SECOND).link(FIRST)
+    await replica(redis, clock, SECOND).record_rotation(FIRST)
     assert await store.store_fenced(ENTRY, 60_000, "mine") == "superseded"
     assert await redis.get(LEASE_KEY) is None
 
@@ -383,9 +383,9 @@ async def test_a_replaced_credentials_late_snapshot_is_refused(
 async def test_a_chain_is_followed_to_the_last_that_is_in_use(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
-    await replica(redis, clock, SECOND).link(FIRST)
+    await replica(redis, clock, SECOND).record_rotation(FIRST)
     third = replica(redis, clock, THIRD)
-    await third.link(SECOND)
+    await third.record_rotation(SECOND)
     await share(third, ENTRY)
     assert await shared(store) == ENTRY
     assert (await lineage(third)).replaced == {FIRST, SECOND}
@@ -395,28 +395,28 @@ async def test_a_rotation_back_to_an_earlier_credential_makes_that_the_one_to_fo
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
     second, third = replica(redis, clock, SECOND), replica(redis, clock, THIRD)
-    await second.link(FIRST)
-    await third.link(SECOND)
-    await store.link(THIRD)
+    await second.record_rotation(FIRST)
+    await third.record_rotation(SECOND)
+    await store.record_rotation(THIRD)
     assert [(await lineage(each)).superseded for each in (store, second, third)] == [False, True, True]
     assert [store.followed, second.followed, third.followed] == [FIRST, FIRST, FIRST]
 
 
 async def test_a_slow_replicas_proof_of_what_is_replaced_already_replaces_nothing(redis: Any, clock: FakeClock) -> None:
     second, third = replica(redis, clock, SECOND), replica(redis, clock, THIRD)
-    await third.link(SECOND)
-    await second.link(FIRST)
+    await third.record_rotation(SECOND)
+    await second.record_rotation(FIRST)
     assert [(await lineage(each)).superseded for each in (second, third)] == [True, False]
 
 
 async def test_a_credential_that_nobody_has_used_for_long_is_followed_no_more(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
-    await replica(redis, clock, SECOND).link(FIRST)
+    await replica(redis, clock, SECOND).record_rotation(FIRST)
     clock.advance(MEMORY)
     assert await lease(store) == "superseded"
     clock.advance(1)
-    assert await lease(store) == "taken"
+    assert await lease(store) == "acquired"
     assert (await lineage(store)).foreign == 0
 
 
@@ -424,9 +424,9 @@ async def test_a_link_that_redis_lost_is_told_again_by_who_has_used_both(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
     new = replica(redis, clock, SECOND)
-    await new.link(FIRST)
+    await new.record_rotation(FIRST)
     await redis.flushall()
-    assert await lease(store) == "taken"
+    assert await lease(store) == "acquired"
     assert await share(new, ENTRY, replaced=FIRST) == "kept"
     assert (await lineage(store)).superseded
 
@@ -443,18 +443,18 @@ async def test_a_passing_link_is_followed_for_a_while_whoever_uses_what_it_leads
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
     shared = replica(redis, clock, SECOND)
-    await shared.link(FIRST, "passing")
-    assert (await lease(store), (await lineage(shared)).passing) == ("superseded", True)
+    await shared.record_rotation(FIRST, "temporary")
+    assert (await lease(store), (await lineage(shared)).temporary_link) == ("superseded", True)
     clock.advance(MEMORY)
     await share(shared, ENTRY)
-    assert (await lease(store), (await lineage(shared)).passing) == ("taken", False)
+    assert (await lease(store), (await lineage(shared)).temporary_link) == ("acquired", False)
 
 
 async def test_who_goes_back_leads_nobody_along(store: AccountStore, redis: Any, clock: FakeClock) -> None:
     shared = replica(redis, clock, SECOND)
-    await shared.link(FIRST, "passing")
-    await store.link(SECOND, "none")
-    assert [await lease(store), await lease(shared)] == ["taken", "taken"]
+    await shared.record_rotation(FIRST, "temporary")
+    await store.record_rotation(SECOND, "none")
+    assert [await lease(store), await lease(shared)] == ["acquired", "acquired"]
 
 
 async def test_any_number_of_credentials_leaves_a_bounded_number_behind(redis: Any, clock: FakeClock) -> None:
@@ -484,31 +484,31 @@ async def test_what_somebody_else_wrote_of_credentials_counts_as_none(
 ) -> None:
     await redis.hset(KEYS.credentials, identity, use)
     found = await lineage(store)
-    assert (found.superseded, await lease(store)) == (False, "taken")
+    assert (found.superseded, await lease(store)) == (False, "acquired")
     assert found.foreign <= 1
 
 
 async def test_one_replica_tries_a_credential_out_and_every_credential_has_its_own_turn(
     store: AccountStore, redis: Any, clock: FakeClock
 ) -> None:
-    assert [await store.claim(1_000), await replica(redis, clock).claim(1_000)] == [True, False]
-    assert await replica(redis, clock, SECOND).claim(1_000) is True
+    assert [await store.acquire_once(1_000), await replica(redis, clock).acquire_once(1_000)] == [True, False]
+    assert await replica(redis, clock, SECOND).acquire_once(1_000) is True
     assert 0 < await redis.pttl(KEYS.proof(FIRST)) <= 1_000
 
 
 @pytest.mark.parametrize("life", [None, 1_000_000])
 async def test_a_claim_that_no_replica_made_bars_nobody(store: AccountStore, redis: Any, life: int | None) -> None:
     await redis.set(KEYS.proof(FIRST), "x", px=life)
-    assert [await store.claim(1_000), await store.claim(1_000)] == [True, False]
+    assert [await store.acquire_once(1_000), await store.acquire_once(1_000)] == [True, False]
 
 
 async def test_a_lease_without_an_end_ends_within_a_leases_life(store: AccountStore, redis: Any) -> None:
     await redis.set(LEASE_KEY, "nobody's")
-    assert await lease(store) == "busy"
-    assert 0 < await redis.pttl(LEASE_KEY) <= LEASE
+    assert await lease(store) == "held"
+    assert 0 < await redis.pttl(LEASE_KEY) <= LEASE_MS
     await redis.set(LEASE_KEY, "nobody's", px=10**9)
-    assert await lease(store) == "busy"
-    assert 0 < await redis.pttl(LEASE_KEY) <= LEASE
+    assert await lease(store) == "held"
+    assert 0 < await redis.pttl(LEASE_KEY) <= LEASE_MS
 
 
 async def test_an_operator_clears_what_stands_in_the_way_and_is_told_what_it_was(
@@ -518,20 +518,20 @@ async def test_an_operator_clears_what_stands_in_the_way_and_is_told_what_it_was
     await lease(store)
     await store.record_failure(Failed(3, OUTAGE, 4_000), "mine")
     await redis.set(LEASE_KEY, "stuck")
-    await replica(redis, clock, SECOND).link(FIRST)
+    await replica(redis, clock, SECOND).record_rotation(FIRST)
     assert await store.clear() == Cleared(3, lease=True, credentials=1)
     assert await store.clear() == Cleared(0, lease=False, credentials=0)
-    assert (await failed(store), await lease(store), await shared(store)) == (None, "taken", ENTRY)
+    assert (await failed(store), await lease(store), await shared(store)) == (None, "acquired", ENTRY)
 
 
 async def test_a_lease_that_is_at_work_is_not_cleared(store: AccountStore) -> None:
     await lease(store)
     assert not (await store.clear()).lease
-    assert await lease(store, LeaseRequest("other", 0)) == "busy"
+    assert await lease(store, LeaseRequest("other", 0)) == "held"
 
 
 @pytest.mark.parametrize("kind", ["set", "sadd", "rpush", "zadd", "xadd", "hset"])
-@pytest.mark.parametrize("key", [SNAPSHOT, LEASE_KEY, FAILURES, KEYS.credentials, EGRESS.hold])
+@pytest.mark.parametrize("key", [SNAPSHOT, LEASE_KEY, FAILURES, KEYS.credentials, EGRESS.address_cooldown])
 async def test_a_key_of_another_type_counts_as_none_and_redis_is_still_well(
     store: AccountStore, redis: Any, key: str, kind: str
 ) -> None:
@@ -539,8 +539,8 @@ async def test_a_key_of_another_type_counts_as_none_and_redis_is_still_well(
     await getattr(redis, kind)(key, *values.get(kind, ("canary",)))
     look = await store.read_state(0)
     assert look is not None
-    assert (look.entry, look.failed, look.holds) == (None, None, Cooldowns())
-    assert await lease(store) in ("taken", "busy")  # a string is a lease of somebody's, for its life
+    assert (look.entry, look.failed, look.cooldowns) == (None, None, Cooldowns())
+    assert await lease(store) in ("acquired", "held")  # a string is a lease of somebody's, for its life
     await redis.delete(LEASE_KEY)
     assert await share(store, ENTRY) == "kept"
     assert await shared(store) == ENTRY
@@ -597,8 +597,8 @@ async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: F
     assert await store.store_fenced(ENTRY, 1_000, "mine") is None
     await store.release("mine")
     await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
-    assert await store.claim(1_000) is None
-    await store.link(SECOND)
+    assert await store.acquire_once(1_000) is None
+    await store.record_rotation(SECOND)
     store.request_refresh(1_000)
     with pytest.raises(RedisUnavailableError):
         await store.clear()
@@ -613,7 +613,7 @@ def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> No
         f"{own}:{kind}:ba78" for kind in ("snapshot", "failures", "lease", "proof")
     ]
     address = "p:{egress:dapi.binance.com:default}"
-    assert [egress.hold, egress.credential_cooldown("ba78"), egress.probe] == [
+    assert [egress.address_cooldown, egress.credential_cooldown("ba78"), egress.probe] == [
         f"{address}:{kind}" for kind in ("hold", "hold:ba78", "probe")
     ]
     assert egress.minute(7) == [f"{address}:ledger:7", f"{address}:ledger:7:calls"]

@@ -7,11 +7,12 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from service.account.parsing import MAX_BODY
+from service.cache.wait_budget import WaitBudget, carry
 from service.exchange.ports import EXCHANGE_INFO_MAX_AGE
 from service.settings import Settings
-from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
+from service.store.exchange_info import RedisExchangeInfo
 from service.store.guard import RedisGuard
-from service.store.scripts import Scripts
+from service.store.keys import exchange_info_key
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
@@ -31,13 +32,13 @@ async def redis(server: FakeServer) -> AsyncIterator[FakeAsyncRedis]:
 
 
 @pytest.fixture
-def link(redis: Any, clock: FakeClock) -> RedisGuard:
+def guard(redis: Any, clock: FakeClock) -> RedisGuard:
     return RedisGuard(redis, clock, Metrics())
 
 
 @pytest.fixture
-def store(link: RedisGuard) -> RedisExchangeInfo:
-    return RedisExchangeInfo(link, Scripts(link.redis), KEY)
+def store(guard: RedisGuard) -> RedisExchangeInfo:
+    return RedisExchangeInfo(guard, KEY)
 
 
 def test_its_name_tells_environments_and_exchanges_apart() -> None:
@@ -45,14 +46,14 @@ def test_its_name_tells_environments_and_exchanges_apart() -> None:
 
 
 async def test_what_one_replica_puts_every_other_gets_with_the_life_it_has_left(
-    store: RedisExchangeInfo, link: RedisGuard, redis: FakeAsyncRedis
+    store: RedisExchangeInfo, guard: RedisGuard, redis: FakeAsyncRedis
 ) -> None:
     await store.put(BODY)
     await redis.pexpire(KEY, 1_000)
-    found = await RedisExchangeInfo(link, Scripts(link.redis), KEY).get()
+    found = await RedisExchangeInfo(guard, KEY).get()
     assert found is not None
     assert found.body == BODY
-    assert 900 < found.remaining <= 1_000
+    assert 900 < found.remaining_ms <= 1_000
 
 
 async def test_it_lives_as_long_as_a_listing_may_be_old(store: RedisExchangeInfo, redis: FakeAsyncRedis) -> None:
@@ -65,12 +66,16 @@ async def test_nothing_is_found_where_nothing_was_put(store: RedisExchangeInfo) 
 
 
 async def test_one_replica_may_fetch_it_until_its_claim_has_expired(
-    store: RedisExchangeInfo, link: RedisGuard, redis: FakeAsyncRedis
+    store: RedisExchangeInfo, guard: RedisGuard, redis: FakeAsyncRedis
 ) -> None:
-    other = RedisExchangeInfo(link, Scripts(link.redis), KEY)
-    assert [await store.claim(5_000), await other.claim(5_000), await store.claim(5_000)] == [True, False, False]
+    other = RedisExchangeInfo(guard, KEY)
+    assert [await store.acquire_once(5_000), await other.acquire_once(5_000), await store.acquire_once(5_000)] == [
+        True,
+        False,
+        False,
+    ]
     await redis.delete(store.claim_key)
-    assert await other.claim(5_000) is True
+    assert await other.acquire_once(5_000) is True
 
 
 @pytest.mark.parametrize("body", [b"x" * (MAX_BODY + 1), b""], ids=["too-large", "no-end"])
@@ -82,12 +87,12 @@ async def test_what_somebody_else_wrote_there_counts_as_none(
 
 
 async def test_a_value_of_another_kind_counts_as_none_and_is_replaced_and_redis_is_still_well(
-    store: RedisExchangeInfo, link: RedisGuard, redis: FakeAsyncRedis
+    store: RedisExchangeInfo, guard: RedisGuard, redis: FakeAsyncRedis
 ) -> None:
     await redis.hset(KEY, "a", "b")
     await redis.pexpire(KEY, 60_000)
     assert await store.get() is None
-    assert link.up
+    assert guard.up
     await store.put(BODY)
     assert await store.get() is not None
 
@@ -98,13 +103,20 @@ async def test_a_longer_life_than_ever_given_counts_as_the_longest(
     await redis.set(KEY, BODY, px=10 * EXCHANGE_INFO_MAX_AGE)
     found = await store.get()
     assert found is not None
-    assert found.remaining == EXCHANGE_INFO_MAX_AGE
+    assert found.remaining_ms == EXCHANGE_INFO_MAX_AGE
 
 
 async def test_without_redis_each_replica_is_told_to_see_for_itself(
-    store: RedisExchangeInfo, link: RedisGuard, server: FakeServer
+    store: RedisExchangeInfo, guard: RedisGuard, server: FakeServer
 ) -> None:
     server.connected = False
     await store.put(BODY)
-    assert [await store.get(), await store.claim(5_000)] == [None, None]
-    assert not link.up
+    assert [await store.get(), await store.acquire_once(5_000)] == [None, None]
+    assert not guard.up
+
+
+async def test_it_waits_no_longer_than_the_round_that_carries_its_budget_to_it(store: RedisExchangeInfo) -> None:
+    await store.put(BODY)
+    with carry(WaitBudget(0)):
+        assert (await store.get(), await store.acquire_once(5_000)) == (None, None)
+    assert await store.get() is not None

@@ -8,7 +8,7 @@ import redis.exceptions as errors
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from service.cache.flight import cancel_and_wait
-from service.cache.wait_budget import TICK_S, WAIT_TICKS, WaitBudget, one_budget, wait_within_budget
+from service.cache.wait_budget import TICK_S, WAIT_TICKS, WaitBudget
 from service.settings import Redis as RedisSettings
 from service.settings_file import SettingsError
 from service.store.guard import (
@@ -30,7 +30,7 @@ class Wire:
         self.server = FakeServer()
         self.redis: Any = FakeAsyncRedis(server=self.server)
         self.metrics = Metrics()
-        self.link = RedisGuard(self.redis, clock, self.metrics)
+        self.guard = RedisGuard(self.redis, clock, self.metrics)
         self.tries = 0
 
     async def ping(self) -> bool:
@@ -38,10 +38,7 @@ class Wire:
         return bool(await self.redis.ping())
 
     async def answers(self) -> bool:
-        try:
-            return await self.link.run(self.ping)
-        except RedisUnavailableError:
-            return False
+        return await self.guard.call(self.ping) or False
 
 
 @pytest.fixture
@@ -55,10 +52,10 @@ async def test_after_a_failure_nobody_tries_for_a_second(wire: Wire, clock: Fake
     wire.server.connected = True
     clock.advance(999)
     assert [await wire.answers() for _ in range(5)] == [False] * 5
-    assert (wire.tries, wire.link.up) == (1, False)
+    assert (wire.tries, wire.guard.up) == (1, False)
     clock.advance(1)
     assert await wire.answers()
-    assert wire.link.up
+    assert wire.guard.up
 
 
 async def test_after_the_pause_one_tries_for_all(wire: Wire, clock: FakeClock) -> None:
@@ -72,7 +69,7 @@ async def test_after_the_pause_one_tries_for_all(wire: Wire, clock: FakeClock) -
         return await wire.ping()
 
     wire.server.connected = True
-    probe = asyncio.create_task(wire.link.run(slow))
+    probe = asyncio.create_task(wire.guard.run(slow))
     await asyncio.sleep(0)
     assert not await wire.answers()
     gate.set()
@@ -98,7 +95,7 @@ async def test_a_hung_operation_is_given_up_after_250_ms(wire: Wire) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(RedisUnavailableError):
-        await wire.link.run(hang)
+        await wire.guard.run(hang)
     assert WAIT_TICKS * TICK_S == 0.25 <= loop.time() - began < 0.25 + 1
     assert wire.metrics.registry.get_sample_value("coinm_redis_failures_total", {"kind": "timeout"}) == 1
 
@@ -108,37 +105,36 @@ async def test_all_operations_of_one_refresh_together_wait_no_longer(wire: Wire,
         await asyncio.sleep(4 * TICK_S)
 
     async def patient() -> int:
-        done = 0
-        with one_budget():
-            for _ in range(9):
-                try:
-                    await wire.link.run(slow)
-                except RedisUnavailableError:
-                    clock.advance(1_000)  # the pause after a failure is another matter
-                else:
-                    done += 1
+        done, budget = 0, WaitBudget()
+        for _ in range(9):
+            try:
+                await wire.guard.run(slow, budget)
+            except RedisUnavailableError:
+                clock.advance(1_000)  # the pause after a failure is another matter
+            else:
+                done += 1
         return done
 
     loop = asyncio.get_running_loop()
     began = loop.time()
     assert await patient() <= 3
     assert loop.time() - began < 0.25 + 1
-    await wire.link.run(slow)  # outside of it, another refresh
+    await wire.guard.run(slow)  # without that budget
 
 
 async def test_who_has_no_patience_left_says_nothing_of_how_redis_is(wire: Wire) -> None:
     with pytest.raises(RedisUnavailableError):
-        await wire.link.run(wire.ping, WaitBudget(0))
-    assert (wire.tries, wire.link.up) == (0, True)
+        await wire.guard.run(wire.ping, WaitBudget(0))
+    assert (wire.tries, wire.guard.up) == (0, True)
 
 
 async def test_what_goes_on_without_us_is_waited_for_no_longer_than_patience_lasts(wire: Wire) -> None:
     task = asyncio.create_task(hang())
     loop = asyncio.get_running_loop()
     began = loop.time()
-    with one_budget():
-        await wait_within_budget(task)
-        await wait_within_budget(task)
+    budget = WaitBudget()
+    assert not await budget.wait(task)
+    assert not await budget.wait(task)
     assert WAIT_TICKS * TICK_S <= loop.time() - began < WAIT_TICKS * TICK_S + 1
     assert not task.done()
     await cancel_and_wait(task)
@@ -154,13 +150,13 @@ async def test_a_hundred_operations_at_once_take_turns(wire: Wire) -> None:
         await asyncio.sleep(0)
         under_way -= 1
 
-    await asyncio.gather(*(wire.link.run(count) for _ in range(100)))
+    await asyncio.gather(*(wire.guard.run(count) for _ in range(100)))
     assert most == CONCURRENT
 
 
 async def test_who_wants_to_know_is_told_when_redis_is_back(wire: Wire, clock: FakeClock) -> None:
     told: list[str] = []
-    wire.link.on_back = lambda: told.append("back")
+    wire.guard.on_back = lambda: told.append("back")
     wire.server.connected = False
     await wire.answers()
     wire.server.connected = True
@@ -176,8 +172,8 @@ async def test_a_busy_event_loop_is_not_taken_for_a_slow_redis(wire: Wire) -> No
         time.sleep(2 * WAIT_TICKS * TICK_S)  # noqa: ASYNC251 - this is what a burst of callers does to the loop
         return await answer
 
-    assert await wire.link.run(busy)
-    assert wire.link.up
+    assert await wire.guard.run(busy)
+    assert wire.guard.up
 
 
 async def until(link: RedisGuard, *, up: bool) -> None:
@@ -188,11 +184,11 @@ async def until(link: RedisGuard, *, up: bool) -> None:
 
 async def test_a_heartbeat_notices_that_redis_goes_and_comes_without_a_request(wire: Wire, clock: FakeClock) -> None:
     wire.server.connected = False
-    beating = asyncio.create_task(wire.link.beat("heartbeat"))
-    await until(wire.link, up=False)
+    beating = asyncio.create_task(wire.guard.beat("heartbeat"))
+    await until(wire.guard, up=False)
     wire.server.connected = True
     clock.advance(1_000)
-    await until(wire.link, up=True)
+    await until(wire.guard, up=True)
     await cancel_and_wait(beating)
     assert 0 < await wire.redis.pttl("heartbeat") <= 5_000
 
@@ -202,7 +198,7 @@ async def test_a_heartbeat_has_more_patience_than_a_request(wire: Wire) -> None:
         await asyncio.sleep(2 * WAIT_TICKS * TICK_S)
         return True
 
-    assert await wire.link.run(slow, WaitBudget(4 * WAIT_TICKS))
+    assert await wire.guard.run(slow, WaitBudget(4 * WAIT_TICKS))
 
 
 async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
@@ -211,7 +207,7 @@ async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
 
     for operation in (refused, wire.ping):
         with pytest.raises(RedisUnavailableError, match="a configuration error") as away:
-            await wire.link.run(operation)
+            await wire.guard.run(operation)
         assert away.value.kind == "refused"
 
 
@@ -220,8 +216,8 @@ async def test_a_bug_of_ours_is_not_taken_for_redis_being_away(wire: Wire) -> No
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await wire.link.run(broken)
-    assert wire.link.up
+        await wire.guard.run(broken)
+    assert wire.guard.up
 
 
 @pytest.mark.parametrize(

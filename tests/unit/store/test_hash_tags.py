@@ -4,7 +4,7 @@ import pytest
 from redis.crc import key_slot
 
 from service.settings import Exchange, Redis, Settings
-from service.store.scripts import account_keys, egress_keys
+from service.store.keys import account_keys, egress_keys
 
 PLACES = ["https://dapi.binance.com", "http://[::1]:8080", "http://127.0.0.1:1"]
 
@@ -20,7 +20,7 @@ def test_an_accounts_keys_share_a_slot_and_so_do_an_addresss(base_url: str, pref
         *(name(each) for each in credentials for name in (account.snapshot, account.lease)),
     ]
     accounts += [*map(account.failures, credentials), *map(account.proof, credentials)]
-    addresses = [egress.hold, egress.probe, *egress.minute(1), *egress.minute(2)]
+    addresses = [egress.address_cooldown, egress.probe, *egress.minute(1), *egress.minute(2)]
     addresses += [egress.credential_cooldown(each) for each in credentials]
     for keys in (accounts, addresses):
         assert len({key_slot(key.encode()) for key in keys}) == 1

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from service.cache.wait_budget import WaitBudget, carry
 from service.exchange.clock import ExchangeClock, Offset
 from service.fleet.budget import MAX_COOLDOWN, MINUTE, NO_COOLDOWN, Charge, Cooldown, Window
 from service.fleet.ledger import Cooldowns, Reservation
 from service.store.guard import RedisGuard, RedisUnavailableError
-from service.store.ledger import LEDGER_MEMORY, EgressLedger, window_of
-from service.store.scripts import EgressKeys, Scripts
+from service.store.keys import EgressKeys
+from service.store.ledger import LEDGER_MEMORY_MS, EgressLedger, window_of
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
@@ -38,16 +39,16 @@ class Reportable(EgressLedger):
     """A ledger whose entries are waited for; the gateway doesn't, as nobody decides by them."""
 
     def __init__(self, redis: Any, clock: FakeClock, exchange: ExchangeClock | None = None) -> None:
-        self.link = RedisGuard(redis, clock, Metrics())
-        super().__init__(self.link, Scripts(redis), KEYS, exchange or ExchangeClock(clock))
+        self.guard = RedisGuard(redis, clock, Metrics())
+        super().__init__(self.guard, KEYS, exchange or ExchangeClock(clock))
 
     async def settle(self, reservation: Reservation, reported: int | None) -> None:
         await super().settle(reservation, reported)
-        await self.link.flush()
+        await self.guard.flush()
 
     async def cancel(self, reservation: Reservation) -> None:
         await super().cancel(reservation)
-        await self.link.flush()
+        await self.guard.flush()
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ async def window(ledger: EgressLedger, minute: int = NOW) -> Window:
     return standing.window
 
 
-async def holds(ledger: EgressLedger, credential: str = "key") -> Cooldowns:
+async def cooldowns(ledger: EgressLedger, credential: str = "key") -> Cooldowns:
     standing = await ledger.reserve(Reservation("peek", NOW, Charge(0, "main", credential)))
     assert standing is not None
     return standing.cooldowns
@@ -126,7 +127,7 @@ async def test_a_new_minute_starts_at_zero_but_for_what_is_under_way(ledger: Egr
 async def test_a_minutes_ledger_is_forgotten_in_time(ledger: EgressLedger, redis: Any) -> None:
     await ledger.reserve(entry(1))
     lives = [await redis.pttl(key) for key in (f"e:ledger:{NOW}", f"e:ledger:{NOW}:calls")]
-    assert all(LEDGER_MEMORY - 1_000 < life <= LEDGER_MEMORY for life in lives)
+    assert all(LEDGER_MEMORY_MS - 1_000 < life <= LEDGER_MEMORY_MS for life in lives)
 
 
 def test_what_somebody_else_wrote_into_a_ledger_counts_as_nothing() -> None:
@@ -170,14 +171,14 @@ async def test_however_calls_come_and_go_the_ledger_is_what_a_plain_count_says(
 async def test_a_hold_only_grows(ledger: EgressLedger) -> None:
     for until in (5_000, 4_000, 6_000, 1):
         await ledger.cool_down_address(Cooldown(0, START + until, problem="exchange-banned"))
-    found = await holds(ledger)
+    found = await cooldowns(ledger)
     assert (found.address, found.credential) == (Cooldown(0, START + 6_000, problem="exchange-banned"), NO_COOLDOWN)
 
 
 async def test_address_and_credentials_are_held_apart(ledger: EgressLedger) -> None:
     latch = Cooldown(0, START + 9_000, problem="exchange-rejected-credentials")
     await ledger.cool_down_credential(Charge(5, "main", "key"), latch)
-    found = [await holds(ledger, credential) for credential in ("key", "another", "")]
+    found = [await cooldowns(ledger, credential) for credential in ("key", "another", "")]
     assert [each.credential for each in found] == [latch, NO_COOLDOWN, NO_COOLDOWN]
     assert {each.address for each in found} == {NO_COOLDOWN}
 
@@ -188,34 +189,34 @@ async def test_a_hold_is_remembered_far_longer_than_it_can_last(ledger: EgressLe
 
 
 async def test_the_life_a_hold_has_left_tells_what_time_it_is_at_the_exchange(ledger: EgressLedger, redis: Any) -> None:
-    assert (await holds(ledger)).now is None
+    assert (await cooldowns(ledger)).now is None
     await ledger.cool_down_address(BAN)
-    now = (await holds(ledger)).now
+    now = (await cooldowns(ledger)).now
     assert now is not None
     assert START <= now < START + 1_000
     await redis.persist("e:hold")  # somebody's hand: without an end it tells no time
-    assert (await holds(ledger)).now is None
+    assert (await cooldowns(ledger)).now is None
 
 
 async def test_a_resume_says_what_it_forgot_and_voids_older_holds(ledger: EgressLedger) -> None:
     await ledger.cool_down_address(BAN)
     assert await ledger.resume("key") == {"address": BAN, "credential": NO_COOLDOWN}
-    assert (await holds(ledger)).address == Cooldown(START)
+    assert (await cooldowns(ledger)).address == Cooldown(START)
     await ledger.cool_down_address(replace(BAN, until=10**13))  # a replica that hasn't heard of it
-    assert (await holds(ledger)).address == Cooldown(START)
+    assert (await cooldowns(ledger)).address == Cooldown(START)
     await ledger.cool_down_address(replace(BAN, imposed=START))  # neither has this one, but it was refused afterwards
-    assert (await holds(ledger)).address == replace(BAN, resumed=START, imposed=START)
+    assert (await cooldowns(ledger)).address == replace(BAN, resumed=START, imposed=START)
     await ledger.resume("key")
-    assert (await holds(ledger)).address == Cooldown(START + 1)
+    assert (await cooldowns(ledger)).address == Cooldown(START + 1)
 
 
 async def test_a_resume_that_redis_lost_is_taught_anew_and_stays(ledger: EgressLedger, redis: Any) -> None:
     await ledger.cool_down_address(Cooldown(4))
     assert await redis.pttl("e:hold") > 9 * MAX_COOLDOWN
     await ledger.cool_down_address(Cooldown(0, START + 9_000, problem="exchange-banned", imposed=3))
-    assert await holds(ledger) == Cooldowns(Cooldown(4))  # and it tells no time
+    assert await cooldowns(ledger) == Cooldowns(Cooldown(4))  # and it tells no time
     await ledger.cool_down_address(Cooldown(3, START + 9_000, problem="exchange-banned", imposed=5))
-    assert (await holds(ledger)).address == Cooldown(4, START + 9_000, problem="exchange-banned", imposed=5)
+    assert (await cooldowns(ledger)).address == Cooldown(4, START + 9_000, problem="exchange-banned", imposed=5)
 
 
 @pytest.mark.parametrize("fields", [{"opened": 1}, {"resumed": START + 60_000}, {"imposed": 10**14}])
@@ -228,11 +229,11 @@ async def test_nobodys_hand_opens_a_ban_by_what_has_not_happened_yet(
     ban = replace(BAN, until=START + 600_000, imposed=START)
     await measured.cool_down_address(ban)
     await redis.hset("e:hold", mapping=fields)
-    assert (await holds(measured)).address.binds(START)
+    assert (await cooldowns(measured)).address.binds(START)
     await measured.cool_down_address(ban)  # another replica's copy
-    assert (await holds(measured)).address.binds(START)
+    assert (await cooldowns(measured)).address.binds(START)
     await measured.resume("key")
-    assert not (await holds(measured)).address.binds(START)
+    assert not (await cooldowns(measured)).address.binds(START)
 
 
 @pytest.mark.parametrize(
@@ -249,16 +250,16 @@ async def test_what_somebody_else_wrote_is_no_hold_and_does_not_stop_one(
     ledger: EgressLedger, redis: Any, foreign: dict[str, Any]
 ) -> None:
     await redis.hset("e:hold", mapping=foreign)
-    assert (await holds(ledger)).address.until == 0
+    assert (await cooldowns(ledger)).address.until == 0
     await ledger.cool_down_address(BAN)
-    assert (await holds(ledger)).address == BAN
+    assert (await cooldowns(ledger)).address == BAN
     assert (await ledger.resume("key"))["address"] == BAN
 
 
 async def test_one_replica_may_probe(ledger: EgressLedger, redis: Any) -> None:
-    assert [await ledger.probe(5_000), await ledger.probe(5_000)] == [True, False]
+    assert [await ledger.acquire_probe(5_000), await ledger.acquire_probe(5_000)] == [True, False]
     await redis.delete("e:probe")  # its time has passed
-    assert await ledger.probe(5_000) is True
+    assert await ledger.acquire_probe(5_000) is True
 
 
 async def test_an_answered_probe_voids_the_hold_it_was_sent_after_and_no_later_one(ledger: EgressLedger) -> None:
@@ -266,27 +267,35 @@ async def test_an_answered_probe_voids_the_hold_it_was_sent_after_and_no_later_o
     for _ in range(2):
         await ledger.cool_down_address(BAN)
         await ledger.cool_down_address(opened)
-        assert (await holds(ledger)).address == opened
+        assert (await cooldowns(ledger)).address == opened
     later = replace(BAN, until=BAN.until + 1)  # told to a call that was under way all the while
     await ledger.cool_down_address(later)
     await ledger.cool_down_address(opened)
-    assert (await holds(ledger)).address == later
+    assert (await cooldowns(ledger)).address == later
 
 
 async def test_what_time_it_is_is_told_by_a_hold_that_has_passed_too(ledger: EgressLedger, clock: FakeClock) -> None:
     clock.advance(3_600_000)
     await ledger.cool_down_address(BAN)  # written back to an emptied Redis
-    now = (await holds(ledger)).now
+    now = (await cooldowns(ledger)).now
     assert now is not None
     assert START + 3_600_000 <= now < START + 3_601_000
 
 
 async def test_while_redis_is_away_nothing_raises_but_a_resume(ledger: EgressLedger, server: FakeServer) -> None:
     server.connected = False
-    assert (await ledger.reserve(entry(1)), await ledger.probe(1_000)) == (None, None)
+    assert (await ledger.reserve(entry(1)), await ledger.acquire_probe(1_000)) == (None, None)
     await ledger.settle(entry(1), 5)
     await ledger.cancel(entry(1))
     await ledger.cool_down_address(BAN)
     await ledger.cool_down_credential(Charge(5, "main", "key"), BAN)
     with pytest.raises(RedisUnavailableError):
         await ledger.resume("key")
+
+
+async def test_the_ledger_waits_no_longer_than_the_round_that_carries_its_budget_to_it(ledger: EgressLedger) -> None:
+    with carry(WaitBudget(0)):
+        assert (await ledger.reserve(entry(1)), await ledger.acquire_probe(1_000)) == (None, None)
+        with carry(None):
+            assert await ledger.acquire_probe(1_000) is True
+    assert await ledger.reserve(entry(1)) is not None

@@ -122,7 +122,7 @@ async def test_a_subscription_that_dies_is_made_anew_and_everything_is_looked_at
         await heard.until(None)
         if death == "silence":
             server.silent = True
-            await asyncio.sleep(2.5 * notifications.INTERVAL)  # an interval, a ping, and no answer in a second
+            await asyncio.sleep(2.5 * notifications.INTERVAL_S)  # an interval, a ping, and no answer in a second
             server.silent = False
         else:
             server.hang_up()

@@ -33,20 +33,20 @@ end
 local lease = 'not-tried'
 if token ~= '' then
     if body and life - left < tonumber(ARGV[5]) then
-        lease = 'needless'
+        lease = 'not-needed'
     elseif newest ~= own then
         lease = 'superseded'
     elseif redis.call('SET', KEYS[3], token, 'NX', 'PX', lease_ms) then
-        lease = 'taken'
+        lease = 'acquired'
     else
         local holder = read('GET', KEYS[3])
         if not holder then
             redis.call('SET', KEYS[3], token, 'PX', lease_ms)
-            lease = 'taken'
+            lease = 'acquired'
         elseif holder == token then
-            lease = 'taken'
+            lease = 'acquired'
         else
-            lease = 'busy'
+            lease = 'held'
             if redis.call('PTTL', KEYS[3]) > lease_ms or redis.call('PTTL', KEYS[3]) < 0 then
                 redis.call('PEXPIRE', KEYS[3], lease_ms) -- no replica sets a longer life: this one must expire too
             end
