@@ -3,7 +3,7 @@
 import contextlib
 
 from service.account.snapshot import MAX_BODY
-from service.exchange.ports import EXCHANGE_INFO_MAX_AGE, SharedExchangeInfo
+from service.exchange.exchange_info import EXCHANGE_INFO_MAX_AGE, SharedExchangeInfo
 from service.settings import Settings
 from service.store.guard import RedisGuard, RedisUnavailableError
 from service.store.scripts import Scripts, acquire_once
@@ -14,7 +14,7 @@ def exchange_info_key(settings: Settings) -> str:
 
 
 class RedisExchangeInfo:
-    """`exchange.ports.ExchangeInfoStore`, in Redis; both reads return `None` while Redis is unavailable."""
+    """`exchange.exchange_info.ExchangeInfoStore`, in Redis; both reads return `None` while Redis is unavailable."""
 
     def __init__(self, guard: RedisGuard, scripts: Scripts, key: str) -> None:
         self.key = key

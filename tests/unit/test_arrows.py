@@ -14,7 +14,7 @@ FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
 
 # From the top down: a room imports only what stands below it; all but the domain read what is shared.
 ORDER = [
-    *("__main__", "entry", "cli", "check", "reload", "server", "metrics_port", "ending", "process"),
+    *("__main__", "entry", "cli", "check", "key_permissions", "reload", "server", "metrics_port", "ending", "process"),
     *("app", "web", "wiring", "gateway"),
     *("kubernetes", "store", "exchange", "bounded_http", "cache", "fleet", "access", "account"),
 ]

@@ -7,7 +7,7 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from service.account.snapshot import MAX_BODY
-from service.exchange.ports import EXCHANGE_INFO_MAX_AGE
+from service.exchange.exchange_info import EXCHANGE_INFO_MAX_AGE
 from service.settings import Settings
 from service.store.exchange_info import RedisExchangeInfo, exchange_info_key
 from service.store.guard import RedisGuard
