@@ -143,9 +143,8 @@ class WalletApi:
         try:
             async with asyncio.timeout(settings.timeout.seconds):
                 query = credential.signed_query(clock.timestamp(), settings.recv_window)
-                headers = {"x-mbx-apikey": credential.api_key.reveal()}
                 async with self._connect() as http:
-                    answer = await transport.fetch(http, PATH, query, headers)
+                    answer = await transport.fetch(http, PATH, query, credential.headers)
             error = responses.error_in(answer, clock.now())
             if error is not None:
                 raise error

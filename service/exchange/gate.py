@@ -100,7 +100,7 @@ class Call(msgspec.Struct, frozen=True):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"x-mbx-apikey": self.credential.api_key.reveal()} if self.credential else {}
+        return self.credential.headers if self.credential else {}
 
 
 def admit(  # noqa: PLR0913 - all that decides, by name

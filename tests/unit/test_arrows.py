@@ -71,6 +71,11 @@ def test_a_library_stays_with_its_owners_and_tests_stay_outside(file: str) -> No
     assert {package for package in packages & OWNERS.keys() if room(file) not in OWNERS[package]} == set()
 
 
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) == "exchange"])
+def test_of_the_exchanges_modules_the_transport_alone_knows_httpx(file: str) -> None:
+    assert ("httpx" in {name.split(".")[0] for name in imports(file)}) is (file == "exchange/transport.py")
+
+
 def test_every_handler_guard_and_hook_is_async() -> None:
     """A sync one would run in a thread, where nothing of ours expects to be."""
     text = "\n".join((ROOT / file).read_text("utf-8") for file in FILES if room(file) in ("web", "app"))
