@@ -187,7 +187,7 @@ def reason(
 ) -> tuple[str, str, int | None] | None:
     """What forbids an account call: the barrier's reason, its problem, and until when."""
     barrier = admit(Charge(5, "a", "one"), address, credential, windows, probes=probes, earliest=START, now=START + 30)
-    return barrier and (barrier.reason, barrier.error.problem, barrier.error.retry_at)
+    return (barrier.reason, barrier.error.problem, barrier.error.retry_at) if barrier else None
 
 
 def test_a_cooldown_is_named_before_a_probe_that_is_due_and_that_before_the_weight() -> None:
