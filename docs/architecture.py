@@ -18,7 +18,7 @@ PICTURE = HERE / "architecture.svg"
 WIDTH, HEIGHT, BOX_WIDTH, BOX_HEIGHT = 1040, 910, 290, 56
 LEFT, MIDDLE, RIGHT = 175, 520, 865
 
-COMMANDS = "__main__ entry cli check reload"
+COMMANDS = "__main__ entry cli check key_permissions reload"
 ROOMS = {
     # name: (centre x, top y, what it is, modules or packages directly below service/)
     "process": (MIDDLE, 20, "command line, server, signals, reload", f"{COMMANDS} server metrics_port ending process"),

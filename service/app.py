@@ -56,7 +56,7 @@ class App:
     @asynccontextmanager
     async def background_tasks(self) -> AsyncGenerator[None, None]:
         """While it lasts, the gateway refreshes what callers of the public paths use."""
-        upkeep = asyncio.create_task(self.gateway.exchange.public.run())
+        upkeep = asyncio.create_task(self.gateway.exchange.run())
         try:
             yield
         finally:

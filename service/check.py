@@ -5,6 +5,7 @@
 # a ban would lengthen it. A failed finding doesn't end the command: one run shows all that is wrong.
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,14 @@ from service.addresses import password_of
 from service.cache.account_cache import AccountCache
 from service.clock import timestamp
 from service.exchange.gate import ACCOUNT
-from service.exchange.key_permissions import key_permissions
+from service.exchange.signing import read_credential
 from service.files import exposure
 from service.fleet.budget import MINUTE
 from service.fleet.errors import ExchangeError
 from service.fleet.lineage import MEMORY
 from service.fleet.shared_state import Lineage
 from service.gateway import Gateway
+from service.key_permissions import WalletApi, key_permissions
 from service.kubernetes.errors import NotVerifiedError
 from service.settings import Audit, Server, Settings
 from service.settings_file import SettingsError, secret_files
@@ -60,7 +62,7 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
         show(Finding("settings", "ok", f"{len(gateway.caches)} account(s), {len(settings.clients)} client(s)"))
         # The most that callers can cause: every account refreshed as soon as its snapshot is no longer fresh.
         refreshes_per_minute = sum(MINUTE / account.freshness.fresh_for for account in settings.accounts.values())
-        wanted, ceiling = refreshes_per_minute * ACCOUNT.weight, gateway.exchange.egress.ceiling
+        wanted, ceiling = refreshes_per_minute * ACCOUNT.weight, gateway.exchange.budget.ceiling
         text = f"all accounts refreshed every fresh_for: {wanted:.0f} of {ceiling:.0f} a minute"
         if wanted > ceiling:
             show(Finding("weight", "warn", f"{text}; answers will grow older than fresh_for"))
@@ -88,8 +90,10 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
             except NotVerifiedError as exc:
                 show(Finding("kubernetes", "fail", f"API server: {exc}"))
         show(await _check_exchange(gateway))
+        connect = partial(gateway.open_http, settings.exchange.wallet_url)
+        wallet = WalletApi(settings.exchange, gateway.exchange.budget, connect)
         for cache in gateway.caches.values():
-            await _check_account(gateway, cache, show)
+            await _check_account(gateway, cache, wallet, show)
     finally:
         await close(gateway)
 
@@ -210,8 +214,8 @@ async def _check_exchange(gateway: Gateway) -> Finding:
     exchange = gateway.exchange
     try:
         await exchange.reopen()
-        await exchange.public.synchronise()  # signed calls need its time
-        await exchange.public.load_exchange_info()
+        await exchange.synchronise()  # signed calls need its time
+        await exchange.load_exchange_info()
     except ExchangeError as exc:
         return Finding("exchange", "fail", _explain(exc))
     offset, skew = exchange.clock.offset, exchange.clock.skew
@@ -219,7 +223,7 @@ async def _check_exchange(gateway: Gateway) -> Finding:
     return Finding("exchange", "ok", f"{gateway.settings.exchange.host}, clock {skew:+d} ms (give or take {error} ms)")
 
 
-async def _check_account(gateway: Gateway, cache: AccountCache, show: Show) -> None:
+async def _check_account(gateway: Gateway, cache: AccountCache, wallet: WalletApi, show: Show) -> None:
     """Show who else uses the account's name, how one signed call went, and what its API key may do beside reading."""
     for finding in sharing_findings(cache.account, cache.state.active.lineage):
         show(finding)
@@ -230,14 +234,18 @@ async def _check_account(gateway: Gateway, cache: AccountCache, show: Show) -> N
         show(Finding(subject, "fail", _explain(exc)))
     else:
         rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
-        used = gateway.exchange.egress.used
+        used = gateway.exchange.budget.used
         show(Finding(subject, "ok", f"credential {cache.source.fingerprint}, {rows}, used weight {used}"))
     subject = f"key {cache.account}"
     if gateway.settings.exchange.wallet_url is None:
         show(Finding(subject, "skip", "skipped: no exchange.wallet_url"))
         return
     try:
-        restrictions = await gateway.wallet.restrictions(cache.account)
+        credential = read_credential(cache.account, gateway.settings.accounts[cache.account])
+        restrictions = await wallet.restrictions(credential)
+    except SettingsError as exc:
+        show(Finding(subject, "fail", str(exc)))
+        return
     except ExchangeError as exc:
         # A warning only: the gateway serves without the wallet API, which has troubles of its own.
         show(Finding(subject, "warn", f"the wallet API didn't tell what the key may do: {_explain(exc)}"))

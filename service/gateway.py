@@ -14,9 +14,9 @@ from service.access.waiting import WaitingRoom
 from service.cache.account_cache import AccountCache
 from service.cache.ports import ActiveCredential
 from service.clock import Clock
-from service.exchange.client import ExchangeClient
+from service.exchange.public_api import PublicApi
 from service.exchange.signing import Credential
-from service.exchange.wallet_api import WalletApi
+from service.exchange.transport import HttpClient
 from service.kubernetes.reviews import TokenReviews
 from service.settings import Settings
 from service.store.guard import RedisGuard
@@ -38,12 +38,14 @@ class Gateway(msgspec.Struct):
     """Reads that wait for a refresh."""
     queue: WaitingRoom
     """Requests that wait for their turn to begin."""
-    exchange: ExchangeClient
-    wallet: WalletApi
+    exchange: PublicApi
+    """The exchange without an account: its time and contracts, and the budget of the address."""
     redis: RedisGuard
     ledger: EgressLedger
     open_credential: Callable[[str, Credential], ActiveCredential]
     """By account name and credential: what a rotation activates."""
+    open_http: Callable[[str | None], HttpClient]
+    """By base URL: a client of the exchange (`None`) or of another host of it."""
     caches: Mapping[str, AccountCache]
     """By account. Replaced as a whole when settings change, like `settings` and `clients`."""
     redactor: Redactor

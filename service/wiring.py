@@ -1,7 +1,7 @@
 """Builds and joins every part of a gateway: all of them at the start, clients and caches again when settings change."""
 
 # The order of `build`: first what leads outside (Redis, the ledger over it, the exchange over both), then a store and a
-# source for each credential, then the caches over those. Nothing connects and nothing is called yet: a fault of the
+# client for each credential, then the caches over those. Nothing connects and nothing is called yet: a fault of the
 # settings shows before the first side effect. `close` goes the other way: caches release their leases through Redis.
 
 import asyncio
@@ -21,14 +21,12 @@ from service.cache.flight import cancel_and_wait
 from service.cache.ports import ActiveCredential
 from service.cache.savings import weight_saved
 from service.clock import Clock
-from service.exchange.address_budget import ADDRESS, AddressBudget
-from service.exchange.client import ExchangeClient
+from service.exchange.account_client import AccountClient
 from service.exchange.clock import ExchangeClock
-from service.exchange.gate import Gate
+from service.exchange.gate import ADDRESS, AddressBudget, Gate
+from service.exchange.public_api import PublicApi
 from service.exchange.signing import Credential, read_credential
-from service.exchange.source import AccountSource
 from service.exchange.transport import open_client
-from service.exchange.wallet_api import WalletApi
 from service.fleet.shared_state import Notification
 from service.gateway import Gateway
 from service.kubernetes import api_server
@@ -64,12 +62,13 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
     exchange_info = RedisExchangeInfo(guard, exchange_info_key(settings))
     open_http = partial(open_client, settings.exchange, transport)
     gate = Gate(open_http(), AddressBudget(settings.exchange, exchange_clock), ledger, metrics)
-    exchange = ExchangeClient(settings.exchange, gate, exchange_info)
+    public_api = PublicApi(settings.exchange, gate, exchange_info)
 
     def open_credential(account: str, credential: Credential) -> ActiveCredential:
         keys = account_keys(settings, account)
-        store = AccountStore(guard, keys, address_keys, exchange_clock, credential.identity)
-        return ActiveCredential(AccountSource(exchange, account, credential, open_http), store)
+        client = AccountClient(account, credential, public_api, open_http)
+        store = AccountStore(guard, keys, address_keys, exchange_clock, client.identity)
+        return ActiveCredential(client, store)
 
     audit = None
     if settings.audit is not None:
@@ -83,11 +82,11 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
         limits=RequestLimits(settings.exchange.expected_replicas),
         waiting=WaitingRoom("refresh", settings.server.waiters, metrics),
         queue=WaitingRoom("turn", settings.server.waiters, metrics),
-        exchange=exchange,
-        wallet=WalletApi(settings.exchange, exchange.egress, credentials, transport),
+        exchange=public_api,
         redis=guard,
         ledger=ledger,
         open_credential=open_credential,
+        open_http=open_http,
         caches={},  # they are built from the gateway
         redactor=redactor,
         audit=audit,
@@ -170,13 +169,13 @@ def _observe(gateway: Gateway) -> None:
     metrics.gauge(
         "exchange_used_weight",
         "Request weight used on our address this minute.",
-        lambda: exchange.egress.used,
+        lambda: exchange.budget.used,
     )
-    metrics.gauge("exchange_weight_ceiling", "What may be used of it.", lambda: exchange.egress.ceiling)
+    metrics.gauge("exchange_weight_ceiling", "What may be used of it.", lambda: exchange.budget.ceiling)
     metrics.gauge(
         "exchange_not_before_seconds",
         "Seconds until the exchange may be asked again; 0: now.",
-        lambda: max(0, exchange.egress.cooldown(ADDRESS).until - exchange.clock.now()) / 1000,
+        lambda: max(0, exchange.budget.cooldown(ADDRESS).until - exchange.clock.now()) / 1000,
     )
     metrics.gauge(
         "exchange_clock_offset_seconds",

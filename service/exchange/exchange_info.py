@@ -1,4 +1,4 @@
-"""What the gateway needs of `GET /dapi/v1/exchangeInfo`: margin assets, and the live weight limit.
+"""What the gateway needs of `GET /dapi/v1/exchangeInfo` (margin assets, the live weight limit), and how it is shared.
 
 COIN-M docs: symbols carry `marginAsset`; `rateLimits` carries REQUEST_WEIGHT per minute.
 """
@@ -8,10 +8,14 @@ COIN-M docs: symbols carry `marginAsset`; `rateLimits` carries REQUEST_WEIGHT pe
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Protocol
 
 import msgspec
 
-from service.exchange.answers import MalformedAnswerError
+from service.exchange.responses import MalformedAnswerError
+
+EXCHANGE_INFO_MAX_AGE = 60 * 60 * 1000
+"""Ms after which exchangeInfo is fetched again. Contracts are listed and delivered by the quarter."""
 
 
 class _RateLimit(msgspec.Struct, rename="camel"):
@@ -40,6 +44,28 @@ class ExchangeInfo(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"<ExchangeInfo symbols={len(self.margin_assets)} weight_limit={self.weight_limit}>"
+
+
+class SharedExchangeInfo(msgspec.Struct, frozen=True):
+    """exchangeInfo as one replica fetched it for all."""
+
+    body: bytes
+    remaining_ms: int
+    """Of its `EXCHANGE_INFO_MAX_AGE`."""
+
+
+class ExchangeInfoStore(Protocol):
+    """Shared by every replica of one environment and exchange; without Redis nothing raises, and each has its own."""
+
+    async def get(self) -> SharedExchangeInfo | None: ...
+
+    async def put(self, body: bytes) -> None:
+        """Share what this replica has just fetched."""
+        ...
+
+    async def acquire_once(self, life_ms: int) -> bool | None:
+        """Whether this replica may fetch it for all; no other may for that time. `None`: each for itself."""
+        ...
 
 
 def parse(body: bytes) -> ExchangeInfo:

@@ -1,13 +1,13 @@
-"""The gate: every call to the exchange's `/dapi` passes it (`wallet_api` calls another host).
+"""The gate: every call to the exchange's `/dapi` passes it (the wallet API of `check` is another host).
 
-Each call takes four steps: barrier, reservation in the ledger that all replicas share, call, settlement. A refusal
-then binds the later calls of every replica.
+`AddressBudget` is what this replica knows of its public address, `admit` the one rule over that, and `Gate` takes each
+call through four steps: admission, reservation in the ledger that all replicas share, call, settlement. A refusal then
+binds the later calls of every replica.
 """
 
-# The one admit rule (`Gate._admit`), by all that this replica knows. All of these must hold:
-# - no cooldown binds the address or the credential
-# - the address is not half-open: an expired cooldown lets only the probe through
-# - the weight fits under our share, in this replica's window and in the fleet's
+# `admit` decides for the cache, which wants to know whether a refresh is worthwhile, and for the call itself. The two
+# differ in the probe alone: a refresh sends one first if one is due, so a half-open address doesn't stop it. While
+# another caller or replica sends the probe (`defer_probe`), it does.
 #
 # The order of one call, and why:
 # - admit, reserve, admit again. The first check saves a Redis round trip. The second one uses what the reservation
@@ -27,24 +27,28 @@ then binds the later calls of every replica.
 # The probe, after a cooldown of the address has expired: one unsigned ping, by the replica that acquires the right to
 # it in Redis. A success clears the cooldown for the fleet, a refusal imposes the next one, and any other failure leaves
 # the address half-open. Without Redis each replica probes for itself.
+#
+# Which reading of the clock decides (`ExchangeClock`): the exchange's time is known to within an error bound.
+# - Cooldowns and minutes end by `earliest`, the lower bound: not a moment too soon.
+# - A refusal is stamped with `latest`, the upper bound: never earlier than a resume that an operator gave before it.
+# - Our own pauses and caps use `now`, the best estimate; nothing at the exchange depends on them.
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-import httpx
 import msgspec
 from msgspec.structs import replace
 
 from service.account.parsing import MalformedAccountError
-from service.exchange import answers, transport
-from service.exchange.address_budget import ADDRESS, AddressBudget
-from service.exchange.answers import Answer, MalformedAnswerError
-from service.exchange.ports import Ledger
+from service.exchange import responses, transport
+from service.exchange.clock import ExchangeClock
+from service.exchange.responses import Answer, MalformedAnswerError
 from service.exchange.signing import Credential
+from service.exchange.transport import HttpClient
 from service.fleet import budget
-from service.fleet.budget import Charge, Cooldown
+from service.fleet.budget import NO_COOLDOWN, Barrier, Ceiling, Charge, Cooldown, Window
 from service.fleet.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
@@ -53,11 +57,15 @@ from service.fleet.errors import (
     ExchangeTimeoutError,
     RefreshFaultError,
 )
-from service.fleet.ledger import Cooldowns, Reservation
+from service.fleet.ledger import Cooldowns, Ledger, Reservation
+from service.settings import Exchange
 from service.telemetry.attribution import CLIENT
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
+
+ADDRESS = ""
+"""The scope of a cooldown that binds every credential; the other scopes are identities of credentials."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -82,7 +90,7 @@ class Call(msgspec.Struct, frozen=True):
     credential: Credential | None = None
     account: str = ""
     forced: bool = False
-    http: httpx.AsyncClient | None = None
+    http: HttpClient | None = None
     """The credential's own client; `None`: the one for unsigned calls."""
 
     @property
@@ -92,7 +100,152 @@ class Call(msgspec.Struct, frozen=True):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"x-mbx-apikey": self.credential.api_key.reveal()} if self.credential else {}
+        return self.credential.headers if self.credential else {}
+
+
+def admit(  # noqa: PLR0913 - all that decides, by name
+    charge: Charge,
+    address: Cooldown,
+    credential: Cooldown,
+    windows: Iterable[tuple[Window, Ceiling]],
+    *,
+    probes: bool,
+    earliest: int,
+    now: int,
+) -> Barrier | None:
+    """The barrier that forbids a call, or `None`: it is admitted. Pure; the one rule for all calls to the exchange.
+
+    Args:
+        charge: the call's weight, and for whom.
+        address: the cooldown of the address.
+        credential: the cooldown of the credential that signs the call; for an unsigned one the address's again.
+        windows: the weight spent, as this replica and as the fleet counts it, each with what may be spent.
+        probes: whether the call is the probe of a half-open address, or comes after one.
+        earliest: epoch ms on the exchange's clock, the lower bound.
+        now: epoch ms on the exchange's clock, the best estimate.
+    """
+    binding = [cooldown for cooldown in (address, credential) if cooldown.binds(earliest)]
+    if binding:
+        return budget.cooldown_barrier(max(binding, key=lambda cooldown: cooldown.until))
+    if address.awaits_probe(earliest) and not probes:
+        return budget.probe_barrier(address, now)
+    barriers = (budget.weight_barrier(window, charge, ceiling, earliest) for window, ceiling in windows)
+    return next((barrier for barrier in barriers if barrier is not None), None)
+
+
+class AddressBudget:
+    """One public address as this replica knows it: the weight spent, and the cooldowns that bind it or a credential.
+
+    Nothing here awaits, so each method is atomic on the event loop. Metrics read `window`, `used`, `ceiling` and
+    `cooldown` from a thread of their own; these change nothing.
+    """
+
+    def __init__(self, settings: Exchange, clock: ExchangeClock) -> None:
+        self._settings = settings
+        self.clock = clock
+        self._window = Window(0)
+        self._fleet_window = Window(0)
+        self._cooldowns: dict[str, Cooldown] = {}
+        self._probe_deferred_until_ms = 0
+        self.live_limit: int | None = None
+        """The exchange's own weight limit per minute, from exchangeInfo; lowers ours, never raises it."""
+        self.degraded = False
+        """Whether the replicas can't share what they spend."""
+
+    @property
+    def ceiling(self) -> float:
+        """The weight that everyone on the address together may spend per minute, as far as we decide it."""
+        limit = min(self._settings.weight_limit, self.live_limit or self._settings.weight_limit)
+        return limit * self._settings.weight_share
+
+    @property
+    def window(self) -> Window:
+        """This replica's window of the current minute."""
+        # The exchange counts a call that arrives a moment early in its old minute, so the lower bound decides.
+        return budget.window_at(self._window, self.clock.earliest())
+
+    @property
+    def used(self) -> int:
+        """The address's weight this minute, by all that is known."""
+        own, fleet = self.window, self._fleet_window
+        return max(own.used, fleet.used if fleet.minute == own.minute else 0)
+
+    def barrier(self, charge: Charge, *, probes: bool = False) -> Barrier | None:
+        """Why a call may not be sent now, or `None`. Without weight it is bound by cooldowns alone."""
+        window, together = self.window, self.ceiling
+        shared = own = Ceiling(together, together)
+        if self.degraded:
+            # Without Redis a replica has an equal part. It knows of the others' calls only what its own last answer
+            # reported, so each of them may be one account call past that.
+            replicas = self._settings.expected_replicas
+            own = Ceiling(max(1, together - (replicas - 1) * budget.ACCOUNT_WEIGHT), together / replicas)
+        windows = [(window, own)]
+        if self._fleet_window.minute == window.minute:
+            windows.append((self._fleet_window, shared))
+        return admit(
+            charge,
+            self.cooldown(ADDRESS),
+            self.cooldown(charge.credential),
+            windows if charge.weight else (),
+            probes=probes,
+            earliest=self.clock.earliest(),
+            now=self.clock.now(),
+        )
+
+    def refresh_barrier(self, charge: Charge) -> Barrier | None:
+        """Why a refresh is in vain now, or `None`: it sends the probe itself, unless that was left to another."""
+        return self.barrier(charge, probes=self._probe_deferred_until_ms <= self.clock.now())
+
+    @property
+    def half_open(self) -> bool:
+        """Whether the address's cooldown has expired, but no probe has confirmed that the exchange agrees."""
+        return self.cooldown(ADDRESS).awaits_probe(self.clock.earliest())
+
+    @property
+    def in_cooldown(self) -> bool:
+        """Whether nothing but that probe may be sent."""
+        return self.barrier(Charge(0)) is not None
+
+    def defer_probe(self) -> Barrier:
+        """Another caller or replica sends the probe: nothing else is sent for `PROBE_PAUSE`."""
+        now = self.clock.now()
+        self._probe_deferred_until_ms = now + budget.PROBE_PAUSE
+        return budget.probe_barrier(self.cooldown(ADDRESS), now)
+
+    def reserve(self, charge: Charge) -> None:
+        """Count a call before it is sent; `settle` or `abandon` follows."""
+        self._window = budget.reserve(self.window, charge)
+        self._fleet_window = budget.reserve(self._fleet_window, charge)
+
+    def settle(self, weight: int, reported: int | None, minute: int) -> None:
+        """A call sent in `minute` was answered; `reported` is the exchange's count for the address then, if any."""
+        window = self.window
+        # A report of the minute that has just ended says nothing about the new one.
+        current = reported if window.minute == minute else None
+        self._window = budget.settle(window, weight, current)
+        self._fleet_window = budget.settle(self._fleet_window, weight, current)
+
+    def abandon(self, weight: int) -> None:
+        """No answer came."""
+        self._window = budget.abandon(self.window, weight)
+
+    def learn_window(self, fleet: Window) -> None:
+        """Adopt what the replicas together have spent."""
+        self._fleet_window = fleet
+
+    def cooldown(self, scope: str) -> Cooldown:
+        """The cooldown of a scope; it may have expired."""
+        return self._cooldowns.get(scope, NO_COOLDOWN)
+
+    def learn(self, scope: str, cooldown: Cooldown) -> None:
+        """Adopt a cooldown and a resume as far as they override what is known."""
+        longest = self.clock.now() + budget.MAX_COOLDOWN
+        capped = replace(cooldown, until=min(cooldown.until, longest))
+        self._cooldowns[scope] = budget.merged(self.cooldown(scope), capped)
+
+    def impose(self, scope: str, cooldown: Cooldown) -> None:
+        """Remember a refusal of just now: it is later than any known resume, even if our clock is behind."""
+        self.learn(scope, replace(cooldown, imposed=max(self.clock.latest(), self.cooldown(scope).resumed)))
 
 
 class Gate:
@@ -100,14 +253,15 @@ class Gate:
 
     Args:
         http: for unsigned calls; each credential has a client of its own.
-        egress: this replica's budget of the address.
+        address_budget: what this replica knows of the address.
         ledger: shared with the other replicas on the address.
         metrics: counts calls and weight.
     """
 
-    def __init__(self, http: httpx.AsyncClient, egress: AddressBudget, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, http: HttpClient, address_budget: AddressBudget, ledger: Ledger, metrics: Metrics) -> None:
         self._http = http
-        self.egress = egress
+        self.budget = address_budget
+        self.clock = address_budget.clock
         self._ledger = ledger
         self._metrics = metrics
 
@@ -142,61 +296,54 @@ class Gate:
         Raises:
             ExchangeError: the exchange still refuses, or does not answer, or another replica sends the probe.
         """
-        cooldown = self.egress.cooldown(ADDRESS)
+        cooldown = self.budget.cooldown(ADDRESS)
         # `None`, without Redis, goes on: each replica probes for itself.
         if await self._ledger.acquire_probe(timeout_ms) is False:
-            self.egress.defer_probe()
-            raise budget.probe_barrier(cooldown, self.egress.clock.now()).error
+            raise self.budget.defer_probe().error
         await self.send(Call(PING), lambda _: None)
         # What was read before the ping: a longer cooldown that was learned meanwhile stays in force.
         cleared = replace(cooldown, cleared=True)
-        self.egress.learn(ADDRESS, cleared)
+        self.budget.learn(ADDRESS, cleared)
         await self._ledger.cool_down_address(cleared)
 
     async def reconcile(self, charge: Charge, shared: Cooldowns) -> None:
         """Adopt the cooldowns that replicas share, and share those that Redis lost or never had."""
-        egress = self.egress
+        known = self.budget
         # The time comes first: it bounds the cooldowns that are learned next.
         if shared.now is not None:
-            egress.clock.adopt_fleet_time(shared.now)
-        egress.learn(ADDRESS, shared.address)
-        if _is_news(egress.cooldown(ADDRESS), shared.address):
-            await self._ledger.cool_down_address(egress.cooldown(ADDRESS))
+            self.clock.adopt_fleet_time(shared.now)
+        known.learn(ADDRESS, shared.address)
+        if _is_news(known.cooldown(ADDRESS), shared.address):
+            await self._ledger.cool_down_address(known.cooldown(ADDRESS))
         if charge.credential:
-            egress.learn(charge.credential, shared.credential)
-            if _is_news(egress.cooldown(charge.credential), shared.credential):
-                await self._ledger.cool_down_credential(charge, egress.cooldown(charge.credential))
+            known.learn(charge.credential, shared.credential)
+            if _is_news(known.cooldown(charge.credential), shared.credential):
+                await self._ledger.cool_down_credential(charge, known.cooldown(charge.credential))
 
     async def close(self) -> None:
         await self._http.aclose()
 
     async def _reserve(self, call: Call) -> Reservation:
-        """Enter a call in the ledger, and in this replica's own window, which counts alone without Redis."""
-        charge, egress = call.charge, self.egress
-        self._admit(call)
-        reservation = Reservation(secrets.token_hex(8), egress.window.minute, charge)
-        ledger_before = await self._ledger.reserve(reservation)
-        egress.degraded = ledger_before is None
-        try:
-            if ledger_before is not None:
-                egress.learn_window(ledger_before.window)
-                await self.reconcile(charge, ledger_before.cooldowns)
-            self._admit(call)
-        except ExchangeError:
-            await self._ledger.cancel(reservation)
-            raise
-        # No await since `_admit`: see above.
-        egress.reserve(charge)
-        return reservation
+        """Enter a call in the ledger, and in this replica's own window, which counts alone without Redis.
 
-    def _admit(self, call: Call) -> None:
-        """Raise what forbids a call: a cooldown, a probe that is due, or the weight."""
-        egress, probing = self.egress, call.endpoint is PING
-        barrier = egress.barrier(call.charge, probing=probing)
-        if barrier is None and egress.half_open and not probing:
-            barrier = budget.probe_barrier(egress.cooldown(ADDRESS), egress.clock.now())
-        if barrier is not None:
+        Raises:
+            ExchangeError: a cooldown forbids the call, or a probe that is due, or the weight.
+        """
+        known, charge, probes = self.budget, call.charge, call.endpoint is PING
+        if barrier := known.barrier(charge, probes=probes):
             raise barrier.error
+        reservation = Reservation(secrets.token_hex(8), known.window.minute, charge)
+        ledger_before = await self._ledger.reserve(reservation)
+        known.degraded = ledger_before is None
+        if ledger_before is not None:
+            known.learn_window(ledger_before.window)
+            await self.reconcile(charge, ledger_before.cooldowns)
+        if barrier := known.barrier(charge, probes=probes):
+            await self._ledger.cancel(reservation)
+            raise barrier.error
+        # No await since that `barrier`: see above.
+        known.reserve(charge)
+        return reservation
 
     async def _fetch(self, call: Call, reservation: Reservation) -> Answer:
         """Send, remember what the answer says about us, and only then judge it.
@@ -204,17 +351,17 @@ class Gate:
         Raises:
             ExchangeError: no answer, or a refusal. A call without an answer stays counted, whatever the reason.
         """
-        egress, charge = self.egress, call.charge
+        known, charge = self.budget, call.charge
         self._metrics.weight_spent.labels(call.endpoint.name, CLIENT.get()).inc(charge.weight)
         try:
             answer = await transport.fetch(call.http or self._http, call.endpoint.path, call.query, call.headers)
         except BaseException:  # cancellation too
-            egress.abandon(charge.weight)
+            known.abandon(charge.weight)
             raise
         # From here to the first await nothing can be cancelled. The clock comes first: a ban's length is read by it.
-        egress.clock.observe_date(answer.headers.get("date", ""))
-        now = egress.clock.now()
-        error = answers.error_in(answer, now)
+        self.clock.observe_date(answer.headers.get("date", ""))
+        now = self.clock.now()
+        error = responses.error_in(answer, now)
         if isinstance(error, ExchangeRejectedCredentialsError) and not charge.credential:
             # There is no credential to bind, so this is just a refusal.
             error = ExchangeRefusedError(
@@ -227,15 +374,15 @@ class Gate:
         scope = charge.credential if cooldown and budget.is_credential(cooldown) else ADDRESS
         if error is not None and cooldown is not None:
             error.retry_at = cooldown.until
-            egress.impose(scope, cooldown)
-        reported = answers.used_weight(answer)
-        egress.settle(charge.weight, reported, reservation.minute)
-        current = egress.window.minute == reservation.minute
+            known.impose(scope, cooldown)
+        reported = responses.used_weight(answer)
+        known.settle(charge.weight, reported, reservation.minute)
+        current = known.window.minute == reservation.minute
         # Awaits begin. The refusal is shared first, because it binds the next call of every replica.
         if cooldown is not None and scope == ADDRESS:
-            await self._ledger.cool_down_address(egress.cooldown(ADDRESS))
+            await self._ledger.cool_down_address(known.cooldown(ADDRESS))
         elif cooldown is not None:
-            await self._ledger.cool_down_credential(charge, egress.cooldown(scope))
+            await self._ledger.cool_down_credential(charge, known.cooldown(scope))
         # A report that came after the minute ended may count either minute, so it is left out.
         await self._ledger.settle(reservation, reported if current else None)
         if error is not None:

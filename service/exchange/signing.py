@@ -69,6 +69,11 @@ class Credential:
     def __repr__(self) -> str:
         return f"<Credential {self.fingerprint}>"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with a signed query."""
+        return {"x-mbx-apikey": self.api_key.reveal()}
+
     def signed_query(self, timestamp: int, recv_window: int) -> bytes:
         """The account call's query; `timestamp` is ms on the exchange's clock, `recv_window` ms."""
         query = b"recvWindow=%d&timestamp=%d" % (recv_window, timestamp)

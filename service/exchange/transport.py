@@ -1,11 +1,11 @@
-"""The only module of this package that calls httpx: sends a request, returns the answer in bytes, translates errors.
+"""The only module of this package that knows httpx: sends a request, returns the answer in bytes, translates errors.
 
 Messages of httpx and the libraries below it may quote URLs and header values, so only the error's class is kept.
 """
 
 # What a call may end in, and what must hold for each:
 # - a success: the whole body, at most `MAX_BODY`, or an error. A part of an account is never returned.
-# - a refusal that binds (`answers.binds`: 403, 418, 429, `Retry-After`, a challenge): always an `Answer`. Status and
+# - a refusal that binds (`responses.binds`: 403, 418, 429, `Retry-After`, a challenge): always an `Answer`. Status and
 #   headers alone forbid further calls, so a broken or slow body or a cancelled task must not lose them. The body may
 #   only add until when, and gets 200 ms for that.
 # - any other refusal: an `Answer` with as much of the body as is readable, up to 64 KiB, if the connection holds.
@@ -19,14 +19,15 @@ import contextlib
 import functools
 import ssl
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import httpx
 
 from service import bounded_http
 from service.account.parsing import MAX_BODY
 from service.bounded_http import BodyEncodingError, BodyError, BodyTooLargeError
-from service.exchange import answers
-from service.exchange.answers import MAX_ERROR_BODY, Answer
+from service.exchange import responses
+from service.exchange.responses import MAX_ERROR_BODY, Answer
 from service.fleet.errors import (
     ExchangeAnswerInvalidError,
     ExchangeError,
@@ -35,6 +36,9 @@ from service.fleet.errors import (
     ExchangeUnavailableError,
 )
 from service.settings import Exchange
+
+HttpClient: TypeAlias = httpx.AsyncClient
+"""A pool of connections to one host, with its limits and headers."""
 
 CONNECTIONS = 2  # per credential, and for unsigned calls: a refresh beside a rotation's proof or a probe
 REFUSAL_BODY_TIMEOUT_S = 0.2  # for the body of a refusal that binds
@@ -98,7 +102,7 @@ def _trust() -> ssl.SSLContext:
 
 def open_client(
     settings: Exchange, transport: httpx.AsyncBaseTransport | None, base_url: str | None = None
-) -> httpx.AsyncClient:
+) -> HttpClient:
     """A client of the exchange, or of another host of it; each credential has its own (reason: `bounded_http`)."""
     return bounded_http.open_client(
         base_url or settings.base_url,
@@ -110,7 +114,7 @@ def open_client(
     )
 
 
-async def fetch(client: httpx.AsyncClient, path: str, query: bytes, headers: Mapping[str, str]) -> Answer:
+async def fetch(client: HttpClient, path: str, query: bytes, headers: Mapping[str, str]) -> Answer:
     """One GET, within the client's timeout as a whole; `path` is a constant of ours, `query` is sent as it is.
 
     Raises:
@@ -137,7 +141,7 @@ async def _read(response: httpx.Response, headers: Mapping[str, str]) -> bytes:
     """The body: whole for a success; what is readable of it for a refusal, because the status already says enough."""
     body = bytearray()
     # `read_into` appends, so what has arrived before a failure stays in `body`.
-    if answers.binds(response.status_code, headers):
+    if responses.binds(response.status_code, headers):
         with contextlib.suppress(*_UNREADABLE):
             async with asyncio.timeout(REFUSAL_BODY_TIMEOUT_S):
                 await bounded_http.read_into(body, response, MAX_ERROR_BODY)

@@ -1,4 +1,6 @@
-"""The values of the weight ledger that all replicas on one public address share."""
+"""The weight ledger that all replicas on one public address share: its values, and how it is called."""
+
+from typing import Protocol
 
 import msgspec
 
@@ -29,3 +31,21 @@ class LedgerState(msgspec.Struct, frozen=True):
     window: Window
     """The fleet's."""
     cooldowns: Cooldowns
+
+
+class Ledger(Protocol):
+    """Nothing here raises. While Redis is unavailable a call returns `None`, and each replica decides for itself."""
+
+    async def reserve(self, reservation: Reservation) -> LedgerState | None: ...
+
+    async def settle(self, reservation: Reservation, reported: int | None) -> None: ...
+
+    async def cancel(self, reservation: Reservation) -> None: ...
+
+    async def cool_down_address(self, cooldown: Cooldown) -> None: ...
+
+    async def cool_down_credential(self, charge: Charge, cooldown: Cooldown) -> None: ...
+
+    async def acquire_probe(self, life_ms: int) -> bool | None:
+        """Whether this replica may send the one probe after a cooldown; no other may for that time."""
+        ...

@@ -4,12 +4,12 @@ from functools import partial
 
 from service.account.parsing import MAX_BODY
 from service.cache.wait_budget import carried
-from service.exchange.ports import EXCHANGE_INFO_MAX_AGE, SharedExchangeInfo
+from service.exchange.exchange_info import EXCHANGE_INFO_MAX_AGE, SharedExchangeInfo
 from service.store.guard import RedisGuard
 
 
 class RedisExchangeInfo:
-    """`exchange.ports.ExchangeInfoStore`, in Redis."""
+    """`exchange.exchange_info.ExchangeInfoStore`, in Redis."""
 
     def __init__(self, guard: RedisGuard, key: str) -> None:
         self.key = key

@@ -38,7 +38,7 @@ _FORCED = re.compile(f"forced:((?:{NAME_PATTERN})?):({NAME_PATTERN})")
 
 
 class EgressLedger:
-    """`exchange.ports.Ledger`, in Redis. If Redis is unavailable, only `resume` raises."""
+    """`fleet.ledger.Ledger`, in Redis. If Redis is unavailable, only `resume` raises."""
 
     def __init__(self, guard: RedisGuard, keys: EgressKeys, clock: ExchangeClock) -> None:
         self._guard = guard

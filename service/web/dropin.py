@@ -14,8 +14,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath
 
 from service.account.selection import Selection, Shape
-from service.exchange.address_budget import ADDRESS
-from service.exchange.client import ExchangeClient
+from service.exchange.gate import ADDRESS
+from service.exchange.public_api import PublicApi
 from service.fleet.errors import ExchangeUnavailableError
 from service.web import parameters
 from service.web.authentication import gateway_of
@@ -76,7 +76,7 @@ class DropIn(Controller):
         From the copy that the gateway's replicas share, at most an hour old while the exchange answers; `Age` says how
         old. Its `serverTime` is as old.
         """
-        public = _public(request).public
+        public = _public(request)
         if public.exchange_info is None:
             raise _not_yet(request, "exchangeInfo has not been read yet")
         environment = gateway_of(request).settings.environment
@@ -104,7 +104,7 @@ def _whole(query: bytes) -> Selection:
     return Selection(Shape.ACCOUNT)
 
 
-def _public(request: AnyRequest) -> ExchangeClient:
+def _public(request: AnyRequest) -> PublicApi:
     """The part of the gateway that answers the public paths, from memory."""
     parameters.accept_only(IGNORED, request.scope["query_string"])
     return gateway_of(request).exchange
@@ -112,5 +112,5 @@ def _public(request: AnyRequest) -> ExchangeClient:
 
 def _not_yet(request: AnyRequest, detail: str) -> ExchangeUnavailableError:
     """The error for what was not fetched yet; while our address is in a cooldown it says until when."""
-    egress = gateway_of(request).exchange.egress
-    return ExchangeUnavailableError(detail, retry_at=egress.cooldown(ADDRESS).until if egress.held else None)
+    budget = gateway_of(request).exchange.budget
+    return ExchangeUnavailableError(detail, retry_at=budget.cooldown(ADDRESS).until if budget.in_cooldown else None)

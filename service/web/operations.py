@@ -12,7 +12,7 @@ import service
 from service.access.clients import Client
 from service.cache.savings import weight_saved
 from service.clock import timestamp
-from service.exchange.address_budget import ADDRESS
+from service.exchange.gate import ADDRESS
 from service.fleet.budget import MINUTE, Cooldown
 from service.gateway import Gateway
 from service.web import parameters
@@ -122,12 +122,12 @@ def readiness(gateway: Gateway) -> tuple[int, bytes]:
 
 def status_of(gateway: Gateway, client: Client) -> Status:
     """What a client may know of this replica. What counts reads counts its own alone, never those of others."""
-    egress, clock = gateway.exchange.egress, gateway.exchange.clock
+    budget, clock = gateway.exchange.budget, gateway.exchange.clock
     saved = weight_saved(gateway.metrics.cache_results)
     weight = Weight(
-        used=egress.used,
-        ceiling=int(egress.ceiling),
-        resets_at=timestamp((egress.window.minute + 1) * MINUTE),
+        used=budget.used,
+        ceiling=int(budget.ceiling),
+        resets_at=timestamp((budget.window.minute + 1) * MINUTE),
         saved_total=sum(weight for (_, reader), weight in saved.items() if reader == client.name),
     )
     return Status(
@@ -136,7 +136,7 @@ def status_of(gateway: Gateway, client: Client) -> Status:
         redis="ok" if gateway.redis.up else "degraded",
         clock_offset_ms=clock.skew,
         weight=weight,
-        not_before=_standing(egress.cooldown(ADDRESS), clock.now()),
+        not_before=_standing(budget.cooldown(ADDRESS), clock.now()),
         accounts=[_account_status(gateway, grant.account) for grant in client.grants.values()],
     )
 
@@ -156,5 +156,5 @@ def _account_status(gateway: Gateway, account: str) -> AccountStatus:
     )
 
 
-def _standing(hold: Cooldown, now: int) -> str | None:
-    return timestamp(hold.until) if hold.until > now else None
+def _standing(cooldown: Cooldown, now: int) -> str | None:
+    return timestamp(cooldown.until) if cooldown.until > now else None

@@ -127,7 +127,7 @@ async def test_rows_and_names_are_granted_by_the_listing_that_the_snapshot_was_i
     reading = asyncio.create_task(gateway.get(POSITIONS, "treasury"))
     await stage.exchange.wait_held()
     stage.exchange.faults.clear()
-    await gateway.gateway.exchange.public.load_exchange_info()
+    await gateway.gateway.exchange.load_exchange_info()
     stage.exchange.release()
     first = await reading
     another = await (await stage.start()).get(POSITIONS, "treasury")

@@ -71,7 +71,7 @@ async def test_the_gateways_own_calls_are_nobodys(stage: Stage) -> None:
     """What a command asks by itself, in the very task that a caller was served in before."""
     gateway = await stage.start()
     await gateway.get(client="risk")
-    await gateway.gateway.exchange.public.synchronise()
+    await gateway.gateway.exchange.synchronise()
     assert weight(gateway, "spent") == FIRST | {("time", ""): 3}
 
 

@@ -44,7 +44,7 @@ def refused(answer: httpx.Response) -> tuple[int, int]:
 
 async def keep_up(gateway: Replica) -> None:
     """One round of what a served process does by itself."""
-    await gateway.gateway.exchange.public.keep_up()
+    await gateway.gateway.exchange.keep_up()
 
 
 def count(event: str, unredacted: list[str]) -> int:
@@ -548,4 +548,4 @@ async def test_an_end_in_the_middle_of_a_call_leaves_nothing_behind(stage: Stage
     stage.fail(Fault("slow", path="*", seconds=30))
     async with gateway.app.background_tasks():
         await stage.exchange.calls.wait_for("/dapi/v1/time")
-    assert not gateway.gateway.exchange.public.prepare_lock.locked()
+    assert not gateway.gateway.exchange.prepare_lock.locked()

@@ -6,7 +6,7 @@ import io
 import httpx
 import pytest
 
-from service.exchange.public import REFRESH_WEIGHT
+from service.exchange.public_api import REFRESH_WEIGHT
 from service.fleet.budget import MAX_COOLDOWN
 from service.settings_file import MIN_WEIGHT
 from simulator.faults import Fault

@@ -5,13 +5,16 @@ import msgspec
 import pytest
 
 from service.check import Finding, line, run
+from service.exchange.signing import read_credential
 from service.fleet.errors import ExchangeError
+from service.key_permissions import Restrictions as Permissions
+from service.key_permissions import WalletApi
 from simulator.exchange import MAIN
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY
 from simulator.wallet import RESTRICTIONS_PATH, Restrictions
 from tests.app.conftest import MakeStage
-from tests.app.harness import ADDRESS, BTC, Stage, Wire, settle, told
+from tests.app.harness import ADDRESS, BTC, Replica, Stage, Wire, settle, told
 from tests.support import START
 
 WALLET = {"wallet_url": "https://wallet.test"}
@@ -34,6 +37,14 @@ async def check(stage: Stage) -> list[Finding]:
 async def key(stage: Stage) -> list[tuple[str, str]]:
     """Verdicts and texts on the key of the account that there is."""
     return [(finding.verdict, finding.text) for finding in await check(stage) if finding.subject == "key main"]
+
+
+async def restrictions(replica: Replica) -> Permissions:
+    """What the wallet API says of the account's key while a replica runs, whose cooldowns bind the call."""
+    gateway = replica.gateway
+    exchange = gateway.settings.exchange
+    wallet = WalletApi(exchange, gateway.exchange.budget, lambda: gateway.open_http(exchange.wallet_url))
+    return await wallet.restrictions(read_credential(MAIN, gateway.settings.accounts[MAIN]))
 
 
 async def test_a_reading_key_bound_to_addresses_is_fine(stage: Stage) -> None:
@@ -65,7 +76,7 @@ async def test_what_a_key_can_do_beside_reading_is_told(
 async def test_the_question_costs_nothing_of_the_weight_that_the_ledger_counts(stage: Stage) -> None:
     gateway = await stage.warm()
     before = (await gateway.status())["weight"], stage.exchange.limits.tally(ADDRESS, START)
-    await gateway.gateway.wallet.restrictions(MAIN)
+    await restrictions(gateway)
     assert ((await gateway.status())["weight"], stage.exchange.limits.tally(ADDRESS, START)) == before
     assert stage.exchange.wallet_limits.tally(ADDRESS, START).used == 1
 
@@ -142,7 +153,7 @@ async def test_while_the_address_is_held_the_wallet_is_not_asked_either(stage: S
     stage.fail(fault)
     _, problem, _ = told(await gateway.get(BTC))
     with pytest.raises(ExchangeError, match="it is not asked until then") as refused:
-        await gateway.gateway.wallet.restrictions(MAIN)
+        await restrictions(gateway)
     assert (refused.value.problem, bool(refused.value.retry_at)) == (problem, True)
     assert stage.exchange.calls.count(RESTRICTIONS_PATH) == 0
 
@@ -154,9 +165,9 @@ async def test_after_a_ban_the_wallet_is_asked_only_once_a_probe_was_answered(st
     stage.exchange.faults.clear()
     await stage.advance(61_000)
     with pytest.raises(ExchangeError, match="it is not asked until then"):
-        await gateway.gateway.wallet.restrictions(MAIN)
+        await restrictions(gateway)
     await gateway.gateway.exchange.reopen()
-    assert (await gateway.gateway.wallet.restrictions(MAIN)).on == {"ipRestrict", "enableReading"}
+    assert (await restrictions(gateway)).on == {"ipRestrict", "enableReading"}
 
 
 async def test_a_key_that_the_exchange_rejects_is_not_tried_once_more_at_the_wallet(stage: Stage) -> None:
@@ -164,6 +175,14 @@ async def test_a_key_that_the_exchange_rejects_is_not_tried_once_more_at_the_wal
     ((verdict, text),) = await key(stage)
     assert (verdict, "exchange-rejected-credentials" in text) == ("warn", True)
     assert stage.exchange.calls.count(RESTRICTIONS_PATH) == 0
+
+
+async def test_a_key_file_that_is_gone_meanwhile_is_a_row(stage: Stage) -> None:
+    gateway, found = stage.app().gateway, list[Finding]()
+    stage.settings.accounts[MAIN].api_key_file.unlink()
+    await run(gateway, stage.file, found.append)
+    rows = [(each.verdict, each.text) for each in found if each.subject == "key main"]
+    assert rows == [("fail", "accounts.main.api_key_file: cannot be read: No such file or directory")]
 
 
 async def test_no_gateway_asks_what_its_key_may_do(stage: Stage) -> None:

@@ -14,7 +14,7 @@ FILES = [str(file.relative_to(ROOT)) for file in sorted(ROOT.rglob("*.py"))]
 
 # From the top down: a room imports only what stands below it; all but the domain read what is shared.
 ORDER = [
-    *("__main__", "entry", "cli", "check", "reload", "server", "metrics_port", "ending", "process"),
+    *("__main__", "entry", "cli", "check", "key_permissions", "reload", "server", "metrics_port", "ending", "process"),
     *("app", "web", "wiring", "gateway"),
     *("kubernetes", "store", "exchange", "bounded_http", "cache", "fleet", "access", "account"),
 ]
@@ -69,6 +69,11 @@ def test_a_library_stays_with_its_owners_and_tests_stay_outside(file: str) -> No
     packages = {name.split(".")[0] for name in imports(file)}
     assert packages.isdisjoint({"simulator", "tests"})
     assert {package for package in packages & OWNERS.keys() if room(file) not in OWNERS[package]} == set()
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room(file) == "exchange"])
+def test_of_the_exchanges_modules_the_transport_alone_knows_httpx(file: str) -> None:
+    assert ("httpx" in {name.split(".")[0] for name in imports(file)}) is (file == "exchange/transport.py")
 
 
 def test_every_handler_guard_and_hook_is_async() -> None:

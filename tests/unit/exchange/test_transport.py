@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.account.parsing import MAX_BODY
-from service.exchange.answers import MAX_ERROR_BODY, Answer
+from service.exchange.responses import MAX_ERROR_BODY, Answer
 from service.exchange.transport import FAILURES, fetch, open_client, translate
 from service.fleet.errors import (
     ExchangeAnswerInvalidError,

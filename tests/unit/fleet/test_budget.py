@@ -321,7 +321,7 @@ def test_a_rejected_credential_alone_is_not_about_the_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("holds", "both"),
+    ("cooldowns", "both"),
     [
         ((NO_COOLDOWN, Cooldown(0, 5, problem="x")), Cooldown(0, 5, problem="x")),
         ((Cooldown(0, 5, problem="x"), Cooldown(0, 6, problem="a")), Cooldown(0, 6, problem="a")),
@@ -333,13 +333,13 @@ def test_a_rejected_credential_alone_is_not_about_the_address() -> None:
     ],
 )
 def test_of_the_not_befores_that_no_resume_has_voided_the_latest_time_wins(
-    holds: tuple[Cooldown, Cooldown], both: Cooldown
+    cooldowns: tuple[Cooldown, Cooldown], both: Cooldown
 ) -> None:
-    one, other = holds
+    one, other = cooldowns
     assert (merged(one, other), merged(other, one), merged(both, one)) == (both, both, both)
 
 
-def test_a_probe_voids_its_hold_and_a_later_one_overrides_that() -> None:
+def test_a_probe_voids_its_cooldown_and_a_later_one_overrides_that() -> None:
     ban, later = Cooldown(0, 5, problem="x"), Cooldown(0, 6, problem="x")
     cleared = replace(ban, cleared=True)
     assert (merged(ban, cleared), merged(cleared, ban), merged(cleared, later)) == (cleared, cleared, later)
@@ -354,7 +354,7 @@ def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
     assert barrier.error.problem == (problem if problem in ERRORS else "exchange-banned")
 
 
-def test_a_hold_opens_for_a_probe_when_its_time_has_passed_and_an_epoch_without_one_does_not() -> None:
+def test_a_cooldown_opens_for_a_probe_when_its_time_has_passed_and_an_epoch_without_one_does_not() -> None:
     assert not Cooldown(0, NOW + 1, problem="x").awaits_probe(NOW)
     assert Cooldown(0, NOW, problem="x").awaits_probe(NOW)
     assert not Cooldown(3).awaits_probe(NOW)
@@ -373,5 +373,5 @@ def test_back_off_doubles_from_one_second_to_thirty() -> None:
     assert set(pauses[7:]) == {30_000}
 
 
-def test_the_longest_hold_is_the_exchanges_longest_ban() -> None:
+def test_the_longest_cooldown_is_the_exchanges_longest_ban() -> None:
     assert MAX_COOLDOWN == 3 * DAY

@@ -8,7 +8,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 
 from service.account.parsing import MAX_BODY
 from service.cache.wait_budget import WaitBudget, carry
-from service.exchange.ports import EXCHANGE_INFO_MAX_AGE
+from service.exchange.exchange_info import EXCHANGE_INFO_MAX_AGE
 from service.settings import Settings
 from service.store.exchange_info import RedisExchangeInfo
 from service.store.guard import RedisGuard

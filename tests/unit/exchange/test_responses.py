@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.exchange.answers import Answer, binds, error_in, used_weight
+from service.exchange.responses import Answer, binds, error_in, used_weight
 from service.fleet.budget import MAX_COOLDOWN, Cooldown, cooldown_after
 from service.fleet.errors import ERRORS, ExchangeBannedError
 

@@ -1,13 +1,13 @@
-"""The exchange's public data: its time, and its contracts (exchangeInfo).
+"""The exchange's unsigned calls: its time, its contracts (exchangeInfo), and the probe after a cooldown.
 
-A refresh prepares both before it signs. The upkeep of a serving process keeps both up to date too, so that callers of
-the public paths alone find them, and no such caller ever causes a call. Each replica measures the clock for itself;
-one replica fetches exchangeInfo for all.
+A refresh makes all three ready before it signs. The upkeep of a serving process keeps time and contracts up to date
+too, so that callers of the public paths alone find them, and no such caller ever causes a call. Each replica measures
+the clock for itself; one replica fetches exchangeInfo for all.
 """
 
 # Who may fetch, and what keeps the two from doing it twice:
-# - A refresh holds `prepare_lock` while it prepares (`ExchangeClient.account`). The upkeep skips its tick while
-#   the lock is taken, and takes it for its own work. So in one process at most one of them measures or fetches.
+# - A refresh holds `prepare_lock` while it prepares. The upkeep skips its tick while the lock is taken, and takes it
+#   for its own work. So in one process at most one of them measures or fetches.
 # - Across replicas, exchangeInfo is fetched by the one that acquires the right to it in Redis. The right expires after
 #   a refresh's timeout, so a crashed replica blocks the others no longer than that. They adopt the shared copy then.
 # - Only a refresh on a replica that has no exchangeInfo at all fetches in spite of that: rows are granted by it.
@@ -24,11 +24,10 @@ import msgspec
 import structlog
 
 from service.exchange import exchange_info
-from service.exchange.answers import Answer, MalformedAnswerError
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, Sample, estimate
-from service.exchange.exchange_info import ExchangeInfo
+from service.exchange.exchange_info import EXCHANGE_INFO_MAX_AGE, ExchangeInfo, ExchangeInfoStore
 from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, PING, TIME, Call, Gate
-from service.exchange.ports import EXCHANGE_INFO_MAX_AGE, ExchangeInfoStore
+from service.exchange.responses import Answer, MalformedAnswerError
 from service.fleet.errors import ExchangeError
 from service.settings import Exchange
 
@@ -47,16 +46,16 @@ class _Time(msgspec.Struct, rename="camel"):
     server_time: Annotated[int, msgspec.Meta(ge=EARLIEST, le=LATEST)]
 
 
-class PublicData:
-    """The exchange's time and contracts, as this replica knows them."""
+class PublicApi:
+    """The exchange's time and contracts, and its address's budget, as this replica knows them."""
 
     def __init__(self, settings: Exchange, gate: Gate, store: ExchangeInfoStore) -> None:
-        self._settings = settings
-        self._gate = gate
-        self._egress = gate.egress
+        self.settings = settings
+        self.gate = gate
+        self.budget = gate.budget
+        self.clock = gate.clock
         self._store = store
-        self._clock = gate.egress.clock
-        self._monotonic = gate.egress.clock.monotonic
+        self._monotonic = gate.clock.monotonic
         # All of them in monotonic ms: when exchangeInfo is too old, and the earliest next attempts.
         self._info_expires_ms = self._time_retry_ms = self._info_retry_ms = self._upkeep_retry_ms = self._monotonic()
         self._failing: dict[str, str | None] = {}
@@ -79,9 +78,9 @@ class PublicData:
         samples: list[Sample] = []
         for _ in range(SAMPLES):
             sent = self._monotonic()
-            server_time = await self._gate.send(Call(TIME), _server_time)
+            server_time = await self.gate.send(Call(TIME), _server_time)
             samples.append(Sample(sent, self._monotonic(), server_time))
-        self._clock.offset = estimate(samples)
+        self.clock.offset = estimate(samples)
 
     async def load_exchange_info(self) -> None:
         """Fetch exchangeInfo, for all replicas.
@@ -89,41 +88,61 @@ class PublicData:
         Raises:
             ExchangeError: no answer, or not the documented shape.
         """
-        fetched = await self._gate.send(Call(EXCHANGE_INFO), lambda answer: exchange_info.parse(answer.body))
+        fetched = await self.gate.send(Call(EXCHANGE_INFO), lambda answer: exchange_info.parse(answer.body))
         self._adopt(fetched, EXCHANGE_INFO_MAX_AGE)
         await self._store.put(fetched.body)
 
-    async def prepare(self) -> None:
-        """Measure and fetch what a signed call needs first; the caller holds `prepare_lock`."""
-        now = self._monotonic()
-        if self._time_due(now) and not await self._attempt("time", self.synchronise):
-            self._time_retry_ms = now + SIDE_PAUSE_MS
-        if self._info_due(now) and not await self._attempt("exchangeInfo", lambda: self._find_info(required=True)):
-            self._info_retry_ms = now + SIDE_PAUSE_MS
+    async def make_ready(self) -> None:
+        """Before a signed call: probe a half-open address, then measure and fetch what is due.
 
-    @property
-    def due(self) -> bool:
-        """Whether a refresh has anything to prepare."""
+        Raises:
+            ExchangeError: the exchange still refuses, or the probe is another's or got no answer.
+        """
+        # If nothing is due, the lock may still be taken by the upkeep: that is no reason to wait.
         now = self._monotonic()
-        return self._time_due(now) or self._info_due(now)
+        if not (self._time_due(now) or self._info_due(now) or self.budget.half_open):
+            return
+        # A probe under way is not waited for either: it may take all the time there is.
+        if self.prepare_lock.locked() and self.budget.half_open:
+            raise self.budget.defer_probe().error
+        # One account at a time; the others find it done.
+        async with self.prepare_lock:
+            await self.reopen()
+            now = self._monotonic()
+            if self._time_due(now) and not await self._attempt("time", self.synchronise):
+                self._time_retry_ms = now + SIDE_PAUSE_MS
+            if self._info_due(now) and not await self._attempt("exchangeInfo", lambda: self._find_info(required=True)):
+                self._info_retry_ms = now + SIDE_PAUSE_MS
+
+    async def reopen(self) -> None:
+        """If a cooldown of the address has expired, probe whether the exchange agrees, before anything else is sent.
+
+        Raises:
+            ExchangeError: it still refuses, or can't be called.
+        """
+        if self.budget.half_open:
+            await self.gate.probe(self.settings.timeout)
+
+    async def close(self) -> None:
+        await self.gate.close()
 
     def _time_due(self, now: int) -> bool:
-        return self._clock.due and now >= self._time_retry_ms
+        return self.clock.due and now >= self._time_retry_ms
 
     def _info_due(self, now: int) -> bool:
         return now >= max(self._info_expires_ms, self._info_retry_ms)
 
     async def keep_up(self) -> None:
-        """Measure and fetch what is due, unless the address is held; a probe is left to reads of accounts."""
+        """Measure and fetch what is due, unless the address is in a cooldown; a probe is left to reads of accounts."""
         now = self._monotonic()
-        if now < self._upkeep_retry_ms or self._egress.held:
+        if now < self._upkeep_retry_ms or self.budget.in_cooldown:
             return
         if self.prepare_lock.locked():
             return  # a refresh prepares both
         async with self.prepare_lock:
             # Set before the work, in case it raises: a bug of ours must not hammer the exchange.
             self._upkeep_retry_ms = now + SIDE_PAUSE_MS
-            measured = not self._clock.due or await self._attempt("time", self.synchronise)
+            measured = not self.clock.due or await self._attempt("time", self.synchronise)
             loaded = now < self._info_expires_ms or await self._attempt(
                 "exchangeInfo", lambda: self._find_info(required=False)
             )
@@ -156,7 +175,7 @@ class PublicData:
                 self._adopt(exchange_info.parse(shared.body), shared.remaining_ms)
                 return
         # `None`, without Redis, goes on: each replica fetches for itself.
-        acquired = await self._store.acquire_once(self._settings.timeout)
+        acquired = await self._store.acquire_once(self.settings.timeout)
         if acquired is False and not (required and self.exchange_info is None):
             return
         await self.load_exchange_info()
@@ -166,16 +185,16 @@ class PublicData:
         self._info_expires_ms = self._monotonic() + remaining_ms
         limit = found.weight_limit
         # The exchange's own limit lowers ours. One in which no refresh would fit is treated as a misprint.
-        if limit is not None and limit * self._settings.weight_share < REFRESH_WEIGHT:
+        if limit is not None and limit * self.settings.weight_share < REFRESH_WEIGHT:
             log.error("exchange_limit_ignored", limit=limit)
             return
-        self._egress.live_limit = limit
+        self.budget.live_limit = limit
 
     async def _attempt(self, name: str, call: Callable[[], Awaitable[None]]) -> bool:
         """Whether an optional call succeeded; logged when that changes."""
         error: str | None = None
         try:
-            async with asyncio.timeout(self._settings.timeout.seconds * SIDE_SHARE):
+            async with asyncio.timeout(self.settings.timeout.seconds * SIDE_SHARE):
                 await call()
         except (ExchangeError, TimeoutError) as exc:
             error = type(exc).__name__

@@ -1,17 +1,34 @@
-"""What an API key may do beyond what the gateway needs, and how bad that is. Pure.
+"""For `check`: what an API key may do beyond what the gateway needs, and how bad that is.
 
-The members are those of the wallet docs' "Get API Key Permission".
+The wallet API, another host of the exchange, answers that; its docs call it "Get API Key Permission".
 """
 
 # The gateway only reads, so any other permission of its key is only useful to a thief. An unknown member is judged by
 # its value, so that a permission that the exchange adds later is reported too.
+#
+# A ban binds the address. The two hosts count requests separately, but which of them enforces a ban and what lengthens
+# it isn't documented. So nothing is sent to either during a cooldown of the address, nor before a probe has cleared it.
+# The other direction is local: a refusal here stops neither the replicas nor their ledger, only the next call here.
 
+import asyncio
 import re
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from service.exchange.answers import MalformedAnswerError
+from service.exchange import responses, transport
+from service.exchange.gate import AddressBudget
+from service.exchange.responses import MalformedAnswerError
+from service.exchange.signing import Credential
+from service.exchange.transport import HttpClient
+from service.fleet import budget
+from service.fleet.budget import Charge
+from service.fleet.errors import ExchangeAnswerInvalidError, ExchangeError, ExchangeTimeoutError
+from service.settings import Exchange
+
+PATH = "/sapi/v1/account/apiRestrictions"
+"""Weight 1 of the wallet API's own limit per address, which the ledger of `/dapi` doesn't count."""
 
 MAX_NAMES = 8
 """Unknown permissions that are listed by name; the exchange has a dozen in all."""
@@ -101,3 +118,45 @@ _FUTURES_ON = (
 
 def _named(on: frozenset[str], names: tuple[str, ...]) -> str:
     return ", ".join(name for name in names if name in on)
+
+
+class WalletApi:
+    """One signed call; each opens a client of its own, because there are only as many calls as accounts."""
+
+    def __init__(self, settings: Exchange, address_budget: AddressBudget, connect: Callable[[], HttpClient]) -> None:
+        self._settings = settings
+        self._budget = address_budget
+        self._connect = connect
+        self._refused: ExchangeError | None = None
+
+    async def restrictions(self, credential: Credential) -> Restrictions:
+        """What a key may do, by a call within the configured time.
+
+        Raises:
+            ExchangeError: not sent, not answered, refused, or not of the documented shape.
+        """
+        settings, clock = self._settings, self._budget.clock
+        if barrier := self._budget.barrier(Charge(0, credential=credential.identity)):
+            raise barrier.error
+        if self._refused is not None:
+            raise self._refused.again()
+        try:
+            async with asyncio.timeout(settings.timeout.seconds):
+                query = credential.signed_query(clock.timestamp(), settings.recv_window)
+                async with self._connect() as http:
+                    answer = await transport.fetch(http, PATH, query, credential.headers)
+            error = responses.error_in(answer, clock.now())
+            if error is not None:
+                raise error
+        except TimeoutError:
+            raise ExchangeTimeoutError("the wallet API did not answer in time") from None
+        except ExchangeError as exc:
+            cooldown = budget.cooldown_after(exc, clock.now())
+            # A rejected credential is not remembered: the next account has another one.
+            if cooldown is not None and not budget.is_credential(cooldown):
+                self._refused = exc.again(cooldown.until)
+            raise
+        try:
+            return parse(answer.body)
+        except MalformedAnswerError as exc:
+            raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.exchange.key_permissions import FUTURES, MAX_NAMES, MOVES, READS, TRADES, Judgement, key_permissions, parse
+from service.key_permissions import FUTURES, MAX_NAMES, MOVES, READS, TRADES, Judgement, key_permissions, parse
 
 READER = {
     "ipRestrict": True,
