@@ -156,7 +156,10 @@ def _query_parameter(each: Filter) -> Json:
 
 
 def _response(refusal: Json, *, binance: bool) -> tuple[int, Json]:
-    """The status of a refusal, and the refusal in full: its examples are its problems as the edge encodes them."""
+    """The status of a refusal, and the refusal in full: its examples are its problems as the edge encodes them.
+
+    All its problems have the same status.
+    """
     status, examples = 0, {}
     for name, detail in refusal["problems"].items():
         kind = _PROBLEMS[name]
