@@ -10,6 +10,7 @@ from msgspec import Meta
 from service.account.selection import Selection, Shape
 from service.web import parameters
 from service.web.authentication import authenticate, gateway_of
+from service.web.openapi.operation import CALLER, OPERATION, READING, SNAPSHOT, Json, Operation, array_of, ref
 from service.web.problems import AnyRequest
 from service.web.reads import JSON, LISTS, READS, read
 
@@ -26,6 +27,16 @@ class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):
     ]
 
 
+def _reads(shape: Shape, answer: str, body: Json, *, missing: str) -> dict[str, Any]:
+    """The `opt` of a read: what it reads, and the document's part; `missing` is its 404."""
+    mode = () if shape in (Shape.ASSETS, Shape.ASSET) else ("Gateway-Position-Mode",)
+    filters = parameters.FILTERS.get(shape, {})
+    return {
+        READS: shape,
+        OPERATION: Operation(answer, body, (*READING, missing), headers=(*SNAPSHOT, *mode), filters=filters),
+    }
+
+
 class Accounts(Controller):
     """Reads. A handler only turns path and query into a selection; `reads.read` does the rest.
 
@@ -34,7 +45,15 @@ class Accounts(Controller):
 
     path = "/v1/accounts"
 
-    @get("/", operation_id="list_accounts", tags=["accounts"], opt={LISTS: "accounts"})
+    @get(
+        "/",
+        operation_id="list_accounts",
+        tags=["accounts"],
+        opt={
+            LISTS: "accounts",
+            OPERATION: Operation("An account a row.", list[VisibleAccount], (*CALLER, "AuditUnavailable")),
+        },
+    )
     async def list_accounts(self, request: AnyRequest) -> Response[bytes]:
         """The accounts the caller may see, with the grant.
 
@@ -48,7 +67,14 @@ class Accounts(Controller):
         ]
         return Response(msgspec.json.encode(visible), media_type=JSON, headers={"cache-control": "no-store"})
 
-    @get("/{account:str}", operation_id="get_account", tags=["accounts"], opt={READS: Shape.ACCOUNT})
+    @get(
+        "/{account:str}",
+        operation_id="get_account",
+        tags=["accounts"],
+        opt=_reads(
+            Shape.ACCOUNT, "The account, cut by grant and filters.", ref("Account"), missing="UnknownNameInFilter"
+        ),
+    )
     async def get_account(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """One account, its assets and positions cut by grant and filters.
 
@@ -58,7 +84,14 @@ class Accounts(Controller):
         """
         return await read(request, account, lambda query: parameters.filtered(Shape.ACCOUNT, query))
 
-    @get("/{account:str}/assets", operation_id="list_assets", tags=["assets"], opt={READS: Shape.ASSETS})
+    @get(
+        "/{account:str}/assets",
+        operation_id="list_assets",
+        tags=["assets"],
+        opt=_reads(
+            Shape.ASSETS, "A row a coin, in the exchange's order.", array_of("Asset"), missing="UnknownAssetInFilter"
+        ),
+    )
     async def list_assets(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """Balances and margins, a row a coin.
 
@@ -66,7 +99,12 @@ class Accounts(Controller):
         """
         return await read(request, account, lambda query: parameters.filtered(Shape.ASSETS, query))
 
-    @get("/{account:str}/assets/{asset:str}", operation_id="get_asset", tags=["assets"], opt={READS: Shape.ASSET})
+    @get(
+        "/{account:str}/assets/{asset:str}",
+        operation_id="get_asset",
+        tags=["assets"],
+        opt=_reads(Shape.ASSET, "The coin's row.", ref("Asset"), missing="UnknownAsset"),
+    )
     async def get_asset(self, request: AnyRequest, account: FromPath[str], asset: FromPath[str]) -> Response[bytes]:
         """One coin's balances and margins.
 
@@ -74,7 +112,17 @@ class Accounts(Controller):
         """
         return await read(request, account, lambda query: _item(query, Shape.ASSET, asset=asset))
 
-    @get("/{account:str}/positions", operation_id="list_positions", tags=["positions"], opt={READS: Shape.POSITIONS})
+    @get(
+        "/{account:str}/positions",
+        operation_id="list_positions",
+        tags=["positions"],
+        opt=_reads(
+            Shape.POSITIONS,
+            "A row a symbol and side, in the exchange's order.",
+            array_of("Position"),
+            missing="UnknownNameInFilter",
+        ),
+    )
     async def list_positions(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """Positions, a row a symbol and side.
 
@@ -88,7 +136,12 @@ class Accounts(Controller):
         "/{account:str}/positions/{symbol:str}",
         operation_id="list_symbol_positions",
         tags=["positions"],
-        opt={READS: Shape.SYMBOL},
+        opt=_reads(
+            Shape.SYMBOL,
+            "The symbol's rows; those of sides that aren't granted are left out.",
+            array_of("Position"),
+            missing="UnknownSymbol",
+        ),
     )
     async def list_symbol_positions(
         self, request: AnyRequest, account: FromPath[str], symbol: FromPath[str]
@@ -104,7 +157,7 @@ class Accounts(Controller):
         "/{account:str}/positions/{symbol:str}/{position_side:str}",
         operation_id="get_position",
         tags=["positions"],
-        opt={READS: Shape.POSITION},
+        opt=_reads(Shape.POSITION, "The row.", ref("Position"), missing="NoSuchPosition"),
     )
     async def get_position(
         self, request: AnyRequest, account: FromPath[str], symbol: FromPath[str], position_side: FromPath[str]
@@ -121,8 +174,9 @@ def _item(query: bytes, shape: Shape, **names: str) -> Selection:
     """The selection of an item path: names from the path, and no filters."""
     parameters.no_filters(query)
     # A name in the path selects like a filter with this one value, so that grants narrow both by one rule.
-    fields = {"asset": "assets", "symbol": "symbols", "positionSide": "sides"}
-    selected: dict[str, Any] = {fields[name]: parameters.path_value(name, value) for name, value in names.items()}
+    selected: dict[str, Any] = {
+        parameters.LISTS[name].field: parameters.path_value(name, value) for name, value in names.items()
+    }
     return Selection(shape, **selected)
 
 

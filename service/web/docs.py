@@ -16,7 +16,7 @@ from service.web import caching
 from service.web.accounts import Accounts
 from service.web.dropin import DropIn
 from service.web.openapi.document import as_json, as_yaml, document
-from service.web.openapi.schemas import Json
+from service.web.openapi.operation import Json
 from service.web.operations import Operations
 from service.web.problems import AnyRequest, NotFoundError
 
@@ -104,7 +104,7 @@ def openapi() -> Json:
         for route in routes
         if isinstance(route, HTTPRoute)
         for handler in route.route_handlers
-        if handler.operation_id  # the framework's own OPTIONS have none
+        if "GET" in handler.http_methods  # the framework adds its own OPTIONS
     )
 
 

@@ -20,11 +20,12 @@ from service.fleet.errors import ExchangeUnavailableError
 from service.web import parameters
 from service.web.authentication import gateway_of
 from service.web.binance_errors import MalformedKeyError
+from service.web.openapi.operation import BINANCE, BINANCE_PUBLIC, EVERYWHERE, OPERATION, SNAPSHOT, Json, Operation, ref
 from service.web.operations import NO_STORE
 from service.web.problems import AnyRequest, NotFoundError
 from service.web.reads import JSON, READS, read_as
 
-IGNORED = frozenset({"recvWindow", "signature", "timestamp"})
+IGNORED = ("timestamp", "recvWindow", "signature")
 """What clients add to a signed query: accepted with any value, and ignored."""
 
 ACCOUNT = "[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,62}"
@@ -33,6 +34,22 @@ _PATH = re.compile(f"/binance/{ACCOUNT}/dapi/v1/[A-Za-z]+".encode())
 """Of the path as sent: the framework would also accept escapes and empty segments, which the exchange doesn't."""
 _KEY = re.compile(r"[\x21-\x7e]{1,8192}")
 _TAGS = ["drop-in"]
+_PARAMETERS = {
+    "account": {
+        "name": "account",
+        "in": "path",
+        "required": True,
+        "description": "The account's name; where no token is asked for, any.",
+        "schema": {"type": "string", "pattern": f"^{ACCOUNT}$", "minLength": 1, "maxLength": 63},
+        "example": "main",
+    },
+    **{name: ref(f"Binance_{name}", "parameters") for name in IGNORED},
+}
+
+
+def _without_token(answer: str, body: Json, headers: tuple[str, ...] = EVERYWHERE) -> dict[str, Any]:
+    """The `opt` of a path that needs no token."""
+    return {OPERATION: Operation(answer, body, BINANCE_PUBLIC, headers, parameters=_PARAMETERS, security=())}
 
 
 class _Time(msgspec.Struct, rename="camel", frozen=True):
@@ -55,7 +72,22 @@ class DropIn(Controller):
     path = "/binance/{account:str}/dapi/v1"
     guards = [require_exact]  # noqa: RUF012 - the framework's own form
 
-    @get("/account", operation_id="binance_account", tags=_TAGS, opt={READS: Shape.ACCOUNT})
+    @get(
+        "/account",
+        operation_id="binance_account",
+        tags=_TAGS,
+        opt={
+            READS: Shape.ACCOUNT,
+            OPERATION: Operation(
+                "The account, cut by grant.",
+                ref("Account"),
+                BINANCE,
+                (*(name for name in SNAPSHOT if name != "Vary"), "Gateway-Position-Mode", "VaryByKey"),
+                parameters=_PARAMETERS,
+                security=("key",),
+            ),
+        },
+    )
     async def get_account(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
         """One account, as the exchange would answer its own key.
 
@@ -69,7 +101,14 @@ class DropIn(Controller):
         answer.headers["vary"] = "X-MBX-APIKEY"  # not `Authorization`, as under `/v1`
         return answer
 
-    @get("/exchangeInfo", operation_id="binance_exchange_info", tags=_TAGS)
+    @get(
+        "/exchangeInfo",
+        operation_id="binance_exchange_info",
+        tags=_TAGS,
+        opt=_without_token(
+            "The exchange's answer, as it sent it.", ref("ExchangeInfo"), (*EVERYWHERE, "Age", "Gateway-Environment")
+        ),
+    )
     async def get_exchange_info(self, request: AnyRequest) -> Response[bytes]:
         """The exchange's contracts, as it sent them.
 
@@ -83,13 +122,18 @@ class DropIn(Controller):
         headers = NO_STORE | {"age": str(public.exchange_info_age_ms // 1000), "gateway-environment": environment}
         return Response(public.exchange_info.body, media_type=JSON, headers=headers)
 
-    @get("/ping", operation_id="binance_ping", tags=_TAGS)
+    @get("/ping", operation_id="binance_ping", tags=_TAGS, opt=_without_token("Alive.", ref("Empty")))
     async def get_ping(self, request: AnyRequest) -> Response[bytes]:
         """The gateway answers. It says nothing of the exchange."""
         _ = _public(request)
         return Response(b"{}", media_type=JSON, headers=NO_STORE)
 
-    @get("/time", operation_id="binance_time", tags=_TAGS)
+    @get(
+        "/time",
+        operation_id="binance_time",
+        tags=_TAGS,
+        opt=_without_token("What time it is there.", ref("ServerTime")),
+    )
     async def get_time(self, request: AnyRequest) -> Response[bytes]:
         """The exchange's time, by the gateway's measured clock."""
         clock = _public(request).clock

@@ -17,6 +17,7 @@ from service.fleet.budget import MINUTE, Cooldown
 from service.gateway import Gateway
 from service.web import parameters
 from service.web.authentication import authenticate, gateway_of
+from service.web.openapi.operation import CALLER, EVERYWHERE, OPERATION, Operation, ref
 from service.web.problems import AnyRequest
 from service.web.reads import JSON
 
@@ -89,12 +90,30 @@ class Operations(Controller):
 
     path = "/"
 
-    @get("/healthz", operation_id="get_health", tags=["operations"])
+    @get(
+        "/healthz",
+        operation_id="get_health",
+        tags=["operations"],
+        opt={OPERATION: Operation("Alive.", ref("Health"), headers=EVERYWHERE, security=())},
+    )
     async def get_health(self) -> Response[bytes]:
         """Liveness: the event loop answers."""
         return Response(HEALTHY, media_type=JSON, headers=NO_STORE)
 
-    @get("/readyz", operation_id="get_readiness", tags=["operations"])
+    @get(
+        "/readyz",
+        operation_id="get_readiness",
+        tags=["operations"],
+        opt={
+            OPERATION: Operation(
+                "Ready.",
+                ref("Health"),
+                headers=EVERYWHERE,
+                security=(),
+                also={503: "Draining: send nothing new here."},
+            )
+        },
+    )
     async def get_readiness(self, request: AnyRequest) -> Response[bytes]:
         """Readiness: settings and secrets are loaded, and it is not draining.
 
@@ -103,7 +122,12 @@ class Operations(Controller):
         status, body = readiness(gateway_of(request))
         return Response(body, status_code=status, media_type=JSON, headers=NO_STORE)
 
-    @get("/v1/status", operation_id="get_status", tags=["operations"])
+    @get(
+        "/v1/status",
+        operation_id="get_status",
+        tags=["operations"],
+        opt={OPERATION: Operation("This replica, as far as your accounts go.", Status, (*CALLER, "Overloaded"))},
+    )
     async def get_status(self, request: AnyRequest) -> Response[bytes]:
         """The state of this replica and of your accounts.
 

@@ -5,9 +5,12 @@
 # suggestion for an unknown name takes longer, and has a bound of its own.
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
+from typing import Any
 from urllib.parse import unquote, unquote_plus
+
+import msgspec
 
 from service.account.rows import POSITION_SIDES
 from service.account.selection import Selection, Shape
@@ -20,26 +23,102 @@ MAX_QUERY = 64 * 1024
 """Bytes; the server accepts no longer address. `MAX_VALUES` names of the greatest length fit, however escaped."""
 MAX_PARAMETERS = 1_000
 
-_NAME = re.compile(EXCHANGE_NAME_PATTERN)
-_NAME_WORDS = f"a name of 1 to {MAX_NAME} characters, without control characters, / and ,"
-_SIDE = re.compile("|".join(POSITION_SIDES))
-_TRUTH = {"true": True, "false": False}
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LONGEST_MISSPELLING = 40
 """Characters of an unknown name that is compared with the known ones: the time grows with the square of its length."""
 
-LISTS = {
-    "asset": (_NAME, _NAME_WORDS),
-    "symbol": (_NAME, _NAME_WORDS),
-    "positionSide": (_SIDE, "BOTH, LONG or SHORT"),
-}
-FLAGS = frozenset({"open", "nonzero"})
 
-FILTERS: Mapping[Shape, frozenset[str]] = {
-    Shape.ACCOUNT: frozenset({"asset", "symbol", "positionSide", "open", "nonzero"}),
-    Shape.ASSETS: frozenset({"asset", "nonzero"}),
-    Shape.POSITIONS: frozenset({"asset", "symbol", "positionSide", "open"}),
+class Form(msgspec.Struct, frozen=True):
+    """What a value looks like: as a pattern, in the words of a 400, and in the OpenAPI document."""
+
+    pattern: re.Pattern[str]
+    expected: str
+    schema: dict[str, Any]
+
+
+# As every dialect of patterns has it. It needs no surrogates: no JSON has half of a pair.
+_NAME_SCHEMA = {"type": "string", "pattern": r"^[^\x00-\x1f\x7f-\x9f/,]+$", "minLength": 1, "maxLength": MAX_NAME}
+_NAME_WORDS = f"a name of 1 to {MAX_NAME} characters, without control characters, / and ,"
+
+NAME = Form(re.compile(EXCHANGE_NAME_PATTERN), _NAME_WORDS, _NAME_SCHEMA)
+SIDE = Form(re.compile("|".join(POSITION_SIDES)), "BOTH, LONG or SHORT", {"$ref": "#/components/schemas/PositionSide"})
+FLAG = Form(re.compile("true|false"), "true or false", {"type": "boolean"})
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """A query parameter that selects rows: a flag, or a list of values of which a row must have one."""
+
+    name: str
+    field: str
+    """Of `Selection`."""
+    form: Form
+    shapes: frozenset[Shape]
+    """The lists that take it."""
+    description: str
+    item: str = ""
+    """What a value is called where a path names one."""
+    examples: tuple[str, ...] = ()
+    """Values of a list."""
+
+
+_TABLE = (
+    Filter(
+        "asset",
+        "assets",
+        NAME,
+        frozenset({Shape.ACCOUNT, Shape.ASSETS, Shape.POSITIONS}),
+        "Coins, such as `BTC`. Keeps asset rows of these coins, and position rows margined in them. "
+        "A name that neither the account nor the exchange's listing knows is a 404.",
+        item="The coin.",
+        examples=("BTC", "ETH"),
+    ),
+    Filter(
+        "symbol",
+        "symbols",
+        NAME,
+        frozenset({Shape.ACCOUNT, Shape.POSITIONS}),
+        "Contracts, such as `BTCUSD_PERP`. Keeps position rows of these symbols; doesn't touch asset rows. A name that "
+        "neither the account nor the exchange's listing knows is a 404; past delivery contracts are known.",
+        item="The contract.",
+        examples=("BTCUSD_PERP", "ETHUSD_PERP"),
+    ),
+    Filter(
+        "positionSide",
+        "sides",
+        SIDE,
+        frozenset({Shape.ACCOUNT, Shape.POSITIONS}),
+        "Keeps position rows of these sides. In one-way mode there are only `BOTH` rows: `LONG` is then legitimately "
+        "empty, and the header `Gateway-Position-Mode: one-way` says why.",
+        item="The side; in one-way mode only `BOTH`.",
+        examples=("LONG", "SHORT"),
+    ),
+    Filter(
+        "open",
+        "open",
+        FLAG,
+        frozenset({Shape.ACCOUNT, Shape.POSITIONS}),
+        "`true`: position rows whose `positionAmt` isn't zero; `false`: those where it is. A row without the field "
+        "counts as open: unknown is not zero.",
+    ),
+    Filter(
+        "nonzero",
+        "nonzero",
+        FLAG,
+        frozenset({Shape.ACCOUNT, Shape.ASSETS}),
+        "`true`: asset rows whose `walletBalance` or `marginBalance` isn't zero; `false`: those where both are. "
+        "A missing one counts as not zero.",
+    ),
+)
+"""Every filter, in the order in which a query's values are checked. `telemetry.audit.Filters` repeats their fields."""
+
+FILTERS: Mapping[Shape, Mapping[str, Filter]] = {
+    shape: {each.name: each for each in _TABLE if shape in each.shapes}
+    for shape in Shape
+    if any(shape in each.shapes for each in _TABLE)
 }
+"""What each list takes, by name; the paths of items take none."""
+LISTS = {each.name: each for each in _TABLE if each.form is not FLAG}
+FLAGS = frozenset(each.name for each in _TABLE if each.form is FLAG)
 
 
 def filtered(shape: Shape, query: bytes) -> Selection:
@@ -48,15 +127,14 @@ def filtered(shape: Shape, query: bytes) -> Selection:
     Raises:
         InvalidParameterError: names the parameter that is unknown, repeated, empty or malformed.
     """
-    values = _values(query, FILTERS[shape])
-    return Selection(
-        shape,
-        assets=_names("asset", values),
-        symbols=_names("symbol", values),
-        sides=_names("positionSide", values),
-        open=_flag("open", values),
-        nonzero=_flag("nonzero", values),
-    )
+    known = FILTERS[shape]
+    values = _values(query, known)
+    fields: dict[str, Any] = {}
+    for name, each in known.items():
+        if name in values:
+            given = _well_formed(each, values[name])
+            fields[each.field] = "true" in given if name in FLAGS else given
+    return Selection(shape, **fields)
 
 
 def no_filters(query: bytes) -> None:
@@ -65,10 +143,10 @@ def no_filters(query: bytes) -> None:
     Raises:
         InvalidParameterError: there is a query.
     """
-    _values(query, frozenset())
+    _values(query, ())
 
 
-def accept_only(known: frozenset[str], query: bytes) -> None:
+def accept_only(known: Collection[str], query: bytes) -> None:
     """Return for a query of these names, with any values.
 
     Raises:
@@ -83,7 +161,7 @@ def path_value(name: str, value: str) -> frozenset[str]:
     Raises:
         InvalidParameterError: malformed.
     """
-    return frozenset({_well_formed(name, value)})
+    return _well_formed(LISTS[name], [value])
 
 
 def require_readable(raw_path: bytes) -> None:
@@ -109,7 +187,7 @@ def _unescaped(text: str, *, in_query: bool = False) -> str:
     return unquote_plus(text, errors="strict") if in_query else unquote(text, errors="strict")
 
 
-def _values(query: bytes, known: frozenset[str]) -> dict[str, list[str]]:
+def _values(query: bytes, known: Collection[str]) -> dict[str, list[str]]:
     """Each parameter's values in order. A repeated list adds its values; a repeated flag is refused."""
     values: dict[str, list[str]] = {}
     for name, value in _pairs(query):
@@ -137,32 +215,15 @@ def _pairs(query: bytes) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _names(name: str, values: Mapping[str, list[str]]) -> frozenset[str] | None:
-    listed = values.get(name)
-    if listed is None:
-        return None
-    if len(listed) > MAX_VALUES:
-        raise InvalidParameterError(f"parameter {name}: at most {MAX_VALUES} values")
-    return frozenset(_well_formed(name, value) for value in listed)
+def _well_formed(each: Filter, values: list[str]) -> frozenset[str]:
+    if len(values) > MAX_VALUES:
+        raise InvalidParameterError(f"parameter {each.name}: at most {MAX_VALUES} values")
+    if not all(map(each.form.pattern.fullmatch, values)):
+        raise InvalidParameterError(f"parameter {each.name}: expected {each.form.expected}")
+    return frozenset(values)
 
 
-def _well_formed(name: str, value: str) -> str:
-    pattern, expected = LISTS[name]
-    if not pattern.fullmatch(value):
-        raise InvalidParameterError(f"parameter {name}: expected {expected}")
-    return value
-
-
-def _flag(name: str, values: Mapping[str, list[str]]) -> bool | None:
-    flags = values.get(name)
-    if flags is None:
-        return None
-    if flags[0] not in _TRUTH:
-        raise InvalidParameterError(f"parameter {name}: expected true or false")
-    return _TRUTH[flags[0]]
-
-
-def _unknown(name: str, known: frozenset[str]) -> str:
+def _unknown(name: str, known: Collection[str]) -> str:
     """What is wrong with a name. The text never repeats it: a name pasted by mistake may be a secret."""
     if not known:
         return "a parameter is unknown: this path takes no parameters"

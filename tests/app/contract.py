@@ -13,8 +13,7 @@ import yaml
 
 from service.cache.policy import FreshnessUnmetError
 from service.fleet.errors import ERRORS
-from service.web.openapi.answers import Reportable
-from service.web.problems import ProblemError
+from service.web.problems import ProblemError, Reportable
 
 Json = Any
 
@@ -22,7 +21,7 @@ FILE = Path(__file__).parents[2] / "openapi" / "openapi.yaml"
 DOCUMENT: Mapping[str, Json] = yaml.safe_load(FILE.read_text())
 PROBLEM = "application/problem+json"
 
-_ERRORS: list[Reportable] = [*ProblemError.__subclasses__(), *ERRORS.values(), FreshnessUnmetError]
+_ERRORS: list[type[Reportable]] = [*ProblemError.__subclasses__(), *ERRORS.values(), FreshnessUnmetError]
 PROBLEMS = {error.problem: error.status for error in _ERRORS}
 """Every problem that the gateway can tell of, and its status."""
 

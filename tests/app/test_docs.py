@@ -4,10 +4,12 @@ import re
 
 import pytest
 import yaml
+from litestar.routes import HTTPRoute
 
 from service.web import docs
+from service.web.openapi.operation import OPERATION
 from tests.app.contract import DOCUMENT, FILE
-from tests.app.harness import Replica, problem
+from tests.app.harness import Replica, Stage, problem
 
 GUIDES = FILE.parents[1] / "docs"
 
@@ -64,6 +66,19 @@ async def test_the_page_asks_for_nothing_that_is_not_here(gateway: Replica) -> N
     asked = re.findall(r'(?:href|src)="([^"]*)"', page) + re.findall(r'url: "([^"]*)"', start)
     assert len(asked) == 5
     assert set(asked) < set(TYPES)
+
+
+def test_every_handler_but_those_of_the_docs_is_in_the_document(stage: Stage) -> None:
+    handlers = [
+        handler
+        for route in stage.app().litestar.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if handler.fn.__module__.startswith("service.") and handler.fn.__module__ != docs.__name__
+    ]
+    assert [handler.fn.__qualname__ for handler in handlers if OPERATION not in handler.opt] == []
+    documented = {path["get"]["operationId"] for path in docs.openapi()["paths"].values()}
+    assert {handler.operation_id for handler in handlers} == documented
 
 
 async def test_the_ui_is_one_that_reads_openapi_3_1(gateway: Replica) -> None:

@@ -1,10 +1,12 @@
-"""The routes of the gateway → the OpenAPI 3.1 document, and its two forms.
+"""The handlers of the gateway → the OpenAPI 3.1 document, and its two forms.
 
-A handler says what it is: operation id, tags and docstring (summary, then description). What it reads (`opt`) decides
-the parameters, the answers and the problems, so that the document can't name a filter that the edge doesn't take.
+The document is `document.yaml`, completed by a walk over the handlers, each of which carries its `Operation`.
 """
 
-from collections.abc import Iterable
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,98 +14,57 @@ import yaml
 from litestar.handlers import HTTPRouteHandler
 
 import service
-from service.account.selection import Shape
-from service.web.openapi import answers, dropin, examples, headers, inputs
-from service.web.openapi.schemas import Json, array_of, ref, schemas
+from service.account.rows import POSITION_SIDES
+from service.cache.policy import FreshnessUnmetError
+from service.fleet.errors import ERRORS
+from service.settings import NAME_PATTERN
+from service.web import binance_errors, caching, problems
+from service.web.openapi.operation import EVERYWHERE, LIMITED, OPERATION, Json, Operation, ref
+from service.web.parameters import FLAGS, LISTS, MAX_VALUES, Filter
 from service.web.reads import READS
 
-_DESCRIPTION = """\
-One internal service holds the exchange credentials, keeps **one snapshot an account** and serves every team the slice
-it may see. Bodies are exactly what the exchange sent, cut to the rows asked for and granted; what the gateway has to
-say is in headers.
-
-**Amounts are strings.** Parse them as decimals, never as floats. `positionAmt` counts contracts (100 USD each for BTC,
-10 USD for other coins); margins and profits are in the settlement coin, which a symbol names before `USD_`.
-
-**How old?** `Gateway-Snapshot-Time` says when the exchange was asked, `Gateway-Snapshot-Age` how many milliseconds ago
-that was, `Cache-Status` why it was answered so. Negative `ttl`: past `fresh_for`; `detail` says why, if it is older
-than you asked for. `fresh_for` is 1 s unless the operators chose otherwise; nothing older than it and the longer stale
-window (60 s) together is ever served. Ask for more with the request's `Cache-Control`.
-
-**Empty or flat?** Rows outside your grant are left out of lists; naming what isn't granted is a 403, and a name that
-neither the account nor the exchange's listing knows a 404. An account in
-one-way mode has only `BOTH` rows, so `positionSide=LONG` is empty there, and `Gateway-Position-Mode` says so.
-`open=true` that answers `[]` means flat, as far as your grant reaches: one that lacks the side `BOTH` sees nothing of
-an account in one-way mode.
-
-**On 429, 500, 502, 503 and 504** wait for `Retry-After`, which can be minutes; where there is none, back off from 1 s,
-doubled up to 30 s, with jitter. Other 4xx: don't repeat, mend the request.
-
-Every path answers HEAD as well; whatever would write is a 405 (below `/binance/` a 404, as the exchange has it). The
-[caller's guide](/docs/callers.md) has it at length, with programs to copy.
-"""
-
-_TAGS = {
-    "accounts": "Which accounts there are, and one account whole.",
-    "assets": "Balances and margins, a row a coin.",
-    "positions": "Positions, a row a symbol and side.",
-    "operations": "The state of the gateway.",
-    dropin.TAG: dropin.TAG_WORDS,
+_COMPUTED: Mapping[str, object] = {
+    "version": service.__version__,
+    "longest Cache-Control": caching.LIMITS["Cache-Control"],
+    "longest If-None-Match": caching.LIMITS["If-None-Match"],
+    "challenge": binance_errors.CHALLENGE,
+    "position sides": list(POSITION_SIDES),
 }
 
-_SERVER = {
-    "url": "/",
-    "description": "This gateway: local, staging or production, as the header Gateway-Environment says.",
-    "x-internal": True,
+_PROBLEMS: Mapping[str, type[problems.Reportable]] = {
+    **{kind.problem: kind for kind in ERRORS.values()},
+    **{kind.problem: kind for kind in problems.ProblemError.__subclasses__()},
+    FreshnessUnmetError.problem: FreshnessUnmetError,
+    "malformed": binance_errors.MalformedKeyError,  # whose problem is `unauthenticated` too
 }
 
-_TOKEN = {
-    "type": "http",
-    "scheme": "bearer",
-    "bearerFormat": "cgw_…",
-    "description": "Your team's token, `cgw_…`, sent as `Authorization: Bearer TOKEN` (RFC 6750). Operators issue it. "
-    "Where they say so, a Kubernetes ServiceAccount's token, bound to the gateway's audience, takes its place.",
-}
+_HEADERS = {"ApiKeyChallenge": "WWW-Authenticate", "VaryByKey": "Vary"}
+"""The headers of components that aren't named after theirs."""
 
-_SHAPES: dict[Shape, tuple[Json, str, str]] = {
-    Shape.ACCOUNT: (ref("Account"), "The account, cut by grant and filters.", "UnknownNameInFilter"),
-    Shape.ASSETS: (array_of("Asset"), "A row a coin, in the exchange's order.", "UnknownAssetInFilter"),
-    Shape.ASSET: (ref("Asset"), "The coin's row.", "UnknownAsset"),
-    Shape.POSITIONS: (array_of("Position"), "A row a symbol and side, in the exchange's order.", "UnknownNameInFilter"),
-    Shape.SYMBOL: (
-        array_of("Position"),
-        "The symbol's rows; those of sides that aren't granted are left out.",
-        "UnknownSymbol",
-    ),
-    Shape.POSITION: (ref("Position"), "The row.", "NoSuchPosition"),
-}
-"""Of a shape: its schema, what a 200 is, and the response that is its 404."""
+_REF = "#/components/schemas/{name}"
+_UNCHANGED = "What you have (`If-None-Match`) is what there is; the headers say how old it is now. No body."
 
 
 def document(routes: Iterable[tuple[str, HTTPRouteHandler]]) -> Json:
     """The document of these paths (as the framework writes them) and their handlers, in their order."""
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "COIN-M account gateway",
-            "version": service.__version__,
-            "summary": "Balances, margins and positions of Binance COIN-M accounts, each team its slice.",
-            "description": _DESCRIPTION,
-            "contact": {"name": "The gateway's operators"},
-            "license": {"name": "MIT", "identifier": "MIT"},
-        },
-        "servers": [_SERVER],
-        "tags": [{"name": name, "description": words} for name, words in _TAGS.items()],
-        "security": [{"token": []}],
-        "paths": {_template(path): {"get": _operation(_template(path), handler)} for path, handler in routes},
-        "components": {
-            "securitySchemes": {"token": _TOKEN, "key": dropin.KEY},
-            "parameters": inputs.shared_parameters() | dropin.parameters(),
-            "headers": headers.headers() | dropin.HEADERS,
-            "responses": answers.refusals() | dropin.responses(),
-            "schemas": schemas(),
-        },
+    whole: Json = yaml.load((Path(__file__).parent / "document.yaml").read_text("utf-8"), _LOADER)  # noqa: S506 - safe
+    del whole["shared"]
+    examples, components = whole.pop("examples"), whole["components"]
+    refusals = {
+        name: _response(each, binance=name.startswith("Binance")) for name, each in components["responses"].items()
     }
+    components["responses"] = {name: response for name, (_, response) in refusals.items()}
+    statuses = {name: status for name, (status, _) in refusals.items()}
+    bodies = [problems.Problem, binance_errors.BinanceError]
+    for path, handler in routes:
+        template = path.replace(":str}", "}").replace("position_side", "positionSide")
+        operation = _operation(template, handler, examples[handler.operation_id], statuses)
+        whole["paths"][template] = {"get": operation}
+        if not isinstance(body := handler.opt[OPERATION].body, dict):
+            bodies.append(body)
+    _, ours = msgspec.json.schema_components(bodies, ref_template=_REF)
+    components["schemas"] |= dict(sorted(ours.items()))
+    return whole
 
 
 def as_json(content: Json) -> bytes:
@@ -113,6 +74,11 @@ def as_json(content: Json) -> bytes:
 def as_yaml(content: Json) -> bytes:
     text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return str(text).encode()
+
+
+# libyaml's where PyYAML has it: ten times as fast, and whoever else calls the replica waits meanwhile.
+_LOADER: Any = type("_Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
+_LOADER.add_constructor("!computed", lambda _, node: _COMPUTED[node.value])
 
 
 class _Dumper(yaml.SafeDumper):
@@ -129,49 +95,89 @@ def _block(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _block)
 
 
-def _template(path: str) -> str:
-    return path.replace(":str}", "}").replace("position_side", "positionSide")
-
-
-def _operation(path: str, handler: HTTPRouteHandler) -> Json:
-    summary, _, rest = (handler.fn.__doc__ or "").partition("\n")
-    words = "\n".join(line.strip() for line in rest.strip().splitlines())
-    said: Json = {
+def _operation(path: str, handler: HTTPRouteHandler, examples: Mapping[int, Json], statuses: Mapping[str, int]) -> Json:
+    """One operation, as its handler declares it; `examples` by status, and the status of each refusal."""
+    declared: Operation = handler.opt[OPERATION]
+    summary, _, description = (inspect.getdoc(handler.fn) or "").partition("\n\n")
+    operation: Json = {
         "operationId": handler.operation_id,
         "tags": list(handler.tags or ()),
         "summary": summary.rstrip("."),
-        "description": words or summary,
+        "description": description or summary,
     }
-    if dropin.TAG in said["tags"]:
-        return said | dropin.operation(str(handler.operation_id))
-    shape: Shape | None = handler.opt.get(READS)
-    return said | (_plain(str(handler.operation_id)) if shape is None else _reading(path, shape))
-
-
-def _reading(path: str, shape: Shape) -> Json:
-    schema, words, missing = _SHAPES[shape]
-    names = headers.data_headers(positions=shape not in (Shape.ASSETS, Shape.ASSET))
-    found = answers.success(words, schema, examples.OF[shape], names)
-    refused = answers.by_status((*answers.READING, missing))
-    return {
-        "parameters": [*inputs.path_parameters(path), *inputs.filters(shape), *inputs.reading_headers()],
-        "responses": {"200": found, "304": answers.not_modified(names), **refused},
+    if declared.security != ("token",):  # which the document has for all
+        operation["security"] = [{scheme: []} for scheme in declared.security]
+    parameters = {name: _path_parameter(name) for name in re.findall(r"{(\w+)}", path)}
+    # Lists first; flags, which have no order of their own, by name.
+    for name in sorted(declared.filters, key=lambda name: name if name in FLAGS else ""):
+        parameters[name] = _query_parameter(declared.filters[name])
+    parameters |= declared.parameters
+    if READS in handler.opt:
+        parameters |= {name: ref(name, "parameters") for name in ("CacheControl", "IfNoneMatch")}
+    if parameters:
+        operation["parameters"] = list(parameters.values())
+    schema = declared.body
+    if not isinstance(schema, dict):
+        (schema,), _ = msgspec.json.schema_components([schema], ref_template=_REF)
+    responses: dict[int, Json] = {
+        status: {
+            "description": description,
+            "headers": _headers(declared.headers),
+            "content": {"application/json": {"schema": schema, "examples": examples[status]}},
+        }
+        for status, description in {200: declared.answer, **declared.also}.items()
     }
+    if READS in handler.opt:
+        responses[304] = {"description": _UNCHANGED, "headers": _headers(declared.headers)}
+    responses |= {statuses[name]: ref(name, "responses") for name in declared.refusals}
+    return operation | {"responses": {str(status): responses[status] for status in sorted(responses)}}
 
 
-def _plain(operation_id: str) -> Json:
-    words, schema = {
-        "list_accounts": ("An account a row.", array_of("VisibleAccount")),
-        "get_status": ("This replica, as far as your accounts go.", ref("Status")),
-        "get_health": ("Alive.", ref("Health")),
-        "get_readiness": ("Ready.", ref("Health")),
-    }[operation_id]
-    names = headers.EVERYWHERE if operation_id in ("get_health", "get_readiness") else headers.LIMITED
-    found = answers.success(words, schema, examples.OF_OURS[operation_id], names)
-    if operation_id == "get_health":
-        return {"security": [], "responses": {"200": found}}
-    if operation_id == "get_readiness":
-        draining = answers.success("Draining: send nothing new here.", schema, examples.DRAINING)
-        return {"security": [], "responses": {"200": found, "503": draining}}
-    busy = "AuditUnavailable" if operation_id == "list_accounts" else "Overloaded"
-    return {"responses": {"200": found, **answers.by_status((*answers.CALLER, busy))}}
+def _path_parameter(name: str) -> Json:
+    if name == "account":
+        schema: Json = {"type": "string", "pattern": f"^{NAME_PATTERN}$", "minLength": 1, "maxLength": 63}
+        description, example = "The account's name, as `GET /v1/accounts` lists it.", "main"
+    else:
+        each = LISTS[name]
+        description, schema, example = each.item, each.form.schema, each.examples[0]
+    named = {"name": name, "in": "path", "required": True, "description": description}
+    return named | {"schema": schema, "example": example}
+
+
+def _query_parameter(each: Filter) -> Json:
+    """A filter. Its examples stand in the schema: Swagger UI would fill in one beside it, and so filter unasked."""
+    named = {"name": each.name, "in": "query", "description": each.description}
+    if each.name in FLAGS:
+        return named | {"schema": each.form.schema | {"examples": [True]}}
+    named["description"] += f" Comma-separated or repeated, {MAX_VALUES} values at the most."
+    several = {"type": "array", "items": each.form.schema, "minItems": 1, "maxItems": MAX_VALUES}
+    several["examples"] = [[each.examples[0]], list(each.examples)]
+    return named | {"schema": several, "style": "form", "explode": False}
+
+
+def _response(refusal: Json, *, binance: bool) -> tuple[int, Json]:
+    """The status of a refusal, and the refusal in full: its examples are its problems as the edge encodes them.
+
+    All its problems have the same status.
+    """
+    status, examples = 0, {}
+    for name, detail in refusal["problems"].items():
+        kind = _PROBLEMS[name]
+        error = kind(detail or kind.title[0].lower() + kind.title[1:])
+        sent = binance_errors.refusal(error, {}) if binance else problems.refusal("3f1c0b7e9d2a4c55", error, {})
+        summary = "No token, or several" if name == "malformed" else error.title
+        status, examples[name] = sent.status, {"summary": summary, "value": msgspec.json.decode(sent.body)}
+    # A limit is a client's. Under `/v1` a 401 knows none; below `/binance/` it may (one without a grant), but no 404.
+    names = list(EVERYWHERE if status == (404 if binance else 401) else LIMITED)
+    if status == 401:
+        names += ["ApiKeyChallenge"] if binance else ["WWW-Authenticate", "Retry-After"]
+    if status == 429 or status >= 500:
+        names += ["Retry-After"]
+    media_type, schema = ("application/json", "BinanceError") if binance else (problems.MEDIA_TYPE, "Problem")
+    content = {media_type: {"schema": ref(schema), "examples": examples}}
+    return status, {"description": refusal["description"], "headers": _headers(names), "content": content}
+
+
+def _headers(names: Iterable[str]) -> Json:
+    """References to header components, by the header's name."""
+    return {_HEADERS.get(name, name): ref(name, "headers") for name in names}

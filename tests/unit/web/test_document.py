@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from service.account.snapshot import DOCUMENTED
 from service.settings import MAX_NAME
 from service.web import caching, dropin, parameters
 from service.web.docs import document_bytes
+from service.web.openapi import document
 from simulator.exchange import MAIN, Exchange
 from simulator.statement import statement
 from tests.app.contract import DOCUMENT, FILE, PROBLEM, PROBLEMS, resolved, violations
@@ -84,6 +86,11 @@ def test_every_example_is_what_its_schema_says(operation: str) -> None:
         assert [violations(schema, value) for value in values] == [[]] * len(values)
 
 
+def test_no_operation_has_examples_that_are_not_shown() -> None:
+    literal = Path(document.__file__).with_name("document.yaml").read_text("utf-8")
+    assert set(yaml.load(literal, yaml.BaseLoader)["examples"]) == set(OPERATIONS)
+
+
 def test_every_header_has_an_example_of_its_schema() -> None:
     for name, header in DOCUMENT["components"]["headers"].items():
         assert violations(header["schema"], header["example"]) == [], name
@@ -120,7 +127,7 @@ def test_every_field_that_the_exchange_sends_is_described() -> None:
 @pytest.mark.parametrize("operation", READS)
 def test_the_filters_are_those_that_the_edge_takes_with_its_bounds(operation: str) -> None:
     query = taken(operation, "query")
-    assert set(query) == parameters.FILTERS.get(SHAPES.get(operation, Shape.ASSET), set())
+    assert set(query) == set(parameters.FILTERS.get(SHAPES.get(operation, Shape.ASSET), {}))
     for name, each in query.items():
         if name in parameters.FLAGS:
             assert each["schema"]["type"] == "boolean"
@@ -130,14 +137,14 @@ def test_the_filters_are_those_that_the_edge_takes_with_its_bounds(operation: st
         if "pattern" in item:
             assert (item["minLength"], item["maxLength"]) == (1, MAX_NAME)
         else:
-            assert "|".join(item["enum"]) == parameters.LISTS[name][0].pattern
+            assert "|".join(item["enum"]) == parameters.LISTS[name].form.pattern.pattern
 
 
 @given(st.text(min_size=1, max_size=70) | st.text(st.characters(max_codepoint=0xA5, categories=["Cc", "Lu", "Po"])))
 def test_a_name_of_the_document_is_one_that_the_edge_takes(name: str) -> None:
     schema = taken("list_assets", "query")["asset"]["schema"]["items"]
     fits = violations(schema, name) == []
-    assert fits == (parameters.LISTS["asset"][0].fullmatch(name) is not None)
+    assert fits == (parameters.LISTS["asset"].form.pattern.fullmatch(name) is not None)
 
 
 @pytest.mark.parametrize("operation", READS)
@@ -180,7 +187,7 @@ def test_who_is_calling_is_asked_everywhere_but_of_probes_and_of_what_the_exchan
 
 @pytest.mark.parametrize("operation", DROP_IN)
 def test_drop_in_paths_take_what_clients_add_to_a_query_and_answer_errors_in_binances_form(operation: str) -> None:
-    assert set(taken(operation, "query")) == dropin.IGNORED
+    assert set(taken(operation, "query")) == set(dropin.IGNORED)
     refused = {status: told for status, told in answers(operation).items() if status >= "400"}
     assert {"400", "404"} <= set(refused) <= {"400", "401", "404", "429", "503"}
     for told in refused.values():
