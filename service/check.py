@@ -255,5 +255,5 @@ async def _check_account(gateway: Gateway, cache: AccountCache, wallet: WalletAp
 
 
 def _explain(error: ExchangeError) -> str:
-    until = f" (until {timestamp(error.retry_at)})" if error.retry_at else ""
+    until = f" (until {timestamp(error.failure.retry_at)})" if error.failure.retry_at else ""
     return f"{error.problem}: {error.detail}{until}"

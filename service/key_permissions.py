@@ -24,7 +24,7 @@ from service.exchange.signing import Credential
 from service.exchange.transport import HttpClient
 from service.fleet import budget
 from service.fleet.budget import Charge
-from service.fleet.errors import ExchangeAnswerInvalidError, ExchangeError, ExchangeTimeoutError
+from service.fleet.errors import ExchangeAnswerInvalidError, ExchangeError, ExchangeTimeoutError, Failure
 from service.settings import Exchange
 
 PATH = "/sapi/v1/account/apiRestrictions"
@@ -127,7 +127,7 @@ class WalletApi:
         self._settings = settings
         self._budget = address_budget
         self._connect = connect
-        self._refused: ExchangeError | None = None
+        self._refused: Failure | None = None
 
     async def restrictions(self, credential: Credential) -> Restrictions:
         """What a key may do, by a call within the configured time.
@@ -137,9 +137,9 @@ class WalletApi:
         """
         settings, clock = self._settings, self._budget.clock
         if barrier := self._budget.barrier(Charge(0, credential=credential.identity)):
-            raise barrier.error
+            raise barrier.failure.error()
         if self._refused is not None:
-            raise self._refused.again()
+            raise self._refused.error()
         try:
             async with asyncio.timeout(settings.timeout.seconds):
                 query = credential.signed_query(clock.timestamp(), settings.recv_window)
@@ -154,7 +154,7 @@ class WalletApi:
             cooldown = budget.cooldown_after(exc, clock.now())
             # A rejected credential is not remembered: the next account has another one.
             if cooldown is not None and not budget.is_credential(cooldown):
-                self._refused = exc.again(cooldown.until)
+                self._refused = exc.failure.until(cooldown.until)
             raise
         try:
             return parse(answer.body)

@@ -42,7 +42,7 @@ from service.cache.ports import ActiveCredential, Outcome, RefreshWait, Result, 
 from service.cache.refresher import GRACE, Refresher
 from service.cache.rotation import Rotation
 from service.fleet.budget import Barrier
-from service.fleet.errors import ExchangeError, ExchangeTimeoutError
+from service.fleet.errors import ExchangeError, ExchangeTimeoutError, Failure
 from service.fleet.shared_state import Notification
 from service.settings import Freshness
 from service.telemetry.metrics import Metrics
@@ -72,7 +72,7 @@ class _Read:
         self.waited: RefreshWait | None = None
 
     @property
-    def failure(self) -> ExchangeError | None:
+    def failure(self) -> Failure | None:
         return self.waited.failure if self.waited else None
 
     @property
@@ -186,7 +186,7 @@ class AccountCache:
         # The caller's own deadline: decide once more, as after a failure. The refresh under way goes on for others.
         late = ExchangeTimeoutError("the exchange did not answer in time")
         read.redis_read = True
-        read.waited = RefreshWait("expired", initiated=False, failure=late)
+        read.waited = RefreshWait("expired", initiated=False, failure=late.failure)
         served = self._served_now(self._decide(read), read)
         if served is None:
             raise late
@@ -266,7 +266,7 @@ class AccountCache:
             return decision
         if isinstance(decision, Refuse) and read.redis_read:
             if isinstance(decision.error, ExchangeError):
-                self.state.note(decision.error)
+                self.state.note(decision.error.failure)
             raise decision.error
         return None
 
@@ -280,7 +280,7 @@ class AccountCache:
                 return None
             barrier = self.state.barrier(forced=False)
             if barrier is not None:
-                self.state.note(barrier.error)
+                self.state.note(barrier.failure)
         if isinstance(decision, ServeAndRefresh):
             self._flight.start(lambda: self._refresh(self._freshness.fresh_for, forced=False, bounded=False))
         age, waited = self.state.age_of(snapshot), read.waited
@@ -318,8 +318,7 @@ class AccountCache:
                 read.waited = replace(waited, outcome="fetched")
             return None
         except ExchangeError as exc:
-            # A copy: the flight's one exception is raised to every caller, and would collect all their tracebacks.
-            read.waited = replace(waited, failure=exc.again())
+            read.waited = replace(waited, failure=exc.failure)
         else:
             read.waited = replace(waited, outcome=outcome)
         read.waits += 1

@@ -7,7 +7,7 @@ from service.account.snapshot import Snapshot
 from service.cache.ports import ActiveCredential, LastRefresh
 from service.fleet import budget
 from service.fleet.budget import Barrier, Failures
-from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError
+from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError, Failure
 from service.fleet.shared_state import Entry, Failed, LinkKind, SharedState
 
 log = structlog.get_logger("coinm.cache")
@@ -48,12 +48,12 @@ class AccountState:
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the exchange can't be called now: a not-before, back-off after failures, or the weight."""
         barrier, failures = self.active.source.barrier(forced=forced), self.failures
-        if barrier and self.active.superseded and isinstance(barrier.error, ExchangeRejectedCredentialsError):
+        if barrier and self.active.superseded and barrier.failure.problem == ExchangeRejectedCredentialsError.problem:
             barrier = None  # a replica with a newer credential calls instead
         if barrier is not None or failures is None:
             return barrier
         pause_ms = failures.until - self._clock.monotonic()
-        return Barrier("backoff", failures.error.again(self._clock.now() + pause_ms)) if pause_ms > 0 else None
+        return Barrier("backoff", failures.last.until(self._clock.now() + pause_ms)) if pause_ms > 0 else None
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Keep a snapshot of the active credential, unless memory has one requested later; by monotonic ms."""
@@ -99,17 +99,17 @@ class AccountState:
         """Adopt a failure that another replica has shared, unless this one's own pause is longer."""
         until = self._clock.monotonic() + failed.pause_ms
         if self.failures is None or until > self.failures.until:
-            self.failures = Failures(failed.count, failed.error, until)
+            self.failures = Failures(failed.count, failed.failure, until)
 
     def count_failure(self, error: ExchangeError) -> Failed:
         """Count one more failure in a row; returns it as it is shared with the other replicas."""
         now = self._clock.monotonic()
-        failures = self.failures = budget.failures_after(self.failures, error, now)
+        failures = self.failures = budget.failures_after(self.failures, error.failure, now)
         # `until` is this process's monotonic time: callers get it as a time, the other replicas as a pause.
-        error.retry_at = self._clock.now() + failures.until - now
-        return Failed(failures.count, failures.error, failures.until - now)
+        error.failure = error.failure.until(self._clock.now() + failures.until - now)
+        return Failed(failures.count, failures.last, failures.until - now)
 
-    def note(self, error: ExchangeError | None = None) -> None:
+    def note(self, failure: Failure | None = None) -> None:
         """Record how the last refresh went, or what prevented it."""
         now = self._clock.now()
-        self.last_refresh = LastRefresh(now, error.problem, error.detail) if error else LastRefresh(now, "ok")
+        self.last_refresh = LastRefresh(now, failure.problem, failure.detail) if failure else LastRefresh(now, "ok")

@@ -166,7 +166,7 @@ def beyond(situation: Situation, barrier: Barrier | None) -> Decision:
     if situation.age is not None and situation.age <= situation.waited:
         return Refuse(FreshnessUnmetError("the exchange took longer to answer than an answer may be old"))
     if barrier is not None:
-        return Refuse(barrier.error)
+        return Refuse(barrier.failure.error())
 
     why: RefreshReason = "expired"
     if age is None and situation.age is None:

@@ -9,7 +9,7 @@ from service.account.snapshot import Snapshot
 from service.cache.policy import RefreshReason, ServeReason
 from service.cache.wait_budget import WaitBudget
 from service.fleet.budget import Barrier, Cooldown
-from service.fleet.errors import ExchangeError
+from service.fleet.errors import Failure
 from service.fleet.ledger import Cooldowns
 from service.fleet.shared_state import Cleared, Entry, Failed, LeaseRequest, Lineage, LinkKind, SharedState, StoreResult
 
@@ -151,7 +151,7 @@ class RefreshWait(msgspec.Struct, frozen=True):
     initiated: bool
     """Whether this caller started the refresh."""
     outcome: Outcome | None = None
-    failure: ExchangeError | None = None
+    failure: Failure | None = None
 
 
 class LastRefresh(msgspec.Struct, frozen=True):

@@ -132,7 +132,7 @@ class Refresher:
                         await self._notified.wait()
                 attempt.budget = WaitBudget()
         except WeightBudgetSpentError as exc:
-            self.state.note(exc)  # the ledger knew more than this replica: each waiting caller decides again
+            self.state.note(exc.failure)  # the ledger knew more than this replica: each waiting caller decides again
             result = "barred"
             return "barred"
         except ExchangeError:
@@ -224,7 +224,7 @@ class Refresher:
         barrier = self.state.barrier(forced=attempt.forced)
         if barrier is None:
             return None
-        self.state.note(barrier.error)
+        self.state.note(barrier.failure)
         return "barred"
 
     def _has_joined(self, attempt: _Refresh) -> bool:
@@ -329,13 +329,13 @@ class Refresher:
         None is due while a not-before already bars the call, where only weight was missing, and to a credential that
         has been replaced meanwhile.
         """
-        self.state.note(error)
+        self.state.note(error.failure)
         log.warning(
             "refresh_failed",
             account=self.state.account,
             problem=error.problem,
-            answered=error.answered,
-            code=error.code,
+            answered=error.failure.answered,
+            code=error.failure.code,
         )
         replaced = active is not self.state.active
         if isinstance(error, WeightBudgetSpentError) or replaced or self.state.barrier(forced=False) is not None:

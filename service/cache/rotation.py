@@ -27,7 +27,7 @@ from service.account.snapshot import Snapshot
 from service.cache.account_state import AccountState
 from service.cache.flight import cancel_and_wait
 from service.cache.ports import ActiveCredential
-from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError, ExchangeTimeoutError
+from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -79,30 +79,20 @@ class Rotation:
 
     async def _prove(self, candidate: ActiveCredential) -> None:
         """Try until the candidate is active."""
-        while True:
+        pause_ms: int | None = 0
+        while pause_ms is not None:
             try:
-                await self._try(candidate)
-            except ExchangeError as exc:
-                if exc.retry_at is not None:
-                    wait_ms = exc.retry_at - self._clock.now()
-                else:
-                    wait_ms = self._next_attempt_ms - self._clock.monotonic()
+                pause_ms = await self._try(candidate)
             except Exception:  # a bug backs off like a failure, and doesn't end the rotation
                 log.exception("credential_proof_fault", account=self._state.account)
-                self._back_off()
-                wait_ms = self._next_attempt_ms - self._clock.monotonic()
-            else:
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(FIRST_PAUSE_S, wait_ms / 1000)):
-                    await self._notified.wait()
+                pause_ms = self._back_off()
+            if pause_ms is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(FIRST_PAUSE_S, pause_ms / 1000)):
+                        await self._notified.wait()
 
-    async def _try(self, candidate: ActiveCredential) -> None:
-        """Activate the candidate, if the exchange accepts it or has accepted it.
-
-        Raises:
-            ExchangeError: not now; the error says when to try again, if that is known.
-        """
+    async def _try(self, candidate: ActiveCredential) -> int | None:
+        """Activate the candidate if the exchange accepts it or has accepted it: `None`; else ms until the next try."""
         self._notified.clear()  # before the read: what is announced during it wakes the next sleep
         active = self._state.active
         shared = await candidate.shared.read_state(self._state.known_request_time)
@@ -120,32 +110,34 @@ class Rotation:
             await candidate.source.reconcile(shared.cooldowns)
             if active.source.identity in shared.lineage.replaced and not shared.lineage.superseded:
                 await self._activate(candidate, "adopted")
-                return
-        if self._clock.monotonic() < self._next_attempt_ms:
-            raise ExchangeTimeoutError("it was asked in vain a moment ago")
+                return None
+        pause_ms = self._next_attempt_ms - self._clock.monotonic()
+        if pause_ms > 0:
+            return pause_ms
         barrier = candidate.source.barrier(forced=False)
         if barrier is not None:
-            raise barrier.error
+            return (barrier.failure.retry_at or 0) - self._clock.now()
         if await candidate.shared.acquire_once(int(self._timeout_s * 1000)) is False:
-            raise ExchangeTimeoutError("another replica is trying the credential out")
+            return 0  # another replica is trying it, and announces how that went
         try:
             snapshot = await candidate.source.fetch(forced=False)
         except ExchangeError as exc:
             rejected = isinstance(exc, ExchangeRejectedCredentialsError)
             self._count("rejected" if rejected else "failed")
-            if not rejected:  # a rejected one has a not-before, which says when
-                self._back_off()
             log.error(  # noqa: TRY400 - what the exchange answers has no traceback of interest
                 "credential_not_accepted",
                 account=self._state.account,
                 credential=candidate.source.fingerprint,
                 in_use=active.source.fingerprint,
                 problem=exc.problem,
-                code=exc.code,
+                code=exc.failure.code,
             )
-            raise
+            if not rejected:  # a rejected one has a not-before, which says when
+                pause_ms = self._back_off()
+            return pause_ms if exc.failure.retry_at is None else exc.failure.retry_at - self._clock.now()
         await candidate.shared.record_rotation(active.source.identity, self._state.link_to(candidate))
         await self._activate(candidate, "accepted", snapshot)
+        return None
 
     async def _activate(self, candidate: ActiveCredential, outcome: str, snapshot: Snapshot | None = None) -> None:
         replaced = self._state.active
@@ -166,7 +158,9 @@ class Rotation:
     def _count(self, outcome: str) -> None:
         self._metrics.credential_proofs.labels(self._state.account, outcome).inc()
 
-    def _back_off(self) -> None:
+    def _back_off(self) -> int:
+        """Count a failure; returns ms until the next attempt."""
         self._failures += 1
-        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 5))
-        self._next_attempt_ms = self._clock.monotonic() + int(pause_s * 1000)
+        pause_ms = int(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 5)) * 1000)
+        self._next_attempt_ms = self._clock.monotonic() + pause_ms
+        return pause_ms

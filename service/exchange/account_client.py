@@ -37,7 +37,7 @@ class _Refresh(msgspec.Struct):
 
     forced: bool
     resynchronised: bool = False
-    failure: ExchangeError | None = None
+    last_error: ExchangeError | None = None
 
 
 class AccountClient:
@@ -137,11 +137,11 @@ class AccountClient:
                     raise skew from None
                 return await self._send(forced=refresh.forced)
         except WeightBudgetSpentError:
-            if refresh.failure is None:
+            if refresh.last_error is None:
                 raise
-            raise refresh.failure from None
+            raise refresh.last_error from None
         except ExchangeError as exc:
-            refresh.failure = exc
+            refresh.last_error = exc
             raise
 
     async def _send(self, *, forced: bool) -> Snapshot:

@@ -299,7 +299,7 @@ class Gate:
         cooldown = self.budget.cooldown(ADDRESS)
         # `None`, without Redis, goes on: each replica probes for itself.
         if await self._ledger.acquire_probe(timeout_ms) is False:
-            raise self.budget.defer_probe().error
+            raise self.budget.defer_probe().failure.error()
         await self.send(Call(PING), lambda _: None)
         # What was read before the ping: a longer cooldown that was learned meanwhile stays in force.
         cleared = replace(cooldown, cleared=True)
@@ -331,7 +331,7 @@ class Gate:
         """
         known, charge, probes = self.budget, call.charge, call.endpoint is PING
         if barrier := known.barrier(charge, probes=probes):
-            raise barrier.error
+            raise barrier.failure.error()
         reservation = Reservation(secrets.token_hex(8), known.window.minute, charge)
         ledger_before = await self._ledger.reserve(reservation)
         known.degraded = ledger_before is None
@@ -340,7 +340,7 @@ class Gate:
             await self.reconcile(charge, ledger_before.cooldowns)
         if barrier := known.barrier(charge, probes=probes):
             await self._ledger.cancel(reservation)
-            raise barrier.error
+            raise barrier.failure.error()
         # No await since that `barrier`: see above.
         known.reserve(charge)
         return reservation
@@ -366,14 +366,14 @@ class Gate:
             # There is no credential to bind, so this is just a refusal.
             error = ExchangeRefusedError(
                 "the exchange refuses an unsigned call",
-                answered=error.answered,
-                code=error.code,
-                retry_at=error.retry_at,
+                answered=error.failure.answered,
+                code=error.failure.code,
+                retry_at=error.failure.retry_at,
             )
         cooldown = budget.cooldown_after(error, now) if error else None
         scope = charge.credential if cooldown and budget.is_credential(cooldown) else ADDRESS
         if error is not None and cooldown is not None:
-            error.retry_at = cooldown.until
+            error.failure = error.failure.until(cooldown.until)
             known.impose(scope, cooldown)
         reported = responses.used_weight(answer)
         known.settle(charge.weight, reported, reservation.minute)

@@ -104,7 +104,7 @@ class PublicApi:
             return
         # A probe under way is not waited for either: it may take all the time there is.
         if self.prepare_lock.locked() and self.budget.half_open:
-            raise self.budget.defer_probe().error
+            raise self.budget.defer_probe().failure.error()
         # One account at a time; the others find it done.
         async with self.prepare_lock:
             await self.reopen()

@@ -113,9 +113,9 @@ def error_in(answer: Answer, now: int) -> ExchangeError | None:
     if error is None:
         return None
     # The body and the header may each name a time: the later one is the safe one.
-    times = [time for time in (error.retry_at, named) if time is not None]
+    times = [time for time in (error.failure.retry_at, named) if time is not None]
     if times:
-        error.retry_at = min(max(times), now + MAX_COOLDOWN)
+        error.failure = error.failure.until(min(max(times), now + MAX_COOLDOWN))
     if named is not None:
         error.transient = False  # the exchange has said when; a retry before that would be too early
     return error

@@ -31,6 +31,7 @@ from service.fleet.errors import (
     ExchangeError,
     ExchangeRateLimitedError,
     ExchangeRejectedCredentialsError,
+    Failure,
     WeightBudgetSpentError,
 )
 
@@ -61,10 +62,10 @@ BarrierReason: TypeAlias = Literal["not-before", "backoff", "weight-budget", "st
 
 
 class Barrier(msgspec.Struct, frozen=True):
-    """Why the exchange can't be called now; the error says until when."""
+    """Why the exchange can't be called now; the failure says until when."""
 
     reason: BarrierReason
-    error: ExchangeError
+    failure: Failure
 
 
 class Cooldown(msgspec.Struct, frozen=True):
@@ -108,10 +109,10 @@ def merged(one: Cooldown, other: Cooldown) -> Cooldown:
 
 
 class Failures(msgspec.Struct, frozen=True):
-    """Consecutive failed refreshes, the last one's error, and the earliest next attempt (ms, monotonic)."""
+    """Consecutive failed refreshes, the last one, and the earliest next attempt (ms, monotonic)."""
 
     count: int
-    error: ExchangeError
+    last: Failure
     until: int
 
 
@@ -273,14 +274,14 @@ def _fairness_wait_ms(window: Window, charge: Charge, ceiling: Ceiling, now: int
 
 
 def _spent(detail: str, until: int) -> Barrier:
-    return Barrier("weight-budget", WeightBudgetSpentError(detail, retry_at=until))
+    return Barrier("weight-budget", Failure(WeightBudgetSpentError.problem, detail, retry_at=until))
 
 
 def cooldown_barrier(cooldown: Cooldown) -> Barrier:
     """A remembered refusal as a barrier; problem types that a newer release wrote count as a ban."""
-    error = ERRORS.get(cooldown.problem, ExchangeBannedError)
-    detail = f"{error.title.lower()}; it is not asked until then"
-    return Barrier("not-before", error(detail, retry_at=cooldown.until))
+    kind = ERRORS.get(cooldown.problem, ExchangeBannedError)
+    detail = f"{kind.title.lower()}; it is not asked until then"
+    return Barrier("not-before", Failure(kind.problem, detail, retry_at=cooldown.until))
 
 
 def probe_barrier(cooldown: Cooldown, now: int) -> Barrier:
@@ -293,13 +294,14 @@ def cooldown_after(error: ExchangeError, now: int) -> Cooldown | None:
 
     A time that the answer names can only lengthen it; `MAX_COOLDOWN` is the longest.
     """
-    named = error.retry_at or 0
+    failure = error.failure
+    named = failure.retry_at or 0
     match error:
-        case ExchangeRateLimitedError() if error.answered != 503 or error.code is not None:
+        case ExchangeRateLimitedError() if failure.answered != 503 or failure.code is not None:
             until = max(named, (now // MINUTE + 1) * MINUTE + MINUTE_MARGIN)
         case ExchangeBannedError():
             until = named if named > now else now + UNDATED_BAN
-        case ExchangeBlockedError(answered=answered) if answered != 451:
+        case ExchangeBlockedError() if failure.answered != 451:
             until = max(named, now + BLOCKED_COOLDOWN)
         case ExchangeRejectedCredentialsError():
             until = max(named, now + CREDENTIAL_PROBE)
@@ -315,9 +317,9 @@ def is_credential(cooldown: Cooldown) -> bool:
     return cooldown.problem == ExchangeRejectedCredentialsError.problem
 
 
-def failures_after(before: Failures | None, error: ExchangeError, now: int) -> Failures:
+def failures_after(before: Failures | None, failure: Failure, now: int) -> Failures:
     """1 s after the first failure in a row, doubling to 30 s."""
     count = before.count + 1 if before else 1
     # The exponent is capped because 2 ** count would grow without end; 2 ** 10 s is far over the longest pause.
     pause_ms = min(FIRST_BACKOFF * 2 ** min(count - 1, 10), MAX_BACKOFF)
-    return Failures(count, error.again(), now + pause_ms)
+    return Failures(count, failure, now + pause_ms)

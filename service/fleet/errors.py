@@ -21,17 +21,45 @@ Each class names the problem type and the status that a caller receives.
 # a sentence of ours. The problem types are stored in Redis as well (cooldowns, failures), so replicas of different
 # releases read each other's. A release that doesn't know a cooldown's type treats it as a ban.
 
-from typing import ClassVar, Self
+# A raised exception collects the traceback, and so the locals, of every frame that it passes. So what is kept or shared
+# is the `Failure`, a plain value; whoever has to report it again raises a new exception from it.
+
+from typing import ClassVar
+
+import msgspec
+from msgspec.structs import replace
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why there is no answer: what an `ExchangeError` carries, and what is remembered of it."""
+
+    problem: str
+    """The problem type, a key of `ERRORS`."""
+    detail: str
+    """A sentence of ours, safe to show."""
+    answered: int | None = None
+    """The exchange's HTTP status, if it answered."""
+    code: int | None = None
+    """The exchange's error code, if it gave one."""
+    retry_at: int | None = None
+    """When to call again at the earliest, epoch ms on the exchange's clock, if known."""
+
+    def error(self) -> "ExchangeError":
+        """A new exception that carries this failure."""
+        error = ERRORS[self.problem](self.detail)
+        error.failure = self
+        return error
+
+    def until(self, retry_at: int) -> "Failure":
+        """The same, to be retried no earlier than then."""
+        return replace(self, retry_at=retry_at)
 
 
 class ExchangeError(Exception):
     """Why there is no answer; base of the tree, never raised itself.
 
     Args:
-        detail: a sentence of ours, safe to show.
-        answered: the exchange's HTTP status, if it answered.
-        code: the exchange's error code, if it gave one.
-        retry_at: when to call again at the earliest, epoch ms on the exchange's clock, if known.
+        detail, answered, code, retry_at: as in `Failure`.
         transient: whether a retry within the same refresh may help.
     """
 
@@ -49,17 +77,12 @@ class ExchangeError(Exception):
         transient: bool = False,
     ) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.answered = answered
-        self.code = code
-        self.retry_at = retry_at
+        self.failure = Failure(self.problem, detail, answered, code, retry_at)
         self.transient = transient
 
-    def again(self, retry_at: int | None = None) -> Self:
-        """The same refusal as a new exception, which is safe to keep."""
-        # A raised exception collects the traceback, and so the locals, of every frame it passes. A remembered one must
-        # not keep those alive. `transient` is left out: it concerned the refresh that failed.
-        return type(self)(self.detail, answered=self.answered, code=self.code, retry_at=retry_at or self.retry_at)
+    @property
+    def detail(self) -> str:
+        return self.failure.detail
 
 
 class ExchangeRateLimitedError(ExchangeError):

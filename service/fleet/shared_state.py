@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from service.fleet.errors import ExchangeError
+from service.fleet.errors import Failure
 from service.fleet.ledger import Cooldowns
 
 Lease: TypeAlias = Literal["not-tried", "not-needed", "superseded", "acquired", "held"]
@@ -49,7 +49,7 @@ class Failed(msgspec.Struct, frozen=True):
 
     count: int
     """Failures in a row, this one included."""
-    error: ExchangeError
+    failure: Failure
     pause_ms: int
     """Until the next attempt; negative: since it was due."""
 

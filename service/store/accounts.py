@@ -31,7 +31,7 @@ from service.account.parsing import MAX_BODY
 from service.cache.wait_budget import WaitBudget
 from service.exchange.clock import ExchangeClock
 from service.fleet.budget import MAX_BACKOFF
-from service.fleet.errors import ERRORS, ExchangeUnavailableError
+from service.fleet.errors import ERRORS, ExchangeUnavailableError, Failure
 from service.fleet.lineage import MEMORY, lineage_of, uses_of
 from service.fleet.shared_state import (
     LEASE_MS,
@@ -157,8 +157,8 @@ class AccountStore:
 
     async def record_failure(self, failed: Failed, token: str) -> None:
         """Share a failed refresh, and release the lease. Refused without the lease: its new holder decides."""
-        error, keys = failed.error, [self.keys.failures(self.identity), self._lease]
-        stored = msgspec.json.encode(_StoredFailure(error.problem, error.answered, error.code))
+        failure, keys = failed.failure, [self.keys.failures(self.identity), self._lease]
+        stored = msgspec.json.encode(_StoredFailure(failure.problem, failure.answered, failure.code))
         count, pause_ms = min(failed.count, MAX_FAILURES), min(max(0, failed.pause_ms), MAX_BACKOFF)
         # The key outlives the pause by FAILURE_MEMORY_MS, so that its remaining life gives what is left of the pause.
         args: Args = [count, stored, pause_ms + FAILURE_MEMORY_MS, token, *self._change]
@@ -221,4 +221,4 @@ def _failed(fields: list[bytes | None], left_ms: int) -> Failed | None:
     answered = stored.answered if stored.answered is not None and 100 <= stored.answered <= 599 else None
     code = stored.code if stored.code is not None and abs(stored.code) < 10**6 else None
     text = f"{kind.title[0].lower()}{kind.title[1:]}, as another replica found"
-    return Failed(count, kind(text, answered=answered, code=code), left_ms - FAILURE_MEMORY_MS)
+    return Failed(count, Failure(kind.problem, text, answered, code), left_ms - FAILURE_MEMORY_MS)

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from service.exchange.clock import ExchangeClock
 from service.fleet.budget import NO_COOLDOWN, Charge
-from service.fleet.errors import ExchangeUnavailableError
+from service.fleet.errors import ExchangeUnavailableError, Failure
 from service.fleet.ledger import Reservation
 from service.fleet.shared_state import Entry, Failed, LeaseRequest
 from service.settings import Settings
@@ -42,7 +42,7 @@ async def selftest(guard: RedisGuard, settings: Settings, clock: ExchangeClock) 
     _ = await store.try_acquire(0, wanted), await store.renew(token, in_time=True)
     _ = await store.store_fenced(Entry(b"{}", 1, _LIFE_MS, {}), _LIFE_MS, token)
     _ = await store.try_acquire(0, wanted)  # storing has released the lease, and so does a failure
-    await store.record_failure(Failed(1, ExchangeUnavailableError(""), 0), token)
+    await store.record_failure(Failed(1, Failure(ExchangeUnavailableError.problem, ""), 0), token)
     _ = await store.try_acquire(0, wanted)
     await store.release(token)
     await store.record_rotation(token)

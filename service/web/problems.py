@@ -154,7 +154,7 @@ def headers(request: AnyRequest, error: Reportable) -> dict[str, str]:
     """An error's headers: how to correct the request, or when to retry it."""
     if isinstance(error, ProblemError):
         return error.headers
-    if isinstance(error, ExchangeError) and error.retry_at is not None:
+    if isinstance(error, ExchangeError) and error.failure.retry_at is not None:
         # `retry_at` is on the exchange's clock, from which ours may differ.
-        return retry_after(error.retry_at - request.app.state.gateway.exchange.clock.now())
+        return retry_after(error.failure.retry_at - request.app.state.gateway.exchange.clock.now())
     return {}

@@ -154,7 +154,7 @@ async def test_while_the_address_is_held_the_wallet_is_not_asked_either(stage: S
     _, problem, _ = told(await gateway.get(BTC))
     with pytest.raises(ExchangeError, match="it is not asked until then") as refused:
         await restrictions(gateway)
-    assert (refused.value.problem, bool(refused.value.retry_at)) == (problem, True)
+    assert (refused.value.problem, bool(refused.value.failure.retry_at)) == (problem, True)
     assert stage.exchange.calls.count(RESTRICTIONS_PATH) == 0
 
 

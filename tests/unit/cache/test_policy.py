@@ -26,7 +26,7 @@ from tests.support import freshness
 
 WINDOWS = freshness(fresh_for=1_000, stale_while_revalidate=2_000, stale_if_error=60_000, min_refresh_interval=500)
 SLOW = freshness(fresh_for=10_000, stale_while_revalidate=0, stale_if_error=0, min_refresh_interval=1_000)
-BARRIER = Barrier("not-before", ExchangeBannedError("x", retry_at=9))
+BARRIER = Barrier("not-before", ExchangeBannedError("x", retry_at=9).failure)
 
 MaybeBarrier: TypeAlias = Barrier | None
 
@@ -298,7 +298,7 @@ def test_a_refusal_blames_the_exchange_only_where_it_can_not_be_asked(
     decision = decide(situation, barrier)
     if isinstance(decision, Refuse) and not isinstance(decision.error, FreshnessUnmetError):
         assert barrier is not None
-        assert decision.error is barrier.error
+        assert decision.error.failure is barrier.failure
 
 
 @given(situations, barriers)

@@ -23,7 +23,7 @@ def test_a_cooldown_of_the_address_binds_every_credential(budget: AddressBudget,
     for credential in ("one", "two", ADDRESS):
         barrier = budget.refresh_barrier(Charge(1, "a", credential))
         assert barrier is not None
-        assert (barrier.reason, barrier.error.problem, barrier.error.retry_at) == (
+        assert (barrier.reason, barrier.failure.problem, barrier.failure.retry_at) == (
             "not-before",
             "exchange-banned",
             BAN.until,
@@ -89,8 +89,8 @@ def test_a_neighbours_spending_bars_us_until_the_exchanges_next_minute(budget: A
     budget.settle(5, 49, START // MINUTE)
     barrier = budget.refresh_barrier(Charge(2, "a", "one"))
     assert barrier is not None
-    assert barrier.error.retry_at == (START // MINUTE + 1) * MINUTE
-    clock.advance(barrier.error.retry_at - START)
+    assert barrier.failure.retry_at == (START // MINUTE + 1) * MINUTE
+    clock.advance(barrier.failure.retry_at - START)
     assert budget.refresh_barrier(Charge(2, "a", "one")) is None
 
 
@@ -155,7 +155,7 @@ def test_a_refusal_whose_time_has_passed_bars_while_another_replica_probes(
     budget.defer_probe()
     barrier = budget.refresh_barrier(Charge(5))
     assert barrier is not None
-    assert barrier.error.retry_at == START + 6_000
+    assert barrier.failure.retry_at == START + 6_000
     budget.learn(ADDRESS, Cooldown(0, BAN.until, cleared=True))  # its probe was answered
     assert budget.refresh_barrier(Charge(5)) is None
 
@@ -187,7 +187,7 @@ def reason(
 ) -> tuple[str, str, int | None] | None:
     """What forbids an account call: the barrier's reason, its problem, and until when."""
     barrier = admit(Charge(5, "a", "one"), address, credential, windows, probes=probes, earliest=START, now=START + 30)
-    return (barrier.reason, barrier.error.problem, barrier.error.retry_at) if barrier else None
+    return (barrier.reason, barrier.failure.problem, barrier.failure.retry_at) if barrier else None
 
 
 def test_a_cooldown_is_named_before_a_probe_that_is_due_and_that_before_the_weight() -> None:

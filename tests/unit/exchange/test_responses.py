@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.exchange.responses import Answer, binds, error_in, used_weight
 from service.fleet.budget import MAX_COOLDOWN, Cooldown, cooldown_after
-from service.fleet.errors import ERRORS, ExchangeBannedError
+from service.fleet.errors import ERRORS, ExchangeBannedError, Failure
 
 NOW = 1_790_000_000_000
 BAN_TEXT = "Way too many requests; IP(1.2.3.4) banned until {}. Please use the websocket for live updates."
@@ -62,7 +62,7 @@ MEANINGS = {
 def test_an_answers_status_and_body_tell_what_went_wrong(status: int, body: bytes, problem: str) -> None:
     error = error_in(Answer(status, {}, body), NOW)
     assert error is not None
-    assert (error.problem, error.answered) == (problem, status)
+    assert (error.problem, error.failure.answered) == (problem, status)
     assert "canary" not in f"{error} {error.detail}"
 
 
@@ -99,7 +99,7 @@ def test_a_ban_ends_at_the_later_of_its_text_and_retry_after(
 ) -> None:
     error = error_in(Answer(418, headers, said(-1003, text)), NOW)
     assert isinstance(error, ExchangeBannedError)
-    assert error.retry_at == until
+    assert error.failure.retry_at == until
 
 
 HOUR_LATER = "Mon, 21 Sep 2026 15:13:20 GMT"
@@ -131,7 +131,7 @@ def test_a_time_to_come_in_retry_after_holds_for_so_long_at_the_least(status: in
     answer = Answer(status, {"retry-after": value}, b"")
     error = error_in(answer, NOW)
     assert error is not None
-    assert error.retry_at == NOW + RETRY_AFTER[value]
+    assert error.failure.retry_at == NOW + RETRY_AFTER[value]
     assert not error.transient
     hold = cooldown_after(error, NOW)
     assert hold is not None
@@ -143,7 +143,7 @@ def test_a_time_to_come_in_retry_after_holds_for_so_long_at_the_least(status: in
 def test_what_is_no_time_to_come_in_retry_after_changes_nothing(value: str) -> None:
     error = error_in(Answer(503, {"retry-after": value}, b""), NOW)
     assert error is not None
-    assert (error.problem, error.retry_at, error.transient) == ("exchange-unavailable", None, True)
+    assert (error.problem, error.failure.retry_at, error.transient) == ("exchange-unavailable", None, True)
     assert cooldown_after(error, NOW) is None
 
 
@@ -216,13 +216,13 @@ def test_every_answer_has_one_meaning_and_no_hold_beyond_the_longest(
     if error is None:
         assert status == 200
         return
-    assert (error.answered, ERRORS[error.problem]) == (status, type(error))
+    assert (error.failure.answered, ERRORS[error.problem]) == (status, type(error))
     hold = cooldown_after(error, NOW)
     if hold is not None:
         assert NOW - 1 < hold.until <= NOW + MAX_COOLDOWN
         assert not error.transient
-    if error.retry_at is not None:
-        assert error.retry_at <= NOW + MAX_COOLDOWN
+    if error.failure.retry_at is not None:
+        assert error.failure.retry_at <= NOW + MAX_COOLDOWN
 
 
 @given(st.integers(201, 599), st.integers(1, 10**7), bodies, st.sampled_from(["seconds", "date"]))
@@ -236,21 +236,21 @@ def test_every_refusal_that_names_a_time_holds_until_then(status: int, seconds: 
     assert min(NOW + seconds * 1000, NOW + MAX_COOLDOWN) <= hold.until <= NOW + MAX_COOLDOWN
 
 
-def test_an_error_told_again_says_the_same_and_holds_no_traceback() -> None:
+def test_an_error_raised_again_from_its_failure_says_the_same_and_holds_no_traceback() -> None:
     error = error_in(Answer(401, {}, said(-2015)), NOW)
     assert error is not None
     with pytest.raises(type(error)):
         raise error
-    again = error.again(NOW + 5)
-    assert (type(again), again.detail, again.answered, again.code) == (type(error), error.detail, 401, -2015)
-    assert (again.retry_at, again.__traceback__) == (NOW + 5, None)
-    assert again.again().retry_at == NOW + 5
+    again = error.failure.until(NOW + 5).error()
+    assert (type(again), str(again), again.detail) == (type(error), str(error), error.detail)
+    assert again.failure == Failure("exchange-rejected-credentials", error.detail, 401, -2015, NOW + 5)
+    assert (error.__traceback__ is None, again.__traceback__) == (False, None)
 
 
 def test_an_error_as_long_as_any_may_be_is_still_read() -> None:
     error = error_in(Answer(400, {}, said(-2015).ljust(65_536)), NOW)
     assert error is not None
-    assert (error.problem, error.code) == ("exchange-rejected-credentials", -2015)
+    assert (error.problem, error.failure.code) == ("exchange-rejected-credentials", -2015)
 
 
 @pytest.mark.parametrize(("status", "reason"), [(403, "firewall"), (451, "region")])
@@ -261,7 +261,7 @@ def test_an_operator_is_told_what_blocks_the_address(status: int, reason: str) -
 def test_a_ban_dated_in_html_is_read_too() -> None:
     error = error_in(Answer(418, {}, b"<p>banned until 1790000123456</p>"), NOW)
     assert error is not None
-    assert error.retry_at == 1_790_000_123_456
+    assert error.failure.retry_at == 1_790_000_123_456
 
 
 @pytest.mark.parametrize(

@@ -189,8 +189,8 @@ def test_whatever_clients_demand_the_share_holds_and_the_first_of_each_is_refuse
             window = budget.reserve(window, Charge(weight, account, forced=True, client=client))
             window = budget.settle(window, weight, None)
         else:
-            assert now < (barrier.error.retry_at or 0) <= (window.minute + 1) * MINUTE
-            assert had or window.forced + weight > 100 or "on demand" not in str(barrier.error)
+            assert now < (barrier.failure.retry_at or 0) <= (window.minute + 1) * MINUTE
+            assert had or window.forced + weight > 100 or "on demand" not in str(barrier.failure)
         assert window.forced <= 100
 
 
@@ -213,9 +213,9 @@ def test_a_spent_minute_bars_until_the_next_and_says_what_of_it_is_spent(
 ) -> None:
     barrier = weight_barrier(window, claim, CEILING, 7 * MINUTE)
     assert barrier is not None
-    assert (barrier.reason, barrier.error.problem) == ("weight-budget", "weight-budget-spent")
-    assert barrier.error.retry_at == 8 * MINUTE
-    assert words in barrier.error.detail
+    assert (barrier.reason, barrier.failure.problem) == ("weight-budget", "weight-budget-spent")
+    assert barrier.failure.retry_at == 8 * MINUTE
+    assert words in barrier.failure.detail
 
 
 # Between accounts: a ceiling of 1000 a minute.
@@ -228,7 +228,7 @@ def waits(at: float, *, had: dict[str, int], before: frozenset[str] = frozenset(
     window = Window(7, spent=sum(had.values()), accounts=had, before=before)
     now = 7 * MINUTE + int(at * MINUTE)
     barrier = weight_barrier(window, Charge(5, account), ROOMY, now)
-    return None if barrier is None else (barrier.error.retry_at or 0) - now
+    return None if barrier is None else (barrier.failure.retry_at or 0) - now
 
 
 def test_half_of_the_minutes_weight_may_be_spent_at_any_pace() -> None:
@@ -350,8 +350,8 @@ def test_a_probe_voids_its_cooldown_and_a_later_one_overrides_that() -> None:
 @pytest.mark.parametrize("problem", ["exchange-banned", "exchange-blocked", "of-a-later-release"])
 def test_a_remembered_refusal_is_its_error_again(problem: str) -> None:
     barrier = cooldown_barrier(Cooldown(0, NOW, problem=problem))
-    assert (barrier.reason, barrier.error.retry_at) == ("not-before", NOW)
-    assert barrier.error.problem == (problem if problem in ERRORS else "exchange-banned")
+    assert (barrier.reason, barrier.failure.retry_at) == ("not-before", NOW)
+    assert barrier.failure.problem == (problem if problem in ERRORS else "exchange-banned")
 
 
 def test_a_cooldown_opens_for_a_probe_when_its_time_has_passed_and_an_epoch_without_one_does_not() -> None:
@@ -359,15 +359,15 @@ def test_a_cooldown_opens_for_a_probe_when_its_time_has_passed_and_an_epoch_with
     assert Cooldown(0, NOW, problem="x").awaits_probe(NOW)
     assert not Cooldown(3).awaits_probe(NOW)
     barrier = probe_barrier(Cooldown(0, NOW - 5, problem="exchange-blocked"), NOW)
-    assert (barrier.reason, barrier.error.problem) == ("not-before", "exchange-blocked")
-    assert barrier.error.retry_at == NOW + 1_000
+    assert (barrier.reason, barrier.failure.problem) == ("not-before", "exchange-blocked")
+    assert barrier.failure.retry_at == NOW + 1_000
 
 
 def test_back_off_doubles_from_one_second_to_thirty() -> None:
     failures: Failures | None = None
     pauses: list[int] = []
     for _ in range(2_000):
-        failures = failures_after(failures, ExchangeTimeoutError("x"), NOW)
+        failures = failures_after(failures, ExchangeTimeoutError("x").failure, NOW)
         pauses.append(failures.until - NOW)
     assert pauses[:7] == [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
     assert set(pauses[7:]) == {30_000}

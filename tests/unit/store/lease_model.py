@@ -179,7 +179,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(replica=REPLICAS, identity=CREDENTIALS, count=st.integers(1, 9))
     def fail(self, replica: str, identity: str, count: int) -> None:
-        self.do(self.stores[identity].record_failure(Failed(count, ExchangeTimeoutError("x"), 1_000), replica))
+        self.do(self.stores[identity].record_failure(Failed(count, ExchangeTimeoutError("x").failure, 1_000), replica))
         if replica == self.holders.get(identity):
             del self.holders[identity]
             self.failed[identity] = count

@@ -163,7 +163,7 @@ async def test_every_end_of_a_refresh_gives_the_lease_back_and_tells_who_waits(
             case "keep":
                 await store.store_fenced(ENTRY, 60_000, "mine")
             case "fail":
-                await store.record_failure(Failed(1, ExchangeTimeoutError("x"), 1_000), "mine")
+                await store.record_failure(Failed(1, ExchangeTimeoutError("x").failure, 1_000), "mine")
             case _:
                 await store.release("mine")
         messages = [await heard.get_message(timeout=1) for _ in range(2)]
@@ -274,18 +274,18 @@ async def failed(store: AccountStore) -> Failed | None:
 
 async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that_is_left(store: AccountStore) -> None:
     await lease(store)
-    await store.record_failure(Failed(3, OUTAGE, 4_000), "mine")
+    await store.record_failure(Failed(3, OUTAGE.failure, 4_000), "mine")
     found = await failed(store)
     assert found is not None
-    assert type(found.error) is ExchangeUnavailableError
-    assert found.error.detail == "the exchange is unavailable, as another replica found"
-    assert (found.count, found.error.answered, found.error.code) == (3, 503, -1000)
+    assert type(found.failure.error()) is ExchangeUnavailableError
+    assert found.failure.detail == "the exchange is unavailable, as another replica found"
+    assert (found.count, found.failure.answered, found.failure.code) == (3, 503, -1000)
     assert 3_000 < found.pause_ms <= 4_000
 
 
 async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(store: AccountStore, redis: Any) -> None:
     await lease(store)
-    await store.record_failure(Failed(3, OUTAGE, 4_000), "mine")
+    await store.record_failure(Failed(3, OUTAGE.failure, 4_000), "mine")
     await redis.pexpire(FAILURES, FAILURE_MEMORY_MS - 60_000)
     found = await failed(store)
     assert found is not None
@@ -297,13 +297,13 @@ async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(st
 async def test_a_failure_leaves_the_snapshot_alone(store: AccountStore) -> None:
     await share(store, ENTRY)
     await lease(store)
-    await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
+    await store.record_failure(Failed(1, OUTAGE.failure, 1_000), "mine")
     assert await shared(store) == ENTRY
 
 
 async def test_a_failure_of_who_has_lost_the_lease_is_nobodys_business(store: AccountStore) -> None:
     await lease(store, LeaseRequest("other", 0))
-    await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
+    await store.record_failure(Failed(1, OUTAGE.failure, 1_000), "mine")
     assert await failed(store) is None
     assert await lease(store) == "held"
 
@@ -315,8 +315,8 @@ async def test_a_failure_of_a_newer_release_counts_as_the_exchange_being_unavail
     await redis.pexpire(FAILURES, FAILURE_MEMORY_MS)
     found = await failed(store)
     assert found is not None
-    assert found.error.problem == "exchange-unavailable"
-    assert "canary" not in found.error.detail
+    assert found.failure.problem == "exchange-unavailable"
+    assert "canary" not in found.failure.detail
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ async def test_a_failure_of_a_newer_release_counts_as_the_exchange_being_unavail
 )
 async def test_garbage_counts_as_no_failure(store: AccountStore, redis: Any, foreign: dict[str, Any]) -> None:
     await lease(store)
-    await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
+    await store.record_failure(Failed(1, OUTAGE.failure, 1_000), "mine")
     await redis.hset(FAILURES, mapping=foreign)
     assert await failed(store) is None
 
@@ -516,7 +516,7 @@ async def test_an_operator_clears_what_stands_in_the_way_and_is_told_what_it_was
 ) -> None:
     await share(store, ENTRY)
     await lease(store)
-    await store.record_failure(Failed(3, OUTAGE, 4_000), "mine")
+    await store.record_failure(Failed(3, OUTAGE.failure, 4_000), "mine")
     await redis.set(LEASE_KEY, "stuck")
     await replica(redis, clock, SECOND).record_rotation(FIRST)
     assert await store.clear() == Cleared(3, lease=True, credentials=1)
@@ -596,7 +596,7 @@ async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: F
     ) * 3
     assert await store.store_fenced(ENTRY, 1_000, "mine") is None
     await store.release("mine")
-    await store.record_failure(Failed(1, OUTAGE, 1_000), "mine")
+    await store.record_failure(Failed(1, OUTAGE.failure, 1_000), "mine")
     assert await store.acquire_once(1_000) is None
     await store.record_rotation(SECOND)
     store.request_refresh(1_000)
