@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 import httpx
 import msgspec
 
-from simulator.observing import Bell
+from simulator.observing import Condition
 from tests.fleet.redis_servers import until
 from tests.process.conftest import GatewayProcess, Tables
 from tests.support import bearer, free_port, write_settings
@@ -77,17 +77,17 @@ class Rush:
     def __init__(self) -> None:
         self.tasks: list[asyncio.Task[Answer]] = []
         self._sent = 0
-        self._bell = Bell()
+        self._changed = Condition()
 
     async def trace(self, event: str, _: dict[str, Any]) -> None:
         """Reportable by httpx of each step of each request."""
         if event == "http11.send_request_body.complete":
             self._sent += 1
-            self._bell.ring()
+            self._changed.notify_all()
 
     async def sent(self) -> None:
         """Return once all of them are on their way."""
-        await self._bell.until(lambda: self._sent >= len(self.tasks))
+        await self._changed.wait_for(lambda: self._sent >= len(self.tasks))
 
     async def answers(self) -> list[Answer]:
         return await asyncio.gather(*self.tasks)
