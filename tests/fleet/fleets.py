@@ -12,11 +12,8 @@ import httpx
 import msgspec
 
 from simulator.observing import Condition
-from tests.fleet.redis_servers import until
 from tests.process.conftest import GatewayProcess, Tables
-from tests.support import bearer, free_port, write_settings
-
-BTC = "/v1/accounts/main/assets/BTC"
+from tests.support import BTC, bearer, free_port, until, write_settings
 
 PATIENCE = 30.0
 """Seconds a caller waits; none of these tests has one wait that long."""

@@ -11,11 +11,9 @@ import pytest
 
 from simulator.faults import Fault
 from tests.fleet.outage import Fleet, fleet
-from tests.fleet.redis_servers import RedisServer, RedisServers, redis_servers, until
+from tests.fleet.redis_servers import RedisServer, RedisServers
 from tests.process.conftest import run_command
-from tests.support import free_port
-
-__all__ = ["redis_servers"]
+from tests.support import free_port, until
 
 LONGEST = 0.25 + 1.5
 """Seconds: what a request may wait for Redis, and a margin for a busy machine; the exchange answers at once."""

@@ -11,9 +11,7 @@ import httpx
 import pytest
 
 from tests.process.conftest import figure, gateway_process, tables
-from tests.support import bearer
-
-BTC = "/v1/accounts/main/assets/BTC"
+from tests.support import BTC, bearer
 
 
 @contextlib.contextmanager
