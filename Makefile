@@ -31,9 +31,9 @@ demo: install  ## the gateway before a simulated exchange, with an embedded Redi
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --require-hashes --target .venv/clients -r requirements/clients.txt
 	@touch $@
 
-# Two workers: most of the time tests wait for other processes. A file's tests stay together, and in order.
+# Two workers. A file's tests stay together, and in order; files too, so that the longest begin first and short ones fill the end.
 test: install .venv/clients/.installed .venv/policies/.installed  ## every test, with branch coverage of service/
-	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -65,7 +65,7 @@ def prepared(folder: Path, settings: Tables) -> GatewayProcess:
     folder.mkdir(parents=True)
     server = settings["server"] | {"port": free_port(), "metrics_port": free_port()}
     own = settings | {"server": server}
-    return GatewayProcess(write_settings(folder, **own), own, None)
+    return GatewayProcess(write_settings(folder, **own), own, measured=False)
 
 
 class Rush:

@@ -137,7 +137,7 @@ def _replica(folder: Path, redis: Table, exchange_url: str, exchange_table: Tabl
     settings = tables(0, exchange_url)
     settings["redis"] = dict(redis)
     settings["exchange"] |= exchange_table
-    return GatewayProcess(write_settings(folder, **settings), settings, None)
+    return GatewayProcess(write_settings(folder, **settings), settings, measured=False)
 
 
 class Stage(msgspec.Struct, frozen=True):
