@@ -219,6 +219,11 @@ def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def unmeasured() -> dict[str, str]:
+    """The environment without what has every Python measure its coverage, for half again as much processor time."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 def free_port() -> int:
     """A port that nobody listens on now, and that no outgoing connection is given (Linux: 32768 and up).
 

@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from simulator.exchange import Exchange
 from simulator.server import serving
 from tests.programs import CLIENTS, require, require_folder
-from tests.support import bearer, free_port, until, write_settings
+from tests.support import bearer, free_port, unmeasured, until, write_settings
 
 Tables = dict[str, dict[str, object]]
 Environment = Mapping[str, str]
@@ -73,6 +73,7 @@ async def demo() -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *["-m", "simulator", "demo", "--port", str(free_port())],
+        env=unmeasured(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -97,7 +98,7 @@ def environment(told: str) -> Environment:
     (line,) = re.findall(r"^export (.+)$", told, re.MULTILINE)
     variables = dict(assignment.split("=") for assignment in line.split())
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, **variables, "PATH": tools}
+    return unmeasured() | variables | {"PATH": tools}
 
 
 class GatewayProcess:
@@ -237,11 +238,6 @@ async def gateway_process(
         yield process
     finally:
         await process.kill()
-
-
-def unmeasured() -> dict[str, str]:
-    """The environment without what has every Python measure its coverage, for half again as much processor time."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def tables(redis_port: int, exchange_url: str, **freshness: object) -> Tables:

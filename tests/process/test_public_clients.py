@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from simulator.statement import statement
 from tests import binance_sdk
 from tests.binance_sdk import Client
 from tests.process.conftest import STARTUP, GatewayProcess, gateway_process, tables
-from tests.support import TOKENS
+from tests.support import TOKENS, unmeasured
 
 HERE = Path(__file__).parent
 
@@ -87,7 +86,7 @@ async def piped(script: str, clients: Path, said: Json) -> Json:
     """What a script with the clients' own folder of libraries makes of this."""
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, str(HERE / script)],
-        env=os.environ | {"PYTHONPATH": str(clients)},
+        env=unmeasured() | {"PYTHONPATH": str(clients)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

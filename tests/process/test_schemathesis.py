@@ -24,8 +24,8 @@ import pytest
 from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH, Fault
 from tests.app.contract import DOCUMENT
-from tests.process.conftest import GatewayProcess, gateway_process, tables, unmeasured
-from tests.support import TOKENS
+from tests.process.conftest import GatewayProcess, gateway_process, tables
+from tests.support import TOKENS, unmeasured
 
 ROOT = Path(__file__).parents[2]
 
