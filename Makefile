@@ -31,19 +31,18 @@ demo: install  ## the gateway before a simulated exchange, with an embedded Redi
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --require-hashes --target .venv/clients -r requirements/clients.txt
 	@touch $@
 
-# Two workers: most of the time tests wait for other processes. A file's tests stay together, and in order.
+# Two workers. A file's tests stay together, and in order; files too, so that the longest begin first and short ones fill the end.
 test: install .venv/clients/.installed .venv/policies/.installed  ## every test, with branch coverage of service/
-	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 # Left out: what waits for real time (notifications, reviews, watching, logs), measures time (linear), inflates large bodies
-# (bounded_http), or tries thousands of interleavings (lease_model). Hypothesis tries a tenth of its examples. Plugins that no unit
-# test uses are not loaded, because their imports take seconds.
+# (bounded_http), or tries thousands of interleavings (lease_model). Hypothesis tries a tenth of its examples.
 SLOW := store/test_lease_model.py store/test_notifications.py kubernetes/test_reviews.py test_watching.py telemetry/test_logs.py \
 	web/test_linear.py test_bounded_http.py
 unit: install  ## the quick unit tests, without coverage
-	$(BIN)/pytest --quiet --numprocesses 2 --hypothesis-profile quick $(addprefix -p no:,schemathesis faker cloudcoil) $(addprefix --ignore=tests/unit/,$(SLOW)) tests/unit
+	$(BIN)/pytest --quiet --numprocesses 2 --hypothesis-profile quick $(addprefix --ignore=tests/unit/,$(SLOW)) tests/unit
 
 check: install  ## lint, format, types, contract drift; edits nothing
 	$(BIN)/ruff check $(SOURCES)

@@ -1,19 +1,25 @@
-"""A simulated Binance COIN-M futures exchange: an ASGI app for the demo, the tests and by hand.
+"""A simulated Binance COIN-M futures exchange: ASGI apps for the demo, the tests and by hand.
 
-The service never imports this package, and this package never imports the service.
+The service never imports this package; of this package only the demo imports the service. From the top down, a
+module imports only modules below it:
 
-    exchange.py     Exchange, the app: routes, the way of one request, what a test may turn
-    signature.py    API keys and the checks of a signed request
-    limits.py       weight per address and minute, 429, 418 and growing bans
-    book.py         an account: balances and positions, and their arithmetic
-    statement.py    a book as the bytes of /dapi/v1/account
-    market.py       the listed contracts and their moving mark prices
-    listing.py      /dapi/v1/exchangeInfo
-    wallet.py       /sapi/v1/account/apiRestrictions, what a key may do
-    faults.py       everything that goes wrong, by name
-    observing.py    recorded calls, the gate that holds answers back, the adjustable clock
-    control.py      the JSON control API under /_sim/; operations.py has what it can do
-    asgi.py         requests and replies as values, and how they get on the wire
-    transport.py    SimulatorTransport: the exchange in process, failing as httpx would over a socket
-    server.py       serving(): the exchange on a real socket
+    __main__.py          `python -m simulator`: the exchange alone, or the demo
+    demo.py              the exchange, an embedded Redis and the gateway in one process
+    server.py            serving(): an app on a real socket
+    transport.py         SimulatorTransport: an app in process, failing as httpx would over a socket
+    control.py           the JSON control API under /_sim/, in front of an exchange
+    operations.py        what the control API can do
+    exchange.py          Exchange, the app: routes, the way of one request, what a test may turn
+    statement.py         a book as the bytes of /dapi/v1/account
+    book.py              an account: balances and positions, and their arithmetic
+    listing.py           /dapi/v1/exchangeInfo
+    market.py            the listed contracts and their moving mark prices
+    faults.py            everything that goes wrong, by name
+    limits.py            weight per address and minute, 429, 418 and growing bans
+    signature.py         API keys and the checks of a signed request
+    wallet.py            /sapi/v1/account/apiRestrictions, what a key may do
+    cluster.py           Cluster, another app: a Kubernetes API server that reviews tokens
+    service_accounts.py  ServiceAccounts, and their tokens
+    observing.py         recorded calls, the gate that holds answers back, the adjustable clock
+    asgi.py              requests and replies as values, and how they get on the wire
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from simulator.book import MAX_ASSETS, MIN_ASSETS
+from simulator.control import controllable
 from simulator.exchange import Exchange, Settings
 from simulator.server import serving
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY, check_key_name, read_public_key
@@ -90,7 +91,7 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt there
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
     exchange = Exchange(settings)
-    async with serving(exchange, host=host, port=port) as url:
+    async with serving(controllable(exchange), host=host, port=port) as url:
         _announce(settings, url)
         await stop.wait()
         exchange.release()  # nobody else will, and the server waits for unfinished answers

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from simulator.asgi import Receive, Reply, Request, Scope, Send, deliver, json_reply, outlasts, read_body
-from simulator.observing import Bell, Clock, Gate
+from simulator.observing import Clock, Condition, Gate
 from simulator.service_accounts import ISSUER, Account, Known, ServiceAccounts, Terms, issue
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
@@ -46,7 +46,7 @@ class Cluster:
         self.reviews: list[Review] = []
         self.issued: list[str] = []
         """Every token there is, for who looks whether one has leaked."""
-        self._bell = Bell()
+        self._changed = Condition()
 
     def add(self, name: str, *, reviewer: bool = False) -> Account:
         """Make the ServiceAccount `namespace/name`, or make it anew."""
@@ -66,14 +66,14 @@ class Cluster:
 
     async def wait_for(self, requests: int) -> None:
         """Return once so many requests have arrived since the start."""
-        await self._bell.until(lambda: self.requests >= requests)
+        await self._changed.wait_for(lambda: self.requests >= requests)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(f"no {scope['type']} here")
         body = await read_body(receive)
         self.requests += 1
-        self._bell.ring()
+        self._changed.notify_all()
         reply = self.fault or self._answer(Request.from_scope(scope), body or b"")
         if (reply.hangs or self.gate.closed) and not await outlasts(self.gate.stop(), receive):
             return

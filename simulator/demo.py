@@ -20,6 +20,7 @@ from service.app import create_app
 from service.server import ListenError, Stop, serve
 from service.settings_file import load
 from service.telemetry import logs
+from simulator.control import controllable
 from simulator.exchange import Exchange
 from simulator.server import serving
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
@@ -131,7 +132,7 @@ async def _demo(folder: Path, port: int) -> None:
     exchange = Exchange()
     exchange.add_demo_book("hedged", hedge=True)
     exchange.add_secret_key(HEDGED_API_KEY, HEDGED_SECRET_KEY, "hedged")
-    async with serving(exchange) as url:
+    async with serving(controllable(exchange)) as url:
         holders = {"treasury": tokens.generate(), "longs": tokens.generate()}
         places = {"exchange": url, "port": port, "metrics_port": _free_port()}
         app = create_app(load(_write(folder, holders, places)), redis=FakeAsyncRedis())

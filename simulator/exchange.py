@@ -12,10 +12,6 @@ from decimal import Decimal
 
 import msgspec
 
-from simulator import (
-    control,
-    operations,  # noqa: F401 - enters its operations into control's table
-)
 from simulator.asgi import Ending, Receive, Reply, Request, Scope, Send, deliver, error, json_reply, outlasts
 from simulator.book import MIN_ASSETS, Book, Options, demo_book
 from simulator.faults import ACCOUNT_PATH, Circumstances, Faults, inflict
@@ -169,8 +165,7 @@ class Exchange:
         if scope["type"] != "http":
             raise NotImplementedError(f"no {scope['type']} here")
         request = Request.from_scope(scope)
-        controls = request.path.startswith(control.PREFIX)
-        reply = await (control.respond(self, request, receive) if controls else self._respond(request, receive))
+        reply = await self._respond(request, receive)
         if reply is not None:
             await deliver(reply, scope, receive, send, now_ms=self.now_ms())
 

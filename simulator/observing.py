@@ -14,20 +14,20 @@ import msgspec
 KEPT_CALLS = 10_000
 
 
-class Bell:
-    """Wakes coroutines that wait until some plain state has changed."""
+class Condition:
+    """Wakes coroutines that wait until some plain state has changed: asyncio's, without its lock."""
 
     def __init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()
 
-    def ring(self) -> None:
+    def notify_all(self) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when *condition* holds; it is asked again at every ring."""
-        while not condition():
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Return when *predicate* holds; it is checked again at every notification."""
+        while not predicate():
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
             try:
@@ -52,12 +52,12 @@ class Calls:
     def __init__(self) -> None:
         self._kept: deque[Call] = deque(maxlen=KEPT_CALLS)
         self._totals: Counter[tuple[str, str]] = Counter()
-        self._bell = Bell()
+        self._changed = Condition()
 
     def record(self, call: Call) -> None:
         self._kept.append(call)
         self._totals[call.path, call.client] += 1
-        self._bell.ring()
+        self._changed.notify_all()
 
     def kept(self) -> list[Call]:
         """The newest `KEPT_CALLS` calls, oldest first."""
@@ -83,7 +83,7 @@ class Calls:
 
     async def wait_for(self, path: str, count: int = 1) -> None:
         """Return once *count* calls of *path* have arrived since the last `clear`."""
-        await self._bell.until(lambda: self.count(path) >= count)
+        await self._changed.wait_for(lambda: self.count(path) >= count)
 
 
 class Gate:
@@ -92,7 +92,7 @@ class Gate:
     def __init__(self) -> None:
         self.closed = False
         self._waiting: set[object] = set()
-        self._bell = Bell()
+        self._changed = Condition()
 
     @property
     def waiting(self) -> int:
@@ -104,21 +104,21 @@ class Gate:
     def release(self) -> None:
         self.closed = False
         self._waiting.clear()
-        self._bell.ring()
+        self._changed.notify_all()
 
     async def stop(self) -> None:
         """Wait for the next `release`, whether the gate is open or not."""
         ticket = object()
         self._waiting.add(ticket)
-        self._bell.ring()
+        self._changed.notify_all()
         try:
-            await self._bell.until(lambda: ticket not in self._waiting)
+            await self._changed.wait_for(lambda: ticket not in self._waiting)
         finally:
             self._waiting.discard(ticket)
 
     async def wait_held(self, count: int = 1) -> None:
         """Return once *count* coroutines are waiting."""
-        await self._bell.until(lambda: self.waiting >= count)
+        await self._changed.wait_for(lambda: self.waiting >= count)
 
 
 class Clock:

@@ -1,17 +1,15 @@
 """A simulated server in process, failing as httpx would report it over a socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import httpx
 
-from simulator.asgi import Message, Receive, Scope, Send
+from simulator.asgi import App, Message, Receive, Scope, Send
 from simulator.exchange import Exchange
 
 # Bodies arrive in pieces, as from a socket, so that a client which bounds what it reads is exercised.
 CHUNK_BYTES = 64 * 1024
-
-Server = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class _Body(httpx.AsyncByteStream):
@@ -34,7 +32,7 @@ class _Body(httpx.AsyncByteStream):
 class _Attempt:
     """One request's way through the app, and whether the connection broke in the body."""
 
-    def __init__(self, app: Server) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
         self.torn = False
 
@@ -67,7 +65,7 @@ class AppTransport(httpx.AsyncBaseTransport):
     longer than the request's read timeout (the server then sees the client leave).
     """
 
-    def __init__(self, app: Server, client: tuple[str, int] = ("127.0.0.1", 50_000)) -> None:
+    def __init__(self, app: App, client: tuple[str, int] = ("127.0.0.1", 50_000)) -> None:
         self._app = app
         self.client = client
         self.down = False

@@ -1,5 +1,6 @@
 """Fakes at the outer seams, and settings written as an operator would write them."""
 
+import asyncio
 import contextlib
 import hashlib
 import itertools
@@ -7,7 +8,7 @@ import os
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -22,11 +23,15 @@ from service.settings import Duration, Freshness, Settings
 from service.settings_file import load
 from simulator.cluster import Cluster
 from simulator.exchange import Exchange
+from simulator.faults import ACCOUNT_PATH
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.transport import AppTransport, SimulatorTransport
 
 IDENTITY = hashlib.sha256(f"{DEMO_API_KEY}\n{DEMO_SECRET_KEY}".encode()).hexdigest()[:16]
 """What the gateway knows the demo credential by."""
+
+BTC = "/v1/accounts/main/assets/BTC"
+"""A read that every client but one is granted."""
 
 START = 1_790_000_040_000
 """Epoch ms the fake clock starts at: a whole minute."""
@@ -136,6 +141,16 @@ async def running(app: App) -> AsyncIterator[httpx.AsyncClient]:
         yield caller
 
 
+async def until(condition: Callable[[], bool | Awaitable[bool]], within: float, what: str) -> None:
+    """Wait for what another task or process does by itself, at most so many seconds; else fail with `what`."""
+    try:
+        async with asyncio.timeout(within):
+            while not (held if isinstance(held := condition(), bool) else await held):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"not within {within} s: {what}") from None
+
+
 class World:
     """A gateway with its exchange and its Redis, all in this process and on one clock."""
 
@@ -162,11 +177,11 @@ class World:
     @property
     def account_keys(self) -> list[str | None]:
         """Whose account calls they were, in order."""
-        return [call.api_key for call in self.exchange.calls.kept() if call.path == "/dapi/v1/account"]
+        return [call.api_key for call in self.exchange.calls.kept() if call.path == ACCOUNT_PATH]
 
     @property
     def account_calls(self) -> int:
-        return self.exchange.calls.count("/dapi/v1/account")
+        return self.exchange.calls.count(ACCOUNT_PATH)
 
 
 def bearer(client: str = "risk", **headers: str) -> dict[str, str]:
@@ -210,6 +225,11 @@ def _table(name: str, keys: object) -> list[str]:
 
 def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def unmeasured() -> dict[str, str]:
+    """The environment without what has every Python measure its coverage, for half again as much processor time."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def free_port() -> int:

@@ -26,7 +26,8 @@ from service.settings import (
 )
 from service.settings_file import load
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
-from tests.fleet.test_connections import ACL
+from tests.fleet.redis_servers import ACL
+from tests.guides import blocks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -88,7 +89,7 @@ def test_the_settings_table_lists_every_key_with_its_default() -> None:
 
 
 def test_the_example_settings_load(tmp_path: Path) -> None:
-    example = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    example = blocks("README.md", "toml")
     (tmp_path / "gateway.toml").write_text(re.sub("<64 hex[^>]*>", "0" * 64, example[0]))
 
     settings = load(tmp_path / "gateway.toml")
@@ -98,8 +99,8 @@ def test_the_example_settings_load(tmp_path: Path) -> None:
 
 
 def test_the_kubernetes_examples_fit_together(tmp_path: Path) -> None:
-    _, example = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    pod, binding = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    _, example = blocks("README.md", "toml")
+    pod, binding = (yaml.safe_load(block) for block in blocks("README.md", "yaml"))
     account = '[accounts.main]\napi_key_file = "a"\nsecret_key_file = "b"\n'
     (tmp_path / "gateway.toml").write_text(account + example)
     settings = load(tmp_path / "gateway.toml")

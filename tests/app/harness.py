@@ -1,7 +1,9 @@
 """Gateways on a stage: started, asked and watched by a test, and everything they let out kept for the canary."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import io
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -27,12 +29,18 @@ ACCOUNT = "/v1/accounts/main"
 ASSETS = f"{ACCOUNT}/assets"
 POSITIONS = f"{ACCOUNT}/positions"
 BTC = f"{ASSETS}/BTC"
+SYMBOL = f"{POSITIONS}/BTCUSD_PERP"
 
 LISTS = (ACCOUNT, ASSETS, POSITIONS)
-ITEMS = (BTC, f"{POSITIONS}/BTCUSD_PERP", f"{POSITIONS}/BTCUSD_PERP/BOTH")
+ITEMS = (BTC, SYMBOL, f"{SYMBOL}/BOTH")
 
 ADDRESS = "127.0.0.1"
 """Where the exchange sees the gateways calling from."""
+
+ADDRESS_HOLD = "coinm:{egress:127.0.0.1:1:default}:hold"
+"""The Redis key of the address' cooldown."""
+
+NO_CACHE = {"cache_control": "no-cache"}
 
 TURNS = 60
 """Of the event loop: for a subscription, a message, and a look, each some ten, with room."""
@@ -88,6 +96,11 @@ class Replica:
     def metrics(self) -> str:
         return generate_latest(self.gateway.metrics.registry).decode()
 
+    def figure(self, sample: str) -> float | None:
+        """One sample's value, by its name and labels as they are exposed."""
+        found = re.search(rf"^{re.escape(sample)} (\S+)$", self.metrics(), re.MULTILINE)
+        return float(found[1]) if found else None
+
 
 class Stage(World):
     """A world whose gateways are started by the test and ended after it."""
@@ -109,6 +122,9 @@ class Stage(World):
     async def start(self) -> Replica:
         """One more replica on the same exchange, Redis and clock."""
         return await self.start_app(self.app())
+
+    async def start_fleet(self, count: int = 3) -> list[Replica]:
+        return [await self.start() for _ in range(count)]
 
     async def start_on(self, transport: httpx.AsyncBaseTransport) -> Replica:
         """A replica whose calls take another way to the exchange."""
@@ -270,6 +286,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def logged(log_text: io.StringIO, event: str = "request") -> list[Json]:
+    """The log's lines of one kind."""
+    lines = [msgspec.json.decode(line) for line in log_text.getvalue().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
 async def keys(redis: FakeAsyncRedis) -> list[bytes]:
     return cast("list[bytes]", await redis.keys())
 
@@ -287,6 +309,16 @@ def _exposures(replica: Replica) -> list[tuple[str, str]]:
         vars(gateway.clients),
     ]
     return [("metrics", replica.metrics()), ("repr", "\n".join(map(repr, parts)))]
+
+
+def ages(answers: Sequence[httpx.Response]) -> set[int]:
+    """Of the snapshots, in ms."""
+    return {int(answer.headers["gateway-snapshot-age"]) for answer in answers}
+
+
+def fresh(answers: Sequence[httpx.Response]) -> bool:
+    """Whether all of them show a snapshot of this moment."""
+    return {answer.status_code for answer in answers} == {200} and ages(answers) == {0}
 
 
 def cache_status(answer: httpx.Response) -> str:

@@ -15,13 +15,11 @@ from service.telemetry.audit import Filters, Line, SnapshotRead
 from service.web.reads import LISTS, READS
 from tests.app import harness
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, AUDIT, BTC, POSITIONS, Replica, Stage, told
-from tests.app.test_telemetry import figure, lines
+from tests.app.harness import ACCOUNT, ASSETS, AUDIT, BTC, POSITIONS, SYMBOL, Replica, Stage, logged, told
 from tests.support import START, TOKENS
 
 ROUTE = "/v1/accounts/{account}"
 SNAPSHOT = SnapshotRead(timestamp(START), 0)
-SYMBOL = f"{POSITIONS}/BTCUSD_PERP"
 
 
 async def audited(stage: Stage) -> Line:
@@ -273,7 +271,7 @@ async def test_a_token_given_as_a_request_id_is_replaced_wherever_it_would_stand
     answer = await gateway.get(x_request_id="cgw_0123456789planted")
     given = answer.headers["x-request-id"]
     assert re.fullmatch("[0-9a-f]{32}", given)
-    assert lines(log_text)[-1]["request_id"] == given
+    assert logged(log_text)[-1]["request_id"] == given
     assert (await stage.audited())[-1].request_id == given
 
 
@@ -309,7 +307,7 @@ async def test_a_read_without_room_for_its_line_is_refused_before_anything_is_as
         assert (await gateway.get(path)).status_code == 200
     stage.exchange.release()
     assert (await first).status_code == 200
-    assert figure(gateway, "coinm_audit_lines_dropped_total") == 14
+    assert gateway.figure("coinm_audit_lines_dropped_total") == 14
     assert (await audited(stage)).status == 200
 
 
@@ -333,24 +331,24 @@ async def test_no_read_is_answered_once_the_disk_is_full(make_stage: MakeStage, 
     stage, gateway = await refusing(make_stage, file="/dev/full")
     assert (await gateway.get()).status_code == 200  # the one that finds out
     async with asyncio.timeout(30):
-        while not lines(log_text, "audit_unwritable"):
+        while not logged(log_text, "audit_unwritable"):
             await asyncio.sleep(0.001)
     assert refused(await gateway.get())
     assert refused(await gateway.get("/v1/accounts"))
     assert (await gateway.get("/binance/main/dapi/v1/account", client=None)).json()["code"] == -1001
-    assert figure(gateway, "coinm_audit_failing") == 1
+    assert gateway.figure("coinm_audit_failing") == 1
     await stage.stop()
-    assert figure(gateway, "coinm_audit_lines_dropped_total") == 4
-    assert sum(line["lines"] for line in lines(log_text, "audit_lines_lost")) == 4
+    assert gateway.figure("coinm_audit_lines_dropped_total") == 4
+    assert sum(line["lines"] for line in logged(log_text, "audit_lines_lost")) == 4
 
 
 async def test_reads_go_on_while_the_disk_is_full_if_lines_may_be_lost(make_stage: MakeStage) -> None:
     stage = make_stage(audit={"file": "/dev/full", "queue": 5})
     gateway = await stage.start()
     assert {(await gateway.get()).status_code for _ in range(8)} == {200}
-    assert figure(gateway, "coinm_audit_lines_dropped_total") == 3
+    assert gateway.figure("coinm_audit_lines_dropped_total") == 3
     await stage.stop()
-    assert figure(gateway, "coinm_audit_lines_dropped_total") == 8
+    assert gateway.figure("coinm_audit_lines_dropped_total") == 8
 
 
 READING_NOTHING = {"/healthz", "/readyz", "/v1/status", "/docs", "/docs/{name:str}"}

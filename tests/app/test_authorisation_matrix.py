@@ -35,7 +35,7 @@ from tests.app.matrix import (
     simple,
 )
 from tests.app.oracle import Grants, Question, Unidentified, View
-from tests.app.test_service_accounts import KUBERNETES, Desk
+from tests.app.pods import KUBERNETES, Pods
 
 OTHER_KEY, OTHER_SECRET = "otherApiKey".ljust(64, "0"), "otherSecretKey".ljust(64, "0")
 ROW = re.compile(r"row\(([^)]*)\)")
@@ -78,7 +78,7 @@ def stage(make_stage: MakeStage) -> Stage:
         exchange={"timeout": "60s"},
         kubernetes=KUBERNETES,
     )
-    _issue_tokens(Desk(stage))
+    _issue_tokens(Pods(stage))
     stage.exchange.add_secret_key(OTHER_KEY, OTHER_SECRET, stage.exchange.add_book(OTHER).name)
     stage.give_credential(OTHER, OTHER_KEY, OTHER_SECRET)
     for account, book in BOOKS.items():
@@ -98,11 +98,11 @@ def _client(name: str, grants: Grants | Unidentified) -> Client:
     return Client(token_sha256=[tokens.digest(TOKENS[name].encode())], accounts=given)
 
 
-def _issue_tokens(desk: Desk) -> None:
-    gone = desk.cluster.add("gone/pod-that-is-gone")
-    TOKENS[POD], TOKENS["pod-that-is-gone"] = desk.token(), desk.token(gone)
-    TOKENS["pod-of-nobody"] = desk.token(desk.cluster.add("desk/unlisted"))
-    desk.cluster.delete(gone)
+def _issue_tokens(pods: Pods) -> None:
+    gone = pods.cluster.add("gone/pod-that-is-gone")
+    TOKENS[POD], TOKENS["pod-that-is-gone"] = pods.token(), pods.token(gone)
+    TOKENS["pod-of-nobody"] = pods.token(pods.cluster.add("desk/unlisted"))
+    pods.cluster.delete(gone)
 
 
 def _grant(view: View) -> ClientGrant:

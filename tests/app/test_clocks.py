@@ -2,11 +2,10 @@
 
 import pytest
 
-from simulator.faults import Fault
+from simulator.faults import ACCOUNT_PATH, Fault
 from tests.app.harness import BTC, Stage
 
 HOUR = 3_600_000
-ACCOUNT_CALL = "/dapi/v1/account"
 
 
 def ahead(stage: Stage, milliseconds: int) -> None:
@@ -79,7 +78,7 @@ async def test_the_clock_is_measured_once_a_refresh_however_often_it_is_rejected
     after = stage.exchange.calls.by_path()
     assert answer.json()["type"] == "urn:coinm-gateway:problem:exchange-clock-skew"
     assert after["/dapi/v1/time"] - before["/dapi/v1/time"] == 3
-    assert after[ACCOUNT_CALL] - before[ACCOUNT_CALL] <= 4
+    assert after[ACCOUNT_PATH] - before[ACCOUNT_PATH] <= 4
 
 
 async def test_a_rejected_clock_that_cannot_be_measured_is_told_as_such(stage: Stage) -> None:

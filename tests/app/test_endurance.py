@@ -13,10 +13,8 @@ from service.fleet.errors import ExchangeError
 from service.settings_file import MIN_WEIGHT
 from simulator.faults import Fault
 from simulator.signature import DEMO_SECRET_KEY
-from tests.app.harness import Stage, Wire, told
+from tests.app.harness import ADDRESS_HOLD, Stage, Wire, told
 from tests.support import START
-
-ADDRESS_HOLD = "coinm:{egress:127.0.0.1:1:default}:hold"
 
 
 class Buggy(Wire):

@@ -20,15 +20,13 @@ from service.web.edge import Edge
 from service.web.fast_path import MAX_PARSED_READS
 from service.web.reads import Reads
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage
-from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask, outcomes
-from tests.app.test_telemetry import figure, lines
+from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, SYMBOL, Json, Replica, Stage, logged
+from tests.app.pods import CLIENTS, KUBERNETES, Pods, ask, outcomes
 from tests.support import TOKENS, bearer
 
 REQUESTS = 3_000
 PAST = 400
 """Of them go past the framework at the least; some 520 do. Others are refused, malformed, new, or demand too much."""
-SYMBOL = f"{POSITIONS}/BTCUSD_PERP"
 PATHS = (
     *(ACCOUNT, ASSETS, POSITIONS, BTC, SYMBOL, f"{SYMBOL}/BOTH", f"{SYMBOL}/LONG", f"{ASSETS}/ETH", f"{ASSETS}/NONE"),
     *(f"{ASSETS}?asset=BTC", f"{ASSETS}?asset=ETH,BTC&nonzero=true", f"{ASSETS}?nonzero=false", f"{ASSETS}?asset=btc"),
@@ -138,11 +136,11 @@ async def test_both_ways_leave_the_same_counts_log_lines_and_audit_lines(stage: 
         await ways.ask(ways.quick, path, headers)
     seen: list[tuple[dict[str, float], list[Json]]] = []
     for edge in (None, ways.quick):
-        before, logged = ways.figures(), len(lines(log_text))
+        before, earlier = ways.figures(), len(logged(log_text))
         for path, headers in asked:
             await ways.ask(edge or ways.whole, path, headers)
         grown = {name: value - before.get(name, 0) for name, value in ways.figures().items()}
-        seen.append((grown, [facts(line) for line in lines(log_text)[logged:]]))
+        seen.append((grown, [facts(line) for line in logged(log_text)[earlier:]]))
     hits = ways.quick.hits
     whole, quick = seen
     assert whole == quick
@@ -178,9 +176,9 @@ async def test_hits_may_be_logged_now_and_then_and_are_counted_and_audited_all_t
     for _ in range(50):
         await gateway.get()
     await gateway.get(f"{ASSETS}/NONE")
-    assert [line["status"] for line in lines(log_text)] == [200] * 6 + [404]
+    assert [line["status"] for line in logged(log_text)] == [200] * 6 + [404]
     route = "/v1/accounts/{account}/assets/{asset}"
-    assert figure(gateway, f'coinm_requests_total{{method="GET",route="{route}",status="200"}}') == 51
+    assert gateway.figure(f'coinm_requests_total{{method="GET",route="{route}",status="200"}}') == 51
     assert len(await stage.audited()) == 52
 
 
@@ -209,15 +207,15 @@ async def test_no_snapshot_is_kept_longer_than_it_is_served(stage: Stage) -> Non
 async def test_a_service_account_goes_past_the_framework_for_as_long_as_its_review_holds(
     make_stage: MakeStage, log_text: io.StringIO
 ) -> None:
-    desk = Desk(make_stage(kubernetes=KUBERNETES, clients=CLIENTS, freshness={"fresh_for": "60s"}))
-    gateway, token = await desk.stage.warm(), desk.token()
+    pods = Pods(make_stage(kubernetes=KUBERNETES, clients=CLIENTS, freshness={"fresh_for": "60s"}))
+    gateway, token = await pods.stage.warm(), pods.token()
     for _ in range(3):
         assert (await ask(gateway, token)).status_code == 200
-    hits, last = gateway.app.edge.hits, lines(log_text)[-1]
+    hits, last = gateway.app.edge.hits, logged(log_text)[-1]
     assert (last["service_account"], last["client"]) == ("desk/treasury", "treasury")
     assert outcomes(gateway) == {"accepted": 1, "remembered": 2}
-    desk.cluster.delete(desk.caller)
-    await desk.stage.advance(ACCEPTED_FOR)
+    pods.cluster.delete(pods.caller)
+    await pods.stage.advance(ACCEPTED_FOR)
     assert (await ask(gateway, token)).status_code == 401
     assert gateway.app.edge.hits == hits
 

@@ -11,16 +11,14 @@ from fakeredis import FakeAsyncRedis
 from service.app import create_app
 from service.fleet.budget import MINUTE
 from simulator.exchange import Exchange
-from simulator.faults import Fault
+from simulator.faults import ACCOUNT_PATH, Fault
 from simulator.transport import SimulatorTransport
 from tests.app.conftest import MakeStage
-from tests.app.harness import ASSETS, Replica, Stage, cache_status, problem, settle, told
+from tests.app.harness import ASSETS, NO_CACHE, Replica, Stage, ages, cache_status, fresh, problem, settle, told
 from tests.support import IDENTITY, START, FakeClock
 
 PING = "/dapi/v1/ping"
-ACCOUNT_CALL = "/dapi/v1/account"
 LEASE = f"coinm:{{account:testing:127.0.0.1:1:main}}:lease:{IDENTITY}"
-NO_CACHE = {"cache_control": "no-cache"}
 
 
 class SlowRedis(FakeAsyncRedis):
@@ -83,22 +81,9 @@ async def start_with_wrong_clock(stage: Stage, lead: int) -> Replica:
     return await stage.start_app(create_app(stage.settings, transport=stage.transport, redis=redis, clock=clock))
 
 
-async def fleet(stage: Stage, count: int = 3) -> list[Replica]:
-    return [await stage.start() for _ in range(count)]
-
-
 async def ask_all(replicas: Sequence[Replica], callers: int, **headers: str) -> list[httpx.Response]:
     """Many callers of every replica, at once."""
     return list(await asyncio.gather(*(each.get(**headers) for each in replicas for _ in range(callers))))
-
-
-def ages(answers: Sequence[httpx.Response]) -> set[int]:
-    """Of the snapshots, in ms."""
-    return {int(answer.headers["gateway-snapshot-age"]) for answer in answers}
-
-
-def fresh(answers: Sequence[httpx.Response]) -> bool:
-    return {answer.status_code for answer in answers} == {200} and ages(answers) == {0}
 
 
 def paths(stage: Stage, since: int) -> list[str]:
@@ -110,7 +95,7 @@ def paths(stage: Stage, since: int) -> list[str]:
 
 
 async def test_any_number_of_replicas_and_callers_on_a_cold_cache_cost_one_call(stage: Stage) -> None:
-    answers = await ask_all(await fleet(stage, 4), 25)
+    answers = await ask_all(await stage.start_fleet(4), 25)
     assert {answer.status_code for answer in answers} == {200}
     assert stage.account_calls == 1
     told_of = [cache_status(answer) for answer in answers]
@@ -119,7 +104,7 @@ async def test_any_number_of_replicas_and_callers_on_a_cold_cache_cost_one_call(
 
 
 async def test_an_expired_snapshot_costs_the_fleet_one_call(stage: Stage) -> None:
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     await replicas[0].get()
     await stage.advance(10_000)
     answers = await ask_all(replicas, 25)
@@ -128,7 +113,7 @@ async def test_an_expired_snapshot_costs_the_fleet_one_call(stage: Stage) -> Non
 
 
 async def test_an_announcement_puts_the_snapshot_into_every_memory(stage: Stage) -> None:
-    one, *others = await fleet(stage)
+    one, *others = await stage.start_fleet()
     await one.get()
     await settle()
     for other in others:
@@ -138,7 +123,7 @@ async def test_an_announcement_puts_the_snapshot_into_every_memory(stage: Stage)
 
 
 async def test_within_stale_while_revalidate_the_fleet_refreshes_once_behind_everybodys_back(stage: Stage) -> None:
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     await replicas[0].get()
     await stage.advance(2_000)
     stage.exchange.hold()
@@ -153,7 +138,7 @@ async def test_within_stale_while_revalidate_the_fleet_refreshes_once_behind_eve
 
 async def test_any_number_who_insist_cost_one_refresh_an_interval(make_stage: MakeStage) -> None:
     stage = make_stage(freshness={"min_refresh_interval": "3s"})
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     await replicas[0].get()
     for age, calls in ((2_500, 1), (1_000, 2), (2_500, 2), (1_000, 3)):
         await stage.advance(age)
@@ -163,7 +148,7 @@ async def test_any_number_who_insist_cost_one_refresh_an_interval(make_stage: Ma
 
 
 async def test_one_slow_call_is_waited_for_by_every_replica_however_old_its_answer_becomes(stage: Stage) -> None:
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     stage.exchange.hold()
     asked = [asyncio.create_task(each.get()) for each in replicas]
     await stage.exchange.wait_held()
@@ -175,7 +160,7 @@ async def test_one_slow_call_is_waited_for_by_every_replica_however_old_its_answ
 
 
 async def test_when_the_lease_expires_exactly_one_waiter_takes_over(stage: Stage) -> None:
-    holder, *others = await fleet(stage, 4)
+    holder, *others = await stage.start_fleet(4)
     stage.fail(Fault("hang", count=1))
     dead = asyncio.create_task(holder.get())
     await stage.exchange.wait_held()
@@ -226,7 +211,7 @@ async def test_a_redis_that_is_slow_but_well_splits_no_fleet(make_stage: MakeSta
 
 async def test_a_redis_restarted_empty_in_the_middle_of_a_call_costs_no_second_one(make_stage: MakeStage) -> None:
     stage = make_stage(exchange={"timeout": "10s"})
-    holder, other = await fleet(stage, 2)
+    holder, other = await stage.start_fleet(2)
     stage.exchange.hold()
     asked = [asyncio.create_task(holder.get())]
     await stage.exchange.wait_held()
@@ -256,7 +241,7 @@ async def test_over_a_hundred_accounts_are_no_outage_of_redis(make_stage: MakeSt
 
 
 async def test_a_failure_is_announced_and_nobody_tries_what_is_known_to_fail(stage: Stage) -> None:
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     stage.fail("not-json")
     assert told(await replicas[0].get()) == (502, "exchange-answer-invalid", "1")
     for other in replicas[1:]:
@@ -265,7 +250,7 @@ async def test_a_failure_is_announced_and_nobody_tries_what_is_known_to_fail(sta
 
 
 async def test_pauses_double_for_the_whole_fleet_whoever_tries(stage: Stage) -> None:
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     stage.fail("maintenance")
     for turn, pause in enumerate([1, 2, 4, 8, 16, 30, 30]):
         answers = [await replicas[(turn + number) % 3].get() for number in range(3)]
@@ -279,7 +264,7 @@ async def test_pauses_double_for_the_whole_fleet_whoever_tries(stage: Stage) -> 
 
 
 async def test_a_success_anywhere_ends_the_pause_everywhere(stage: Stage) -> None:
-    one, other = await fleet(stage, 2)
+    one, other = await stage.start_fleet(2)
     stage.fail(Fault("not-json", count=1))
     await one.get()
     await stage.advance(1_000)
@@ -294,7 +279,7 @@ async def test_a_success_anywhere_ends_the_pause_everywhere(stage: Stage) -> Non
 
 
 async def test_after_a_ban_one_unsigned_probe_opens_the_way_for_the_fleet(stage: Stage) -> None:
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     stage.fail(Fault("418", seconds=30, count=1))
     await ask_all(replicas, 5)
     silent_since = stage.exchange.calls.count()
@@ -303,13 +288,13 @@ async def test_after_a_ban_one_unsigned_probe_opens_the_way_for_the_fleet(stage:
     assert paths(stage, silent_since) == []
     await stage.advance(1_500)  # who knows the time from the others alone waits for the second that it may be off
     assert {answer.status_code for answer in await ask_all(replicas, 5)} == {200}
-    assert paths(stage, silent_since) == [PING, ACCOUNT_CALL]
+    assert paths(stage, silent_since) == [PING, ACCOUNT_PATH]
     (probe, _) = stage.exchange.calls.kept()[silent_since:]
     assert probe.api_key is None
 
 
 async def test_a_probe_that_is_refused_keeps_the_fleet_silent_for_as_long_as_it_says(stage: Stage) -> None:
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     stage.fail(Fault("429", count=1), Fault("418", path=PING, seconds=240, count=1))
     await ask_all(replicas, 5)
     await stage.advance(MINUTE + 1_500)
@@ -321,12 +306,12 @@ async def test_a_probe_that_is_refused_keeps_the_fleet_silent_for_as_long_as_it_
     assert paths(stage, silent_since) == [PING]
     await stage.advance(9_500)
     assert {answer.status_code for answer in await ask_all(replicas, 5)} == {200}
-    assert paths(stage, silent_since) == [PING, PING, ACCOUNT_CALL]
+    assert paths(stage, silent_since) == [PING, PING, ACCOUNT_PATH]
 
 
 async def test_while_one_account_probes_another_waits_for_what_it_brings(make_stage: MakeStage) -> None:
     stage = make_stage(accounts={"main": None, "other": None})
-    one, other = await fleet(stage, 2)
+    one, other = await stage.start_fleet(2)
     stage.fail(Fault("418", seconds=5, count=1), Fault("hang", path=PING, count=1))
     await one.get()
     await stage.advance(5_000)
@@ -354,7 +339,7 @@ async def test_a_probe_without_an_answer_pauses_like_any_failure_and_is_sent_aga
 async def test_a_ban_binds_a_replica_that_hears_nothing_before_its_call(make_stage: MakeStage) -> None:
     """The ledger is asked before every call, and knows: also of what was told on another account a moment ago."""
     stage = make_stage(accounts={"main": None, "other": None})
-    one, other = await fleet(stage, 2)
+    one, other = await stage.start_fleet(2)
     stage.fail(Fault("418", seconds=60, count=1))
     await one.get()
     assert other.gateway.exchange.budget.cooldown("").until in (0, START + 60_000)
@@ -364,7 +349,7 @@ async def test_a_ban_binds_a_replica_that_hears_nothing_before_its_call(make_sta
 
 @pytest.mark.parametrize("status", [418, 429])
 async def test_a_refusal_binds_the_fleet_whatever_its_body_is(stage: Stage, status: int) -> None:
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     stage.fail(Fault("custom", status=status, body="x" * (5 * 1024 * 1024)))
     problems = {problem(answer) for each in replicas for answer in [await each.get()]}
     assert problems == {"exchange-banned" if status == 418 else "exchange-rate-limited"}
@@ -402,7 +387,7 @@ async def test_a_ban_that_a_call_under_way_meets_is_not_undone_by_a_probe_that_w
 
 
 async def test_a_ban_that_could_not_be_shared_is_as_soon_as_redis_is_back(stage: Stage) -> None:
-    one, other = await fleet(stage, 2)
+    one, other = await stage.start_fleet(2)
     stage.redis_server.connected = False
     stage.fail(Fault("418", seconds=60, count=1))
     await one.get()
@@ -422,7 +407,7 @@ async def test_a_ban_that_could_not_be_shared_is_as_soon_as_redis_is_back(stage:
 
 async def test_the_fleet_together_keeps_to_the_share(make_stage: MakeStage) -> None:
     stage = make_stage(exchange={"weight_limit": 100, "weight_share": 0.5}, freshness={"fresh_for": "100ms"})
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     for turn in range(30):
         await replicas[turn % 3].get()
         await stage.advance(200)
@@ -434,7 +419,7 @@ async def test_the_fleet_together_keeps_to_the_share(make_stage: MakeStage) -> N
 async def test_refreshes_on_demand_have_a_quarter_of_the_share_in_all(make_stage: MakeStage) -> None:
     windows = {"fresh_for": "60s", "min_refresh_interval": "100ms"}
     stage = make_stage(exchange={"weight_limit": 400, "weight_share": 0.8}, freshness=windows)
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     await replicas[0].get()
     statuses: list[int] = []
     for turn in range(9):
@@ -451,7 +436,7 @@ async def test_an_account_that_has_had_its_equal_slice_waits_first_and_its_statu
         accounts={"main": {"fresh_for": "1ms", "stale_while_revalidate": "0ms"}, "other": None},
         exchange={"weight_limit": 1_000, "weight_share": 0.4},
     )
-    one, other = await fleet(stage, 2)
+    one, other = await stage.start_fleet(2)
     modest: list[httpx.Response] = []
     greedy: list[str] = []
     for turn in range(500):
@@ -515,7 +500,7 @@ async def test_a_replica_started_with_a_wrong_clock_during_a_ban_asks_nothing(st
 
 async def test_without_redis_every_replica_goes_by_itself_within_its_part(make_stage: MakeStage) -> None:
     stage = make_stage(exchange={"weight_limit": 200, "weight_share": 0.45}, freshness={"fresh_for": "10ms"})
-    replicas = await fleet(stage)
+    replicas = await stage.start_fleet()
     stage.redis_server.connected = False
     for _ in range(20):
         for each in replicas:
@@ -544,7 +529,7 @@ async def test_a_ban_after_a_resume_binds_the_fleet_though_who_met_it_knew_of_no
 
 
 async def test_a_ban_seen_without_redis_is_written_back_and_binds_the_others(stage: Stage) -> None:
-    one, other = await fleet(stage, 2)
+    one, other = await stage.start_fleet(2)
     stage.redis_server.connected = False
     stage.fail(Fault("418", seconds=60, count=1))
     await one.get()

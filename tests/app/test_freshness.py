@@ -7,11 +7,10 @@ import pytest
 
 from simulator.faults import ACCOUNT_PATH, Fault
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, Replica, Stage, cache_status, problem, told
+from tests.app.harness import ACCOUNT, NO_CACHE, Replica, Stage, cache_status, problem, told
 from tests.support import START, bearer
 
 COLD = None
-NO_CACHE = {"cache_control": "no-cache"}
 ASKED = "fwd=request; fwd-status=200; stored"
 EXPIRED = "fwd=stale; fwd-status=200; stored"
 UNMET = "freshness-unmet"

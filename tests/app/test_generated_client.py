@@ -10,7 +10,7 @@ import pytest
 
 from tests.app.contract import FILE
 from tests.app.harness import Replica, Stage
-from tests.support import TOKENS
+from tests.support import TOKENS, unmeasured
 
 GENERATOR = Path(sys.executable).parent / "openapi-python-client"
 PACKAGE = "generated_coinm"
@@ -23,7 +23,9 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Any:
     settings = folder / "settings.yaml"
     settings.write_text("post_hooks: []\n")  # not formatted: nobody reads it
     command = [str(GENERATOR), "generate", "--path", str(FILE), "--meta", "none", "--fail-on-warning"]
-    subprocess.run([*command, "--config", str(settings), "--output-path", str(folder / PACKAGE)], check=True)
+    subprocess.run(
+        [*command, "--config", str(settings), "--output-path", str(folder / PACKAGE)], check=True, env=unmeasured()
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield

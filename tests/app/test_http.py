@@ -13,8 +13,7 @@ import pytest
 import service
 from simulator.signature import DEMO_API_KEY
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, problem
-from tests.app.test_telemetry import lines
+from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, logged, problem
 from tests.support import TOKENS, bearer
 
 EVERY_PATH = [*LISTS, *ITEMS, "/v1/accounts", "/v1/status", "/healthz", "/readyz"]
@@ -104,7 +103,7 @@ async def test_a_request_id_that_looks_like_a_secret_is_replaced_in_answer_and_l
     for path in (*EVERY_PATH, *EVERY_PATH, *BROKEN):  # misses, hits and refusals
         own = (await gateway.get(path, x_request_id=given)).headers["x-request-id"]
         assert re.fullmatch("[0-9a-f]{32}", own), path
-        assert path in ("/healthz", "/readyz") or lines(log_text)[-1]["request_id"] == own
+        assert path in ("/healthz", "/readyz") or logged(log_text)[-1]["request_id"] == own
     assert given not in log_text.getvalue()
 
 

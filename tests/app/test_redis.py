@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from simulator.faults import Fault
-from tests.app.harness import ACCOUNT, BTC, Stage, cache_status, settle, told
+from tests.app.harness import ACCOUNT, ADDRESS_HOLD, BTC, Stage, cache_status, settle, told
 from tests.support import IDENTITY, START
 
 MAIN = "coinm:{account:testing:127.0.0.1:1:main}"
 SNAPSHOT, LEASE = (f"{MAIN}:{kind}:{IDENTITY}" for kind in ("snapshot", "lease"))
-ADDRESS_HOLD = "coinm:{egress:127.0.0.1:1:default}:hold"
 
 
 async def test_a_restart_within_the_fresh_window_asks_the_exchange_nothing_at_all(stage: Stage) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import io
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from service.access import tokens
@@ -13,16 +12,11 @@ from service.settings_file import SettingsError
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, Json, Stage, told
+from tests.app.harness import ACCOUNT, ASSETS, BTC, Stage, logged, told
 from tests.support import TOKENS, bearer, write_settings
 
 OTHER = "/v1/accounts/other/assets"
 SECOND_KEY = "secondApiKey".ljust(64, "2")
-
-
-def logged(log_text: io.StringIO, event: str) -> list[Json]:
-    lines = [msgspec.json.decode(line) for line in log_text.getvalue().splitlines()]
-    return [line for line in lines if line["event"] == event]
 
 
 async def test_a_grant_that_is_narrowed_is_narrow_at_once_on_hits_too(stage: Stage) -> None:

@@ -6,13 +6,11 @@ import io
 import re
 from typing import cast
 
-import msgspec
 import pytest
 
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
-from tests.app.harness import BTC, Replica, Stage, cache_status, keys, settle, told
-from tests.app.test_fleet import fleet, fresh
+from tests.app.harness import BTC, Replica, Stage, cache_status, fresh, keys, logged, settle, told
 from tests.support import IDENTITY
 
 NEW_KEY = "anotherApiKey".ljust(64, "1")
@@ -34,7 +32,7 @@ async def rotated(stage: Stage, key: str = NEW_KEY) -> Replica:
 
 async def test_replicas_of_one_credential_are_never_superseded_by_each_other(stage: Stage) -> None:
     """One of them has only ever adopted; then the key is rotated, and Redis loses everything."""
-    leads, adopts = await fleet(stage, 2)
+    leads, adopts = await stage.start_fleet(2)
     await leads.get()
     await settle()
     new = await rotated(stage)
@@ -95,11 +93,10 @@ async def in_use(replica: Replica) -> str:
     return str((await replica.status())["accounts"][0]["credential"])
 
 
-def logged(log_text: io.StringIO, event: str) -> list[tuple[str | None, ...]]:
+def steps(log_text: io.StringIO, event: str) -> list[tuple[str | None, ...]]:
     """Each such line's credentials and outcome."""
-    lines = [msgspec.json.decode(line) for line in log_text.getvalue().splitlines()]
     names = ("credential", "in_use", "replaced", "outcome", "problem")
-    return [tuple(line[name] for name in names if name in line) for line in lines if line["event"] == event]
+    return [tuple(line[name] for name in names if name in line) for line in logged(log_text, event)]
 
 
 async def test_a_new_credential_is_proven_by_one_call_and_then_in_use(stage: Stage, log_text: io.StringIO) -> None:
@@ -113,7 +110,7 @@ async def test_a_new_credential_is_proven_by_one_call_and_then_in_use(stage: Sta
     await stage.advance(5_000)
     assert fresh([await gateway.get()])
     assert stage.account_keys[2:] == [NEW_KEY]
-    assert logged(log_text, "credential_replaced") == [(NEW, OLD, "accepted")]
+    assert steps(log_text, "credential_replaced") == [(NEW, OLD, "accepted")]
     assert proofs(gateway) == {"accepted": 1}
 
 
@@ -162,7 +159,7 @@ async def test_a_wrong_key_leaves_the_old_pair_in_use_and_is_tried_once_by_the_f
         assert fresh([await replica.get() for replica, _ in watched])
         await decided()
     assert [key for key in stage.account_keys if key != DEMO_API_KEY] == [NEW_KEY]
-    assert logged(log_text, "credential_not_accepted") == [(NEW, OLD, "exchange-rejected-credentials")]
+    assert steps(log_text, "credential_not_accepted") == [(NEW, OLD, "exchange-rejected-credentials")]
     assert 'coinm_credential_pending{account="main"} 1.0' in watched[0][0].metrics()
 
 
@@ -221,7 +218,7 @@ async def test_half_of_a_new_pair_is_not_taken_for_one(stage: Stage, log_text: i
     await reloader.check_now()
     await decided()
     assert await in_use(gateway) == NEW
-    assert [outcome[-1] for outcome in logged(log_text, "credential_not_accepted")] == ["exchange-rejected-credentials"]
+    assert [outcome[-1] for outcome in steps(log_text, "credential_not_accepted")] == ["exchange-rejected-credentials"]
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two words", "\u00e4"])

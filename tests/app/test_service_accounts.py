@@ -2,11 +2,9 @@
 
 import asyncio
 import io
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service import check
@@ -14,70 +12,23 @@ from service.kubernetes.reviews import AT_ONCE
 from service.kubernetes.token_review import ACCEPTED_FOR, REFUSED_FOR
 from service.settings_file import SettingsError
 from simulator.asgi import Ending, Reply
-from simulator.service_accounts import Account, Terms
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, problem, told
-from tests.app.test_telemetry import lines
+from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Stage, logged, problem, told
+from tests.app.pods import CLIENTS, KUBERNETES, OURS, Pods, ask, outcomes
 from tests.forgeries import FOREIGN_KEY, altered, signed_by_the_public_key, unsigned
 from tests.support import TOKENS, bearer
 
-OURS = "coinm-gateway"
-KUBERNETES = {"audience": OURS, "api_server": "http://127.0.0.1:1", "token_file": "secrets/own/token"}
-CLIENTS: dict[str, object] = {
-    "treasury": {"service_accounts": ["desk/treasury"]},
-    "risk": {"service_accounts": ["a/b"]},
-}
-
-
-class Desk:
-    """A stage in a cluster: the gateway's own ServiceAccount, and a caller's."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.cluster = stage.cluster
-        self.own = self.cluster.add("coinm/gateway", reviewer=True)
-        self.caller = self.cluster.add("desk/treasury")
-        self.folder = stage.folder / "secrets" / "own"
-        self.folder.mkdir()
-        self.rotate()
-
-    def rotate(self) -> None:
-        """Another token of our own, put in place as a kubelet does: by the swap of a symlink to a folder."""
-        fresh = self.folder / f"..{len([*self.folder.iterdir()])}"
-        fresh.mkdir()
-        (fresh / "token").write_text(self.cluster.token(self.own))
-        (self.folder / "..data_tmp").symlink_to(fresh.name)
-        (self.folder / "..data_tmp").replace(self.folder / "..data")
-        if not (self.folder / "token").is_symlink():
-            (self.folder / "token").symlink_to(Path("..data") / "token")
-
-    def token(self, account: Account | None = None, **terms: object) -> str:
-        made = Terms(**terms)  # type: ignore[arg-type]  # as the caller has them
-        return self.cluster.token(account or self.caller, OURS, terms=made)
-
-
-MakeDesk = Callable[..., Desk]
+MakePods = Callable[..., Pods]
 
 
 @pytest.fixture
-def make_desk(make_stage: MakeStage) -> MakeDesk:
-    return lambda **tables: Desk(make_stage(**{"kubernetes": KUBERNETES, "clients": CLIENTS} | tables))
+def make_pods(make_stage: MakeStage) -> MakePods:
+    return lambda **tables: Pods(make_stage(**{"kubernetes": KUBERNETES, "clients": CLIENTS} | tables))
 
 
 @pytest.fixture
-def desk(make_desk: MakeDesk) -> Desk:
-    return make_desk()
-
-
-async def ask(gateway: Replica, token: str, path: str = BTC, **headers: str) -> httpx.Response:
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await gateway.caller.get(path, headers={"authorization": f"Bearer {token}"} | sent)
-
-
-def outcomes(gateway: Replica) -> dict[str, int]:
-    """How tokens fared, by the counter."""
-    counted = re.findall(r'coinm_token_reviews_total{outcome="([a-z-]+)"} ([0-9]+)', gateway.metrics())
-    return {outcome: int(count) for outcome, count in counted}
+def pods(make_pods: MakePods) -> Pods:
+    return make_pods()
 
 
 # What a good token gets.
@@ -89,39 +40,39 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_service_account_reads_its_clients_slice_and_is_refused_the_same(desk: Desk, path: str) -> None:
-    gateway, token = await desk.stage.warm(), desk.token()
+async def test_a_service_account_reads_its_clients_slice_and_is_refused_the_same(pods: Pods, path: str) -> None:
+    gateway, token = await pods.stage.warm(), pods.token()
     by_token = await gateway.get(path, "treasury", x_request_id="r")
     by_account = await ask(gateway, token, path, x_request_id="r")
     assert (by_account.status_code, by_account.content) == (by_token.status_code, by_token.content)
     assert by_account.headers.raw == by_token.headers.raw
 
 
-async def test_one_of_several_audiences_may_be_ours(desk: Desk) -> None:
-    gateway = await desk.stage.start()
-    assert (await ask(gateway, desk.cluster.token(desk.caller, "vault", OURS))).status_code == 200
+async def test_one_of_several_audiences_may_be_ours(pods: Pods) -> None:
+    gateway = await pods.stage.start()
+    assert (await ask(gateway, pods.cluster.token(pods.caller, "vault", OURS))).status_code == 200
 
 
-async def test_the_log_names_the_client_and_the_service_account(desk: Desk, log_text: io.StringIO) -> None:
-    gateway = await desk.stage.start()
-    await ask(gateway, desk.token())
-    (line,) = lines(log_text)
+async def test_the_log_names_the_client_and_the_service_account(pods: Pods, log_text: io.StringIO) -> None:
+    gateway = await pods.stage.start()
+    await ask(gateway, pods.token())
+    (line,) = logged(log_text)
     assert (line["client"], line["service_account"], line["account"]) == ("treasury", "desk/treasury", "main")
     assert "refusal" not in line
 
 
-async def test_a_client_has_one_request_limit_however_it_calls(make_desk: MakeDesk) -> None:
+async def test_a_client_has_one_request_limit_however_it_calls(make_pods: MakePods) -> None:
     limited = {"treasury": {"service_accounts": ["desk/treasury"], "requests_per_second": 2}}
-    desk = make_desk(clients=limited, exchange={"expected_replicas": 1})
-    gateway, token = await desk.stage.start(), desk.token()
+    pods = make_pods(clients=limited, exchange={"expected_replicas": 1})
+    gateway, token = await pods.stage.start(), pods.token()
     assert [(await ask(gateway, token)).status_code for _ in range(2)] == [200, 200]
     assert told(await ask(gateway, token)) == (429, "too-many-requests", "1")
     assert told(await gateway.get(client="treasury")) == (429, "too-many-requests", "1")
 
 
-async def test_callers_with_tokens_of_ours_cost_no_review(desk: Desk) -> None:
-    gateway = await desk.stage.start()
-    desk.stage.way_to_cluster.down = True
+async def test_callers_with_tokens_of_ours_cost_no_review(pods: Pods) -> None:
+    gateway = await pods.stage.start()
+    pods.stage.way_to_cluster.down = True
     for client in TOKENS:
         assert (await gateway.get(client=client)).status_code in (200, 403)
     assert outcomes(gateway) == {}
@@ -130,78 +81,78 @@ async def test_callers_with_tokens_of_ours_cost_no_review(desk: Desk) -> None:
 # Who is refused.
 
 
-def _deleted(desk: Desk) -> str:
-    token = desk.token()
-    desk.cluster.delete(desk.caller)
+def _deleted(pods: Pods) -> str:
+    token = pods.token()
+    pods.cluster.delete(pods.caller)
     return token
 
 
-def _made_anew(desk: Desk) -> str:
-    token = desk.token()
-    desk.cluster.add("desk/treasury")
+def _made_anew(pods: Pods) -> str:
+    token = pods.token()
+    pods.cluster.add("desk/treasury")
     return token
 
 
-def _over_by_its_clock(desk: Desk) -> str:
-    token = desk.token(ends_in=10)
-    desk.cluster.clock.skew_ms += 80_000
+def _over_by_its_clock(pods: Pods) -> str:
+    token = pods.token(ends_in=10)
+    pods.cluster.clock.skew_ms += 80_000
     return token
 
 
-def _taken_for_any_audience(desk: Desk) -> str:
-    desk.cluster.accounts.checks_audiences = False
-    return desk.token()
+def _taken_for_any_audience(pods: Pods) -> str:
+    pods.cluster.accounts.checks_audiences = False
+    return pods.token()
 
 
-REFUSED: dict[str, tuple[str, int, Callable[[Desk], str]]] = {
+REFUSED: dict[str, tuple[str, int, Callable[[Pods], str]]] = {
     # how: (why, reviews, token)
-    "another audience": ("wrong-audience", 0, lambda desk: desk.cluster.token(desk.caller, "vault")),
-    "the API server's audience": ("wrong-audience", 0, lambda desk: desk.cluster.token(desk.caller)),
-    "our audience, put in": ("not-authenticated", 1, lambda desk: altered(desk.cluster.token(desk.caller), aud=[OURS])),
-    "expired": ("expired", 0, lambda desk: desk.token(ends_in=-60)),
+    "another audience": ("wrong-audience", 0, lambda pods: pods.cluster.token(pods.caller, "vault")),
+    "the API server's audience": ("wrong-audience", 0, lambda pods: pods.cluster.token(pods.caller)),
+    "our audience, put in": ("not-authenticated", 1, lambda pods: altered(pods.cluster.token(pods.caller), aud=[OURS])),
+    "expired": ("expired", 0, lambda pods: pods.token(ends_in=-60)),
     "expired, by the API server's clock": ("not-authenticated", 1, _over_by_its_clock),
-    "not yet valid": ("not-authenticated", 1, lambda desk: desk.token(starts_in=120)),
+    "not yet valid": ("not-authenticated", 1, lambda pods: pods.token(starts_in=120)),
     "deleted": ("not-authenticated", 1, _deleted),
     "deleted and made anew": ("not-authenticated", 1, _made_anew),
-    "signed by somebody else": ("not-authenticated", 1, lambda desk: desk.token(key=FOREIGN_KEY)),
-    "another issuer": ("not-authenticated", 1, lambda desk: desk.token(issuer="https://elsewhere")),
-    "another's name": ("not-authenticated", 1, lambda desk: altered(desk.token(), sub="system:serviceaccount:a:b")),
-    "alg none": ("malformed", 0, lambda desk: unsigned(desk.token())),
-    "alg none with a signature": ("unsigned", 0, lambda desk: unsigned(desk.token()) + "AA"),
-    "HS256 by the public key": ("not-authenticated", 1, lambda desk: signed_by_the_public_key(desk.token())),
-    "a cgw_ token": ("malformed", 0, lambda desk: TOKENS["treasury"] + "x"),
+    "signed by somebody else": ("not-authenticated", 1, lambda pods: pods.token(key=FOREIGN_KEY)),
+    "another issuer": ("not-authenticated", 1, lambda pods: pods.token(issuer="https://elsewhere")),
+    "another's name": ("not-authenticated", 1, lambda pods: altered(pods.token(), sub="system:serviceaccount:a:b")),
+    "alg none": ("malformed", 0, lambda pods: unsigned(pods.token())),
+    "alg none with a signature": ("unsigned", 0, lambda pods: unsigned(pods.token()) + "AA"),
+    "HS256 by the public key": ("not-authenticated", 1, lambda pods: signed_by_the_public_key(pods.token())),
+    "a cgw_ token": ("malformed", 0, lambda pods: TOKENS["treasury"] + "x"),
     "garbage": ("malformed", 0, lambda _: "a.b.c"),
     "nothing": ("malformed", 0, lambda _: ""),
-    "oversize": ("malformed", 0, lambda desk: desk.token(padding=9_000)),
-    "of a Secret": ("malformed", 0, lambda desk: desk.token(ends_in=None)),
+    "oversize": ("malformed", 0, lambda pods: pods.token(padding=9_000)),
+    "of a Secret": ("malformed", 0, lambda pods: pods.token(ends_in=None)),
     "audiences ignored": ("audiences-ignored", 1, _taken_for_any_audience),
-    "listed for nobody": ("not-listed", 1, lambda desk: desk.token(desk.cluster.add("desk/other"))),
+    "listed for nobody": ("not-listed", 1, lambda pods: pods.token(pods.cluster.add("desk/other"))),
 }
 
 
 @pytest.mark.parametrize("how", REFUSED)
 async def test_who_is_not_known_gets_the_same_401_and_the_log_says_why(
-    desk: Desk, how: str, log_text: io.StringIO
+    pods: Pods, how: str, log_text: io.StringIO
 ) -> None:
-    gateway, (reason, reviews, make) = await desk.stage.start(), REFUSED[how]
-    answer = await ask(gateway, make(desk), x_request_id="r")
-    (line,) = lines(log_text)
+    gateway, (reason, reviews, make) = await pods.stage.start(), REFUSED[how]
+    answer = await ask(gateway, make(pods), x_request_id="r")
+    (line,) = logged(log_text)
     unknown = await ask(gateway, "cgw_unknown", x_request_id="r")
     assert told(answer) == (401, "unauthenticated", None)
     assert (answer.content, answer.headers.raw) == (unknown.content, unknown.headers.raw)
     assert (line["level"], line["refusal"]) == ("warning", reason)
     assert line.get("service_account") == ("desk/other" if reason == "not-listed" else None)
     assert "client" not in line
-    assert len(desk.cluster.reviews) == reviews
-    assert desk.stage.exchange.calls.count() == 0
+    assert len(pods.cluster.reviews) == reviews
+    assert pods.stage.exchange.calls.count() == 0
 
 
-async def test_two_credentials_at_once_are_none(desk: Desk) -> None:
-    gateway, token = await desk.stage.start(), desk.token()
+async def test_two_credentials_at_once_are_none(pods: Pods) -> None:
+    gateway, token = await pods.stage.start(), pods.token()
     both = [("authorization", f"Bearer {token}"), ("authorization", bearer("treasury")["authorization"])]
     for headers in (both, [*both[:1], ("x-mbx-apikey", token)], [*both[1:], ("x-mbx-apikey", token)], both[:1] * 2):
         assert told(await gateway.caller.get(BTC, headers=headers))[:2] == (401, "unauthenticated")
-    assert desk.cluster.requests == 0
+    assert pods.cluster.requests == 0
 
 
 async def test_without_a_kubernetes_table_no_service_account_is_known(stage: Stage) -> None:
@@ -213,104 +164,104 @@ async def test_without_a_kubernetes_table_no_service_account_is_known(stage: Sta
 # What is remembered.
 
 
-async def test_callers_with_one_token_cost_one_review_and_another_when_it_is_ten_seconds_old(desk: Desk) -> None:
-    gateway, token = await desk.stage.warm(), desk.token()
-    desk.cluster.gate.hold()
+async def test_callers_with_one_token_cost_one_review_and_another_when_it_is_ten_seconds_old(pods: Pods) -> None:
+    gateway, token = await pods.stage.warm(), pods.token()
+    pods.cluster.gate.hold()
     asked = [asyncio.create_task(ask(gateway, token)) for _ in range(20)]
-    await desk.cluster.gate.wait_held()
-    desk.cluster.gate.release()
+    await pods.cluster.gate.wait_held()
+    pods.cluster.gate.release()
     assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
-    await desk.stage.advance(ACCEPTED_FOR - 1)
+    await pods.stage.advance(ACCEPTED_FOR - 1)
     assert {(await ask(gateway, token)).status_code for _ in range(20)} == {200}
-    assert desk.cluster.requests == 1
-    await desk.stage.advance(1)
+    assert pods.cluster.requests == 1
+    await pods.stage.advance(1)
     assert (await ask(gateway, token)).status_code == 200
-    assert desk.cluster.requests == 2
+    assert pods.cluster.requests == 2
     assert outcomes(gateway) == {"accepted": 2, "remembered": 21}  # the last one waited, and was looked up again
 
 
-async def test_a_caller_who_hangs_up_takes_nobody_with_it(desk: Desk) -> None:
-    gateway, token = await desk.stage.warm(), desk.token()
-    desk.cluster.gate.hold()
+async def test_a_caller_who_hangs_up_takes_nobody_with_it(pods: Pods) -> None:
+    gateway, token = await pods.stage.warm(), pods.token()
+    pods.cluster.gate.hold()
     leader, *others = [asyncio.create_task(ask(gateway, token)) for _ in range(5)]
-    await desk.cluster.gate.wait_held()
+    await pods.cluster.gate.wait_held()
     leader.cancel()
     await asyncio.wait([leader])
-    desk.cluster.gate.release()
+    pods.cluster.gate.release()
     assert {answer.status_code for answer in await asyncio.gather(*others)} == {200}
-    assert desk.cluster.requests == 1
+    assert pods.cluster.requests == 1
 
 
-async def test_a_deleted_accounts_token_stops_within_ten_seconds(desk: Desk) -> None:
-    gateway, token = await desk.stage.warm(), desk.token()
+async def test_a_deleted_accounts_token_stops_within_ten_seconds(pods: Pods) -> None:
+    gateway, token = await pods.stage.warm(), pods.token()
     assert (await ask(gateway, token)).status_code == 200
-    desk.cluster.delete(desk.caller)
-    await desk.stage.advance(ACCEPTED_FOR - 1)
+    pods.cluster.delete(pods.caller)
+    await pods.stage.advance(ACCEPTED_FOR - 1)
     assert (await ask(gateway, token)).status_code == 200
-    await desk.stage.advance(1)
+    await pods.stage.advance(1)
     assert problem(await ask(gateway, token)) == "unauthenticated"
 
 
-async def test_no_token_is_remembered_past_its_own_end(desk: Desk) -> None:
-    gateway, token = await desk.stage.warm(), desk.token(ends_in=5)
+async def test_no_token_is_remembered_past_its_own_end(pods: Pods) -> None:
+    gateway, token = await pods.stage.warm(), pods.token(ends_in=5)
     await ask(gateway, token)
-    await desk.stage.advance(4_999)
+    await pods.stage.advance(4_999)
     await ask(gateway, token)
-    assert desk.cluster.requests == 1
-    await desk.stage.advance(1)
+    assert pods.cluster.requests == 1
+    await pods.stage.advance(1)
     # For as long as clocks may differ the API server decides, each time anew; then nobody is asked.
     assert [(await ask(gateway, token)).status_code for _ in range(2)] == [200, 200]
-    assert desk.cluster.requests == 3
-    await desk.stage.advance(60_000)
+    assert pods.cluster.requests == 3
+    await pods.stage.advance(60_000)
     assert (await ask(gateway, token)).status_code == 401
-    assert desk.cluster.requests == 3
+    assert pods.cluster.requests == 3
 
 
-async def test_a_refused_token_is_asked_about_again_after_two_seconds(desk: Desk) -> None:
-    gateway = await desk.stage.warm()
-    token = _deleted(desk)
+async def test_a_refused_token_is_asked_about_again_after_two_seconds(pods: Pods) -> None:
+    gateway = await pods.stage.warm()
+    token = _deleted(pods)
     assert {(await ask(gateway, token)).status_code for _ in range(5)} == {401}
-    assert desk.cluster.requests == 1
-    await desk.stage.advance(REFUSED_FOR)
+    assert pods.cluster.requests == 1
+    await pods.stage.advance(REFUSED_FOR)
     assert (await ask(gateway, token)).status_code == 401
-    assert desk.cluster.requests == 2
+    assert pods.cluster.requests == 2
 
 
-async def test_a_rotated_token_of_the_caller_is_as_good_as_the_first(desk: Desk) -> None:
-    gateway = await desk.stage.warm()
+async def test_a_rotated_token_of_the_caller_is_as_good_as_the_first(pods: Pods) -> None:
+    gateway = await pods.stage.warm()
     for _ in range(3):
-        assert (await ask(gateway, desk.token())).status_code == 200
-    assert desk.cluster.requests == 3
+        assert (await ask(gateway, pods.token())).status_code == 200
+    assert pods.cluster.requests == 3
 
 
 # An API server in trouble.
 
 
-def _down(desk: Desk) -> None:
-    desk.stage.way_to_cluster.down = True
+def _down(pods: Pods) -> None:
+    pods.stage.way_to_cluster.down = True
 
 
-def _answering(reply: Reply) -> Callable[[Desk], None]:
-    def set_fault(desk: Desk) -> None:
-        desk.cluster.fault = reply
+def _answering(reply: Reply) -> Callable[[Pods], None]:
+    def set_fault(pods: Pods) -> None:
+        pods.cluster.fault = reply
 
     return set_fault
 
 
-def _not_known(desk: Desk) -> None:
-    desk.cluster.delete(desk.own)
+def _not_known(pods: Pods) -> None:
+    pods.cluster.delete(pods.own)
 
 
-def _not_allowed(desk: Desk) -> None:
-    desk.cluster.reviewers.clear()
+def _not_allowed(pods: Pods) -> None:
+    pods.cluster.reviewers.clear()
 
 
-def _without_a_token(desk: Desk) -> None:
-    (desk.folder / "..data").unlink()
+def _without_a_token(pods: Pods) -> None:
+    (pods.folder / "..data").unlink()
 
 
 REVIEW = b'{"kind":"TokenReview","status":{"authenticated":true,"user":{"username":"system:serviceaccount:a:b"},'
-TROUBLES: dict[str, tuple[str, str, Callable[[Desk], None]]] = {
+TROUBLES: dict[str, tuple[str, str, Callable[[Pods], None]]] = {
     # what: (kind, level, how)
     "no connection": ("unreachable", "warning", _down),
     "a reset": ("unreachable", "warning", _answering(Reply(201, b"", ending=Ending.RESET))),
@@ -334,74 +285,74 @@ TROUBLES: dict[str, tuple[str, str, Callable[[Desk], None]]] = {
 
 @pytest.mark.parametrize("what", TROUBLES)
 async def test_while_nobody_can_say_a_token_is_refused_with_a_time_to_come_back(
-    desk: Desk, what: str, log_text: io.StringIO
+    pods: Pods, what: str, log_text: io.StringIO
 ) -> None:
-    gateway, token, (kind, level, make) = await desk.stage.warm(), desk.token(), TROUBLES[what]
-    make(desk)
+    gateway, token, (kind, level, make) = await pods.stage.warm(), pods.token(), TROUBLES[what]
+    make(pods)
     answers = [await ask(gateway, token) for _ in range(2)]
     for answer in answers:
         assert told(answer) == (401, "unauthenticated", "1")
         assert answer.json()["detail"] == "the token cannot be verified now"
         assert answer.headers["www-authenticate"] == 'Bearer realm="coinm-gateway"'
     assert (await gateway.get(client="treasury")).status_code == 200
-    (event,) = lines(log_text, "token_reviews_away")
+    (event,) = logged(log_text, "token_reviews_away")
     assert (event["kind"], event["level"]) == (kind, level)
-    assert [line["refusal"] for line in lines(log_text) if line["status"] == 401] == [kind] * len(answers)
+    assert [line["refusal"] for line in logged(log_text) if line["status"] == 401] == [kind] * len(answers)
     assert outcomes(gateway) == {kind: len(answers)}
 
 
 async def test_what_failed_is_not_remembered_and_the_log_says_when_it_is_over(
-    desk: Desk, log_text: io.StringIO
+    pods: Pods, log_text: io.StringIO
 ) -> None:
-    gateway, token = await desk.stage.warm(), desk.token()
+    gateway, token = await pods.stage.warm(), pods.token()
     for reply in (Reply(503, b""), Reply(503, b""), Reply(404, b""), None, None):
-        desk.cluster.fault = reply
+        pods.cluster.fault = reply
         assert (await ask(gateway, token)).status_code == (401 if reply else 200)
-    assert [line["kind"] for line in lines(log_text, "token_reviews_away")] == ["unavailable", "invalid"]
-    assert len(lines(log_text, "token_reviews_back")) == 1
+    assert [line["kind"] for line in logged(log_text, "token_reviews_away")] == ["unavailable", "invalid"]
+    assert len(logged(log_text, "token_reviews_back")) == 1
     assert outcomes(gateway) == {"unavailable": 2, "invalid": 1, "accepted": 1, "remembered": 1}
 
 
-async def test_what_was_accepted_a_moment_ago_outlives_the_api_server_by_seconds_only(desk: Desk) -> None:
-    gateway, token = await desk.stage.warm(), desk.token()
+async def test_what_was_accepted_a_moment_ago_outlives_the_api_server_by_seconds_only(pods: Pods) -> None:
+    gateway, token = await pods.stage.warm(), pods.token()
     assert (await ask(gateway, token)).status_code == 200
-    desk.stage.way_to_cluster.down = True
-    await desk.stage.advance(ACCEPTED_FOR - 1)
+    pods.stage.way_to_cluster.down = True
+    await pods.stage.advance(ACCEPTED_FOR - 1)
     assert (await ask(gateway, token)).status_code == 200
-    await desk.stage.advance(1)
+    await pods.stage.advance(1)
     assert told(await ask(gateway, token)) == (401, "unauthenticated", "1")
 
 
-async def test_a_connection_that_was_closed_meanwhile_is_no_failure(desk: Desk) -> None:
-    gateway = await desk.stage.warm()
-    desk.cluster.fault = Reply(201, b"", ending=Ending.RESET)
-    desk.cluster.gate.hold()
-    asked = asyncio.create_task(ask(gateway, desk.token()))
-    await desk.cluster.gate.wait_held()
-    desk.cluster.fault = None
-    desk.cluster.gate.release()
+async def test_a_connection_that_was_closed_meanwhile_is_no_failure(pods: Pods) -> None:
+    gateway = await pods.stage.warm()
+    pods.cluster.fault = Reply(201, b"", ending=Ending.RESET)
+    pods.cluster.gate.hold()
+    asked = asyncio.create_task(ask(gateway, pods.token()))
+    await pods.cluster.gate.wait_held()
+    pods.cluster.fault = None
+    pods.cluster.gate.release()
     assert (await asked).status_code == 200
     assert outcomes(gateway) == {"accepted": 1}
 
 
-async def test_our_own_token_may_be_rotated_at_any_time(desk: Desk) -> None:
-    gateway = await desk.stage.warm()
-    assert (await ask(gateway, desk.token())).status_code == 200
-    desk.own = desk.cluster.add("coinm/gateway", reviewer=True)  # what we have is worth nothing from now on
-    assert told(await ask(gateway, desk.token())) == (401, "unauthenticated", "1")
-    desk.rotate()
-    assert (await ask(gateway, desk.token())).status_code == 200
+async def test_our_own_token_may_be_rotated_at_any_time(pods: Pods) -> None:
+    gateway = await pods.stage.warm()
+    assert (await ask(gateway, pods.token())).status_code == 200
+    pods.own = pods.cluster.add("coinm/gateway", reviewer=True)  # what we have is worth nothing from now on
+    assert told(await ask(gateway, pods.token())) == (401, "unauthenticated", "1")
+    pods.rotate()
+    assert (await ask(gateway, pods.token())).status_code == 200
 
 
-async def test_invented_tokens_are_reviewed_a_few_at_a_time(desk: Desk) -> None:
-    gateway = await desk.stage.warm()
-    desk.cluster.gate.hold()
-    asked = [asyncio.create_task(ask(gateway, desk.token(key=FOREIGN_KEY))) for _ in range(3 * AT_ONCE)]
-    await desk.cluster.wait_for(AT_ONCE)
+async def test_invented_tokens_are_reviewed_a_few_at_a_time(pods: Pods) -> None:
+    gateway = await pods.stage.warm()
+    pods.cluster.gate.hold()
+    asked = [asyncio.create_task(ask(gateway, pods.token(key=FOREIGN_KEY))) for _ in range(3 * AT_ONCE)]
+    await pods.cluster.wait_for(AT_ONCE)
     late = await asyncio.gather(*asked[AT_ONCE:])  # they wait a second for their turn
     assert {told(answer) for answer in late} == {(401, "unauthenticated", "1")}
-    assert desk.cluster.requests == AT_ONCE
-    desk.cluster.gate.release()
+    assert pods.cluster.requests == AT_ONCE
+    pods.cluster.gate.release()
     assert {told(answer) for answer in await asyncio.gather(*asked[:AT_ONCE])} == {(401, "unauthenticated", None)}
     assert outcomes(gateway) == {"busy": 2 * AT_ONCE, "refused": AT_ONCE}
 
@@ -418,12 +369,12 @@ async def test_invented_tokens_are_reviewed_a_few_at_a_time(desk: Desk) -> None:
         ("ключ", "expected one word of printable ASCII"),
     ],
 )
-async def test_without_a_token_of_its_own_it_does_not_start(desk: Desk, content: str | None, expected: str) -> None:
-    (desk.folder / "token").unlink()
+async def test_without_a_token_of_its_own_it_does_not_start(pods: Pods, content: str | None, expected: str) -> None:
+    (pods.folder / "token").unlink()
     if content is not None:
-        (desk.folder / "token").write_text(content)
+        (pods.folder / "token").write_text(content)
     with pytest.raises(SettingsError) as raised:
-        desk.stage.app()
+        pods.stage.app()
     assert str(raised.value) == f"kubernetes.token_file: {expected}"
 
 
@@ -432,14 +383,14 @@ async def test_without_a_token_of_its_own_it_does_not_start(desk: Desk, content:
     [(None, "cannot be read: No such file or directory"), ("no PEM", "expected certificates in PEM")],
 )
 async def test_without_the_clusters_ca_it_does_not_start(
-    make_desk: MakeDesk, tmp_path: Path, content: str | None, expected: str
+    make_pods: MakePods, tmp_path: Path, content: str | None, expected: str
 ) -> None:
     file = tmp_path / "ca.crt"
     if content is not None:
         file.write_text(content)
-    desk = make_desk(kubernetes=KUBERNETES | {"api_server": "https://kubernetes.default.svc", "ca_file": str(file)})
+    pods = make_pods(kubernetes=KUBERNETES | {"api_server": "https://kubernetes.default.svc", "ca_file": str(file)})
     with pytest.raises(SettingsError) as raised:
-        desk.stage.app()
+        pods.stage.app()
     assert str(raised.value) == f"kubernetes.ca_file: {expected}"
 
 
@@ -454,10 +405,10 @@ async def test_without_the_clusters_ca_it_does_not_start(
     ],
     ids=["fine", "away", "not known", "not allowed", "no API server"],
 )
-async def test_check_tries_a_review(desk: Desk, make: Callable[[Desk], None], verdict: str, text: str) -> None:
-    app, found = desk.stage.app(), list[check.Finding]()
-    make(desk)
-    await check.run(app.gateway, desk.stage.file, found.append)
+async def test_check_tries_a_review(pods: Pods, make: Callable[[Pods], None], verdict: str, text: str) -> None:
+    app, found = pods.stage.app(), list[check.Finding]()
+    make(pods)
+    await check.run(app.gateway, pods.stage.file, found.append)
     (finding,) = [each for each in found if each.subject == "kubernetes"]
     assert finding.verdict == verdict
     assert text in finding.text

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import logging
 import re
 
@@ -12,15 +11,10 @@ import service
 from service.fleet.budget import CREDENTIAL_PROBE
 from simulator.faults import Fault
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage
+from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Json, Replica, Stage, logged
 
 LINE = {"request_id", "method", "route", "status", "duration_ms", "event", "logger", "level", "time"}
 """What every request's line has; the rest is there where it is known."""
-
-
-def lines(log_text: io.StringIO, event: str = "request") -> list[Json]:
-    every = [json.loads(line) for line in log_text.getvalue().splitlines()]
-    return [line for line in every if line["event"] == event]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +37,7 @@ async def test_a_request_is_one_line(
     gateway = await stage.start()
     stage.fail(*[fault] if fault else [])
     answer = await gateway.get(path, client)
-    (line,) = lines(log_text)
+    (line,) = logged(log_text)
     expected = {"method": "GET", "status": answer.status_code, "level": level} | facts
     assert expected.items() <= line.items()
     assert line["request_id"] == answer.headers["x-request-id"]
@@ -56,7 +50,7 @@ async def test_a_line_holds_neither_query_nor_names_from_the_path(stage: Stage, 
     await gateway.get(f"{POSITIONS}/PLANTED/BOTH?x=PLANTED", user_agent="PLANTED")
     await gateway.get("/PLANTED?PLANTED=1")
     assert "PLANTED" not in log_text.getvalue()
-    assert lines(log_text)[0]["route"] == "/v1/accounts/{account}/positions/{symbol}/{position_side}"
+    assert logged(log_text)[0]["route"] == "/v1/accounts/{account}/positions/{symbol}/{position_side}"
 
 
 async def test_an_account_is_named_only_once_it_is_granted(gateway: Replica, log_text: io.StringIO) -> None:
@@ -67,15 +61,15 @@ async def test_an_account_is_named_only_once_it_is_granted(gateway: Replica, log
 async def test_probes_do_not_fill_the_log_but_a_draining_one_warns(gateway: Replica, log_text: io.StringIO) -> None:
     for path in ("/healthz", "/readyz"):
         await gateway.get(path, client=None)
-    assert lines(log_text) == []
+    assert logged(log_text) == []
     gateway.gateway.draining = True
     await gateway.get("/readyz", client=None)
-    assert [line["level"] for line in lines(log_text)] == ["warning"]
+    assert [line["level"] for line in logged(log_text)] == ["warning"]
 
 
 async def test_head_is_told_from_get(gateway: Replica, log_text: io.StringIO) -> None:
     await gateway.ask("HEAD", ACCOUNT)
-    assert lines(log_text)[0]["method"] == "HEAD"
+    assert logged(log_text)[0]["method"] == "HEAD"
 
 
 async def test_a_caller_who_hangs_up_leaves_a_line_too(stage: Stage, log_text: io.StringIO) -> None:
@@ -85,7 +79,7 @@ async def test_a_caller_who_hangs_up_leaves_a_line_too(stage: Stage, log_text: i
     await stage.exchange.wait_held()
     caller.cancel()
     await asyncio.wait([caller])
-    (line,) = lines(log_text)
+    (line,) = logged(log_text)
     assert (line["status"], line["client"], line["account"]) == (0, "risk", "main")
 
 
@@ -93,7 +87,7 @@ async def test_a_failed_refresh_says_what_the_exchange_answered(stage: Stage, lo
     gateway = await stage.start()
     stage.fail("-2015")
     await gateway.get()
-    (line,) = lines(log_text, "refresh_failed")
+    (line,) = logged(log_text, "refresh_failed")
     expected = {"account": "main", "problem": "exchange-rejected-credentials", "answered": 401, "code": -2015}
     assert expected.items() <= line.items()
 
@@ -104,8 +98,8 @@ async def test_redis_going_and_coming_are_a_line_each(stage: Stage, log_text: io
         stage.redis_server.connected = reachable
         await stage.advance(10_000)
         await gateway.get()
-    assert [line["level"] for line in lines(log_text, "redis_away")] == ["warning"]
-    assert len(lines(log_text, "redis_back")) == 1
+    assert [line["level"] for line in logged(log_text, "redis_away")] == ["warning"]
+    assert len(logged(log_text, "redis_back")) == 1
 
 
 async def test_nothing_foreign_is_logged_at_info(gateway: Replica) -> None:
@@ -116,23 +110,17 @@ async def test_nothing_foreign_is_logged_at_info(gateway: Replica) -> None:
 # Metrics.
 
 
-def figure(gateway: Replica, sample: str) -> float | None:
-    """One sample's value, by its name and labels as they are exposed."""
-    found = re.search(rf"^{re.escape(sample)} (\S+)$", gateway.metrics(), re.MULTILINE)
-    return float(found[1]) if found else None
-
-
 async def test_requests_are_counted_by_route_method_and_status(gateway: Replica) -> None:
     for path in (BTC, f"{ASSETS}/ETH", f"{ASSETS}/NONESUCH", "/made/up", "/made/up/too"):
         await gateway.get(path)
     await gateway.ask("HEAD", BTC)
     await gateway.ask("BREW", BTC)
     route = "/v1/accounts/{account}/assets/{asset}"
-    assert figure(gateway, f'coinm_requests_total{{method="GET",route="{route}",status="200"}}') == 2
-    assert figure(gateway, f'coinm_requests_total{{method="GET",route="{route}",status="404"}}') == 1
-    assert figure(gateway, f'coinm_requests_total{{method="HEAD",route="{route}",status="200"}}') == 1
-    assert figure(gateway, 'coinm_requests_total{method="GET",route="unmatched",status="404"}') == 2
-    assert figure(gateway, f'coinm_request_duration_seconds_count{{route="{route}"}}') is not None
+    assert gateway.figure(f'coinm_requests_total{{method="GET",route="{route}",status="200"}}') == 2
+    assert gateway.figure(f'coinm_requests_total{{method="GET",route="{route}",status="404"}}') == 1
+    assert gateway.figure(f'coinm_requests_total{{method="HEAD",route="{route}",status="200"}}') == 1
+    assert gateway.figure('coinm_requests_total{method="GET",route="unmatched",status="404"}') == 2
+    assert gateway.figure(f'coinm_request_duration_seconds_count{{route="{route}"}}') is not None
     assert not re.search("BTC|made|BREW|NONESUCH", gateway.metrics())
 
 
@@ -144,7 +132,7 @@ async def test_reads_are_counted_by_how_the_cache_met_them(stage: Stage) -> None
     await gateway.get()
     await gateway.get()
     counts = {
-        result: figure(gateway, f'coinm_cache_results_total{{account="main",client="risk",result="{result}"}}')
+        result: gateway.figure(f'coinm_cache_results_total{{account="main",client="risk",result="{result}"}}')
         for result in ("stored", "fresh", "stale-if-error", "backoff", "collapsed")
     }
     assert counts == {"stored": 1, "fresh": 1, "stale-if-error": 1, "backoff": 1, "collapsed": None}
@@ -153,7 +141,7 @@ async def test_reads_are_counted_by_how_the_cache_met_them(stage: Stage) -> None
 async def test_weight_saved_is_what_answers_from_a_snapshot_would_have_cost(stage: Stage) -> None:
     gateway = await stage.warm()
     await asyncio.gather(*(gateway.get() for _ in range(10)))
-    assert figure(gateway, 'coinm_weight_saved_total{account="main",client="risk"}') == 50
+    assert gateway.figure('coinm_weight_saved_total{account="main",client="risk"}') == 50
     assert (await gateway.status())["weight"]["savedTotal"] == 50
 
 
@@ -165,41 +153,41 @@ async def test_calls_and_their_weight_are_counted_by_endpoint_and_outcome(stage:
     stage.fail("418")
     await gateway.get()
     calls = "coinm_exchange_calls_total"
-    assert figure(gateway, f'{calls}{{endpoint="account",outcome="exchange-banned"}}') == 1
-    assert figure(gateway, f'{calls}{{endpoint="time",outcome="ok"}}') == 3
-    assert figure(gateway, f'{calls}{{endpoint="exchangeInfo",outcome="ok"}}') == 1
-    assert figure(gateway, 'coinm_weight_spent_total{client="risk",endpoint="account"}') == 15
-    assert figure(gateway, "coinm_exchange_used_weight") == 19
-    assert figure(gateway, "coinm_exchange_weight_ceiling") == 1920
-    assert figure(gateway, "coinm_exchange_not_before_seconds") == 120
+    assert gateway.figure(f'{calls}{{endpoint="account",outcome="exchange-banned"}}') == 1
+    assert gateway.figure(f'{calls}{{endpoint="time",outcome="ok"}}') == 3
+    assert gateway.figure(f'{calls}{{endpoint="exchangeInfo",outcome="ok"}}') == 1
+    assert gateway.figure('coinm_weight_spent_total{client="risk",endpoint="account"}') == 15
+    assert gateway.figure("coinm_exchange_used_weight") == 19
+    assert gateway.figure("coinm_exchange_weight_ceiling") == 1920
+    assert gateway.figure("coinm_exchange_not_before_seconds") == 120
 
 
 async def test_a_release_and_its_environment_are_told(stage: Stage) -> None:
     gateway = await stage.start()
-    assert figure(gateway, f'coinm_build_info{{environment="testing",version="{service.__version__}"}}') == 1
+    assert gateway.figure(f'coinm_build_info{{environment="testing",version="{service.__version__}"}}') == 1
 
 
 async def test_the_age_that_no_answer_has_unmarked_is_told_and_follows_the_settings(make_stage: MakeStage) -> None:
     stage = make_stage(freshness={"fresh_for": "3s", "stale_while_revalidate": "500ms"})
     gateway, reloader = await stage.start_watched()
     objective = 'coinm_snapshot_objective_seconds{account="main"}'
-    assert figure(gateway, objective) == 3.5
+    assert gateway.figure(objective) == 3.5
     stage.edit('fresh_for = "3s"', 'fresh_for = "4s"')
     await reloader.check_now()
-    assert figure(gateway, objective) == 4.5
+    assert gateway.figure(objective) == 4.5
 
 
 async def test_a_rejected_credential_is_told_for_as_long_as_it_is_not_tried_again(stage: Stage) -> None:
     gateway = await stage.warm(age=10_000)
     refused = 'coinm_credential_refused{account="main"}'
-    assert figure(gateway, refused) == 0
+    assert gateway.figure(refused) == 0
     stage.fail("-2015")
     await gateway.get()
-    assert figure(gateway, refused) == 1
+    assert gateway.figure(refused) == 1
     stage.fail()
     await stage.advance(CREDENTIAL_PROBE + 1_000)
     assert (await gateway.get()).status_code == 200
-    assert figure(gateway, refused) == 0
+    assert gateway.figure(refused) == 0
 
 
 @pytest.mark.parametrize(("fault", "outcome"), [("hang", "exchange-timeout"), ("reset", "exchange-unavailable")])
@@ -210,7 +198,7 @@ async def test_calls_without_an_answer_are_counted_by_what_a_caller_is_told(
     gateway = await stage.start()
     stage.fail(Fault(fault, count=1))
     await gateway.get()
-    assert figure(gateway, f'coinm_exchange_calls_total{{endpoint="account",outcome="{outcome}"}}') == 1
+    assert gateway.figure(f'coinm_exchange_calls_total{{endpoint="account",outcome="{outcome}"}}') == 1
 
 
 async def test_the_snapshots_age_and_the_refreshes_are_exposed_by_account(stage: Stage) -> None:
@@ -218,26 +206,26 @@ async def test_the_snapshots_age_and_the_refreshes_are_exposed_by_account(stage:
     assert 'coinm_snapshot_age_seconds{account="main"} NaN' in gateway.metrics()
     await gateway.get()
     await stage.advance(2_500)
-    assert figure(gateway, 'coinm_snapshot_age_seconds{account="main"}') == 2.5
-    assert figure(gateway, 'coinm_refresh_duration_seconds_count{account="main"}') == 1
+    assert gateway.figure('coinm_snapshot_age_seconds{account="main"}') == 2.5
+    assert gateway.figure('coinm_refresh_duration_seconds_count{account="main"}') == 1
 
 
 async def test_a_refresh_that_asks_nothing_is_not_timed(stage: Stage) -> None:
     await stage.warm()
     second = await stage.start()
     await second.get()
-    assert not figure(second, 'coinm_refresh_duration_seconds_count{account="main"}')
+    assert not second.figure('coinm_refresh_duration_seconds_count{account="main"}')
 
 
 async def test_the_state_of_a_replica_is_exposed(stage: Stage) -> None:
     gateway = await stage.warm()
     names = ("redis_up", "ready", "exchange_clock_offset_seconds")
-    assert [figure(gateway, f"coinm_{name}") for name in names] == [1, 1, 0]
+    assert [gateway.figure(f"coinm_{name}") for name in names] == [1, 1, 0]
     gateway.gateway.draining, stage.redis_server.connected = True, False
     await stage.advance(10_000)
     await gateway.get()
-    assert [figure(gateway, f"coinm_{name}") for name in names] == [0, 0, 0]
-    assert figure(gateway, 'coinm_redis_failures_total{kind="unreachable"}') == 1
+    assert [gateway.figure(f"coinm_{name}") for name in names] == [0, 0, 0]
+    assert gateway.figure('coinm_redis_failures_total{kind="unreachable"}') == 1
 
 
 async def test_every_metric_of_ours_says_what_it_counts(gateway: Replica) -> None:

@@ -12,7 +12,7 @@ from service.telemetry.audit import Line
 from service.web.edge import FUTILE_LINES
 from tests.app.conftest import MakeStage
 from tests.app.harness import BTC, Replica, Stage, cache_status, problem, settle, told
-from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask
+from tests.app.pods import CLIENTS, KUBERNETES, Pods, ask
 from tests.support import TOKENS, bearer
 
 DROP_IN = "/binance/main/dapi/v1/account"
@@ -261,12 +261,12 @@ async def test_a_service_accounts_token_is_reviewed_again_after_a_wait_that_outl
     make_stage: MakeStage,
 ) -> None:
     stage = make_stage(kubernetes=KUBERNETES, clients=CLIENTS)
-    desk, gateway = Desk(stage), await stage.start()
-    token = desk.token()
+    pods, gateway = Pods(stage), await stage.start()
+    token = pods.token()
     stage.exchange.hold()
     waiting = asyncio.create_task(ask(gateway, token))
     await stage.exchange.wait_held()
-    stage.cluster.delete(desk.caller)
+    stage.cluster.delete(pods.caller)
     await stage.advance(11_000)
     stage.exchange.release()
     assert (await waiting).status_code == 401

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.fleet.redis_servers import until
 from tests.process.conftest import GatewayProcess
-from tests.support import free_port
+from tests.support import free_port, until
 
 STARTUP = 10.0
 """Seconds for it, or for a replica in it, to be up."""

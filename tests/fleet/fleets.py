@@ -11,12 +11,9 @@ from typing import Any, Self, cast
 import httpx
 import msgspec
 
-from simulator.observing import Bell
-from tests.fleet.redis_servers import until
+from simulator.observing import Condition
 from tests.process.conftest import GatewayProcess, Tables
-from tests.support import bearer, free_port, write_settings
-
-BTC = "/v1/accounts/main/assets/BTC"
+from tests.support import BTC, bearer, free_port, until, write_settings
 
 PATIENCE = 30.0
 """Seconds a caller waits; none of these tests has one wait that long."""
@@ -68,7 +65,7 @@ def prepared(folder: Path, settings: Tables) -> GatewayProcess:
     folder.mkdir(parents=True)
     server = settings["server"] | {"port": free_port(), "metrics_port": free_port()}
     own = settings | {"server": server}
-    return GatewayProcess(write_settings(folder, **own), own, None)
+    return GatewayProcess(write_settings(folder, **own), own, measured=False)
 
 
 class Rush:
@@ -77,17 +74,17 @@ class Rush:
     def __init__(self) -> None:
         self.tasks: list[asyncio.Task[Answer]] = []
         self._sent = 0
-        self._bell = Bell()
+        self._changed = Condition()
 
     async def trace(self, event: str, _: dict[str, Any]) -> None:
         """Reportable by httpx of each step of each request."""
         if event == "http11.send_request_body.complete":
             self._sent += 1
-            self._bell.ring()
+            self._changed.notify_all()
 
     async def sent(self) -> None:
         """Return once all of them are on their way."""
-        await self._bell.until(lambda: self._sent >= len(self.tasks))
+        await self._changed.wait_for(lambda: self._sent >= len(self.tasks))
 
     async def answers(self) -> list[Answer]:
         return await asyncio.gather(*self.tasks)

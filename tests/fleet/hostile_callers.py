@@ -27,10 +27,10 @@ from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH, Fault
 from simulator.server import serving
 from tests.fleet.fleets import prepared
-from tests.fleet.outage import BTC, fleet
+from tests.fleet.outage import fleet
 from tests.fleet.redis_servers import RedisServer
 from tests.process.conftest import GatewayProcess, tables
-from tests.support import bearer
+from tests.support import BTC, bearer
 
 SOURCES = 200
 """Loopback addresses that connections come from: one has ports for 28,000 only, and keeps each for a minute."""

@@ -21,11 +21,9 @@ from simulator.exchange import ROUTES, Exchange
 from simulator.faults import ACCOUNT_PATH
 from simulator.limits import MINUTE_MS
 from simulator.server import serving
-from tests.fleet.redis_servers import MASTER, RedisServer, SentinelSetup, until
+from tests.fleet.redis_servers import MASTER, RedisServer, SentinelSetup
 from tests.process.conftest import GatewayProcess, tables
-from tests.support import bearer, write_settings
-
-BTC = "/v1/accounts/main/assets/BTC"
+from tests.support import BTC, bearer, until, write_settings
 
 WEIGHT_LIMIT, WEIGHT_SHARE = 2400, 0.8
 """Of a measured fleet: the defaults."""
@@ -139,7 +137,7 @@ def _replica(folder: Path, redis: Table, exchange_url: str, exchange_table: Tabl
     settings = tables(0, exchange_url)
     settings["redis"] = dict(redis)
     settings["exchange"] |= exchange_table
-    return GatewayProcess(write_settings(folder, **settings), settings, None)
+    return GatewayProcess(write_settings(folder, **settings), settings, measured=False)
 
 
 class Stage(msgspec.Struct, frozen=True):

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -16,13 +15,19 @@ from redis.exceptions import RedisError
 
 from tests.process.certificates import write_certificate
 from tests.programs import require
-from tests.support import free_port
+from tests.support import free_port, until
 
 STARTUP = 20.0
 """Seconds for a server to answer, and for Sentinels to have found each other."""
 
 MASTER = "mymaster"
 """The name that Sentinels watch the master by."""
+
+ACL = (
+    "ACL SETUSER gateway on >PASSWORD ~coinm:* &coinm:* -@all +del +evalsha +get +hdel +hget +hgetall +hlen "
+    "+hmget +hset +hsetnx +hstrlen +info +pexpire +ping +pttl +publish +script|load +set +strlen +subscribe"
+)
+"""The user that the gateway needs, as the README has it."""
 
 _PLAIN = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--loglevel", "warning")
 """Nothing on disk, and a replica is served at once."""
@@ -33,16 +38,6 @@ sentinel monitor {name} 127.0.0.1 {master} 2
 sentinel down-after-milliseconds {name} 1000
 sentinel failover-timeout {name} 3000
 """
-
-
-async def until(condition: Callable[[], Awaitable[bool]], within: float, what: str) -> None:
-    """Wait for something that another process tells of itself."""
-    try:
-        async with asyncio.timeout(within):
-            while not await condition():
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"not within {within} s: {what}") from None
 
 
 class RedisServer:
@@ -238,13 +233,6 @@ class RedisServers:
     def _next_folder(self) -> Path:
         self._started += 1
         return self._folder / str(self._started)
-
-
-@pytest.fixture
-async def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServers]:
-    async with AsyncExitStack() as stack:
-        # A folder with a short name: the path of a Unix socket has 107 characters at the most.
-        yield RedisServers(tmp_path_factory.mktemp("redis"), stack)
 
 
 def _made(folder: Path) -> Path:

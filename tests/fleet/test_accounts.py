@@ -8,8 +8,8 @@ from simulator.exchange import ROUTES, Exchange
 from simulator.faults import ACCOUNT_PATH
 from simulator.limits import MINUTE_MS
 from tests.fleet.fleets import SOON, Answer, Crowd, fleet
-from tests.fleet.redis_servers import until
 from tests.process.conftest import Tables, tables
+from tests.support import until
 
 MAIN, OTHER = "/v1/accounts/main/assets/BTC", "/v1/accounts/other/assets/BTC"
 

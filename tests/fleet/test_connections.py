@@ -5,18 +5,10 @@ from pathlib import Path
 from simulator.faults import Fault
 from tests.fleet.fleets import SOON
 from tests.fleet.outage import Fleet, fleet
-from tests.fleet.redis_servers import RedisServer, RedisServers, redis_servers, until
+from tests.fleet.redis_servers import ACL, RedisServer, RedisServers
 from tests.process.certificates import write_certificate
 from tests.process.conftest import run_command
-from tests.support import IDENTITY
-
-__all__ = ["redis_servers"]
-
-ACL = (
-    "ACL SETUSER gateway on >PASSWORD ~coinm:* &coinm:* -@all +del +evalsha +get +hdel +hget +hgetall +hlen "
-    "+hmget +hset +hsetnx +hstrlen +info +pexpire +ping +pttl +publish +script|load +set +strlen +subscribe"
-)
-"""The user that the gateway needs, as the README has it."""
+from tests.support import IDENTITY, until
 
 PASSWORD = "correct-horse"
 

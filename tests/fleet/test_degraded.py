@@ -11,11 +11,9 @@ import pytest
 
 from simulator.faults import Fault
 from tests.fleet.outage import Fleet, fleet
-from tests.fleet.redis_servers import RedisServer, RedisServers, redis_servers, until
+from tests.fleet.redis_servers import RedisServer, RedisServers
 from tests.process.conftest import run_command
-from tests.support import free_port
-
-__all__ = ["redis_servers"]
+from tests.support import free_port, unmeasured, until
 
 LONGEST = 0.25 + 1.5
 """Seconds: what a request may wait for Redis, and a margin for a busy machine; the exchange answers at once."""
@@ -148,7 +146,7 @@ async def test_outages_are_measured_as_a_table(redis_servers: RedisServers) -> N
     """One line of docs/reliability.md, in little."""
     options = ["--only", "killed", "--seconds", "4", "--replicas", "2", "--callers", "2"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.fleet.outage", *options, stdout=asyncio.subprocess.PIPE
+        *[sys.executable, "-m", "tests.fleet.outage", *options], stdout=asyncio.subprocess.PIPE, env=unmeasured()
     )
     output, _ = await process.communicate()
     heading, _, line = output.decode().splitlines()

@@ -4,11 +4,10 @@ from pathlib import Path
 
 from tests.fleet.fleets import SOON
 from tests.fleet.outage import fleet
-from tests.fleet.redis_servers import RedisServers, redis_servers, until
+from tests.fleet.redis_servers import RedisServers
 from tests.hostile import CANARY, hostile_states
 from tests.process.conftest import run_command
-
-__all__ = ["redis_servers"]
+from tests.support import until
 
 
 async def test_whatever_stands_in_a_real_redis_reads_go_on_and_no_text_of_it_gets_out(

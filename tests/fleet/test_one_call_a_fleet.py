@@ -6,8 +6,8 @@ from pathlib import Path
 from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH
 from tests.fleet.fleets import SOON, Answer, Crowd, fleet
-from tests.fleet.redis_servers import until
 from tests.process.conftest import Tables, tables
+from tests.support import until
 
 
 def patient(redis_port: int, exchange_url: str, **freshness: object) -> Tables:

@@ -13,9 +13,9 @@ import pytest
 from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH
 from tests.fleet.balancer import Balancer
-from tests.fleet.fleets import BTC, fleet, prepared
+from tests.fleet.fleets import fleet, prepared
 from tests.process.conftest import GatewayProcess, Tables, tables
-from tests.support import bearer
+from tests.support import BTC, bearer
 
 REPLICAS = 3
 CONNECTIONS = 20

@@ -14,8 +14,8 @@ from simulator.faults import ACCOUNT_PATH
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from tests.fleet.fleets import Crowd, fleet
 from tests.fleet.mounted import MountedVolume
-from tests.fleet.redis_servers import until
 from tests.process.conftest import GatewayProcess, tables
+from tests.support import until
 
 NEW_KEY, NEW_SECRET = "anotherApiKey".ljust(64, "1"), "anotherSecretKey".ljust(64, "1")
 WRONG_KEY = "wrongApiKey".ljust(64, "2")

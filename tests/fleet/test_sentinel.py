@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from tests.fleet.outage import Fleet, Load, fleet
-from tests.fleet.redis_servers import MASTER, RedisServer, RedisServers, SentinelSetup, redis_servers, until
+from tests.fleet.redis_servers import MASTER, RedisServer, RedisServers, SentinelSetup
 from tests.process.conftest import run_command
-
-__all__ = ["redis_servers"]
+from tests.support import until
 
 LONGEST = 0.25 + 1.5
 """Seconds: what a request may wait for Redis, and a margin for a busy machine; the exchange answers at once."""

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from k8s import rules
 from service.fleet.budget import BarrierReason
 from tests.app.harness import Stage
-from tests.app.test_service_accounts import CLIENTS, KUBERNETES, Desk, ask
+from tests.app.pods import CLIENTS, KUBERNETES, Pods, ask
 from tests.manifests.rendered import ROOT, rendered
 
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
@@ -54,10 +54,10 @@ Scrape = dict[str, set[str]]
 async def scrape(tmp_path: Path) -> Scrape:
     """Of a gateway that has met callers of both kinds and too many, a failing exchange and a Redis that is away."""
     stage = Stage(tmp_path, kubernetes=KUBERNETES, clients=CLIENTS, server={"waiters": 1})
-    desk = Desk(stage)
+    pods = Pods(stage)
     gateway, _ = await stage.start_watched()
     for _ in range(2):  # a miss and a hit
-        await ask(gateway, desk.token())
+        await ask(gateway, pods.token())
     await stage.advance(10_000)
     stage.exchange.hold()
     waiting = asyncio.create_task(gateway.get())

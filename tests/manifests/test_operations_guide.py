@@ -9,22 +9,19 @@ import pytest
 from service.fleet.budget import ACCOUNT_WEIGHT, MINUTE
 from service.settings import Exchange, Settings
 from service.settings_file import load
+from tests.guides import blocks
 from tests.manifests.rendered import MADE_ELSEWHERE, Manifests
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs/operations.md").read_text()
+PAGE = "docs/operations.md"
+GUIDE = (ROOT / PAGE).read_text()
 PRODUCTION = ROOT / "k8s/overlays/production/gateway.toml"
 SHARE = Exchange().weight_limit * Exchange().weight_share
 """Weight a minute."""
 
 
-def blocks(language: str) -> list[str]:
-    """Fenced ones, those in lists too."""
-    return re.findall(rf"^ *```{language}\n(.*?)```", GUIDE, re.DOTALL | re.MULTILINE)
-
-
 def commands() -> list[str]:
-    return [line.strip() for block in blocks("sh") for line in block.splitlines() if line.strip()]
+    return [line.strip() for block in blocks(PAGE, "sh") for line in block.splitlines() if line.strip()]
 
 
 def weight(accounts: int, fresh_for: float) -> float:
@@ -70,7 +67,7 @@ def test_its_example_of_several_addresses_is_reckoned_by_its_own_formula() -> No
 
 
 def test_a_team_and_an_account_of_its_examples_are_taken_into_the_production_settings(tmp_path: Path) -> None:
-    team, account = blocks("toml")
+    team, account = blocks(PAGE, "toml")
     settings = with_tables(tmp_path, team + account)
     assert settings.clients["reporting"].accounts["main"].assets == ["BTC"]
     assert settings.accounts["hedge"].api_key_file == tmp_path / "hedge.api_key"

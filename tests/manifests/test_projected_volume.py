@@ -6,9 +6,8 @@ from pathlib import Path
 import httpx
 
 from tests.fleet.mounted import MountedVolume
-from tests.fleet.redis_servers import until
 from tests.process.conftest import GatewayProcess, tables
-from tests.support import bearer, write_settings
+from tests.support import bearer, until, write_settings
 
 NOTICED = 10.0
 """Seconds; less than the 30 s after which the gateway looks unasked, so that it is the watch that tells."""

@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from simulator.exchange import Exchange
 from simulator.server import serving
 from tests.programs import CLIENTS, require, require_folder
-from tests.support import free_port, write_settings
+from tests.support import bearer, free_port, unmeasured, until, write_settings
 
 Tables = dict[str, dict[str, object]]
+Environment = Mapping[str, str]
 
 STARTUP = 20.0
 """Seconds for a process to answer; some 1 s here, more where every core is busy."""
@@ -71,6 +73,7 @@ async def demo() -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *["-m", "simulator", "demo", "--port", str(free_port())],
+        env=unmeasured(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -80,6 +83,22 @@ async def demo() -> AsyncIterator[asyncio.subprocess.Process]:
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+@pytest.fixture
+async def told(demo: asyncio.subprocess.Process) -> str:
+    """What the demo prints."""
+    async with asyncio.timeout(STARTUP):
+        return "\n".join(await greeting(demo))
+
+
+@pytest.fixture
+def environment(told: str) -> Environment:
+    """The variables that the guides want set, from the line that the demo prints for it; tools beside them."""
+    (line,) = re.findall(r"^export (.+)$", told, re.MULTILINE)
+    variables = dict(assignment.split("=") for assignment in line.split())
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return unmeasured() | variables | {"PATH": tools}
 
 
 class GatewayProcess:
@@ -93,8 +112,10 @@ class GatewayProcess:
         *,
         through: Sequence[str] = (),
         stdout: int = subprocess.PIPE,
+        measured: bool = True,
     ) -> None:
         self.config = config
+        self.environment = None if measured else unmeasured()
         self.through = through
         """A command that becomes the gateway's, which follows it."""
         self.stdout = stdout
@@ -116,7 +137,9 @@ class GatewayProcess:
     async def launch(self) -> asyncio.subprocess.Process:
         """Start it."""
         command = [*self.through, sys.executable, "-m", "service", "serve", "--config", str(self.config)]
-        self.process = await asyncio.create_subprocess_exec(*command, stdout=self.stdout, stderr=subprocess.PIPE)
+        self.process = await asyncio.create_subprocess_exec(
+            *command, stdout=self.stdout, stderr=subprocess.PIPE, env=self.environment
+        )
         return self.process
 
     async def stop(self, number: int = signal.SIGTERM) -> tuple[int | None, str]:
@@ -164,11 +187,37 @@ async def figure(gateway: GatewayProcess, pattern: str) -> float:
     return sum(found)
 
 
-async def until(gateway: GatewayProcess, pattern: str, value: float) -> None:
+async def until_figure(gateway: GatewayProcess, pattern: str, value: float) -> None:
     """Wait until a figure is so."""
-    async with asyncio.timeout(STARTUP):
-        while await figure(gateway, pattern) != value:
-            await asyncio.sleep(0.05)
+
+    async def is_so() -> bool:
+        return await figure(gateway, pattern) == value
+
+    await until(is_so, STARTUP, f"{pattern} is {value:g}")
+
+
+async def keep_asking(url: str, seen: Counter[int]) -> str:
+    """Ask on one connection until an answer closes it; what that answer said."""
+    async with httpx.AsyncClient(headers=bearer(), timeout=30) as caller:
+        while True:
+            answer = await caller.get(url)
+            seen[answer.status_code] += 1
+            if "connection" in answer.headers:
+                return answer.headers["connection"]
+            await asyncio.sleep(0.2)
+
+
+async def closed(url: str) -> None:
+    """Returns once nobody listens any more."""
+    async with httpx.AsyncClient() as caller:
+        while True:
+            try:
+                await caller.get(f"{url}/healthz")
+            except httpx.ConnectError:
+                return
+            except httpx.RemoteProtocolError:
+                continue  # it was accepted in the very moment of the end
+            await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
@@ -179,9 +228,11 @@ async def gateway_process(
     *,
     through: Sequence[str] = (),
     stdout: int = subprocess.PIPE,
+    measured: bool = True,
 ) -> AsyncIterator[GatewayProcess]:
     """A started gateway with these settings; started anew it keeps its port."""
-    process = GatewayProcess(write_settings(folder, **settings), settings, trust, through=through, stdout=stdout)
+    config = write_settings(folder, **settings)
+    process = GatewayProcess(config, settings, trust, through=through, stdout=stdout, measured=measured)
     try:
         await process.start()
         yield process
@@ -200,14 +251,15 @@ def tables(redis_port: int, exchange_url: str, **freshness: object) -> Tables:
 
 async def run_command(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
     """`coinm-gateway ARGUMENTS`: exit status, stdout, stderr."""
+    return await run(sys.executable, "-m", "service", *arguments, environment={**os.environ, **environment})
+
+
+async def run(
+    *command: str, environment: Environment | None = None, folder: Path | None = None
+) -> tuple[int | None, str, str]:
+    """Exit status, stdout and stderr of a program."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "service",
-        *arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
+        *command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     async with asyncio.timeout(STARTUP):
         output, errors = await process.communicate()

@@ -13,11 +13,18 @@ import pytest
 
 from service.telemetry.audit import Line
 from simulator.exchange import Exchange
-from tests.process.conftest import GatewayProcess, Tables, figure, gateway_process, run_command, tables
-from tests.process.test_ends import closed, keep_asking, until
-from tests.support import bearer, write_settings
-
-BTC = "/v1/accounts/main/assets/BTC"
+from tests.process.conftest import (
+    STARTUP,
+    GatewayProcess,
+    Tables,
+    closed,
+    figure,
+    gateway_process,
+    keep_asking,
+    run_command,
+    tables,
+)
+from tests.support import BTC, bearer, until, write_settings
 
 
 def audited(redis_port: int, exchange_url: str, **audit: object) -> Tables:
@@ -28,7 +35,7 @@ async def load(gateway: GatewayProcess, count: int) -> Counter[int]:
     """20 keep-alive callers, each of whom asks until it is told to go; SIGTERM after `count` answers."""
     seen: Counter[int] = Counter()
     callers = [asyncio.create_task(keep_asking(gateway.url + BTC, seen)) for _ in range(20)]
-    await until(seen, count)
+    await until(lambda: seen.total() >= count, STARTUP, f"{count} answers")
     assert gateway.process is not None
     gateway.process.send_signal(signal.SIGTERM)
     await asyncio.gather(*callers)

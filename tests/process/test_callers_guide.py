@@ -1,60 +1,27 @@
 """The caller's guide, done as it says before the demo: its commands, its program, its generated client."""
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.process.conftest import STARTUP, greeting
+from tests.guides import blocks
+from tests.process.conftest import STARTUP, Environment, run
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "callers.md").read_text()
-
-Environment = Mapping[str, str]
-
-
-@pytest.fixture
-async def told(demo: asyncio.subprocess.Process) -> str:
-    """What the demo prints."""
-    async with asyncio.timeout(STARTUP):
-        return "\n".join(await greeting(demo))
-
-
-@pytest.fixture
-def environment(told: str) -> Environment:
-    """The variables that the guide wants set, from the line that the demo prints for it; tools beside them."""
-    (line,) = re.findall(r"^export (.+)$", told, re.MULTILINE)
-    variables = dict(assignment.split("=") for assignment in line.split())
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, **variables, "PATH": tools}
-
-
-def blocks(language: str, containing: str, guide: str = GUIDE) -> list[str]:
-    found = [block for block in re.findall(rf"```{language}\n(.*?)```", guide, re.DOTALL) if containing in block]
-    assert found
-    return found
-
-
-async def run(folder: Path, environment: Environment, *command: str) -> tuple[int | None, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    async with asyncio.timeout(STARTUP):
-        output, errors = await process.communicate()
-    return process.returncode, output.decode(), errors.decode()
+GUIDE = "docs/callers.md"
 
 
 async def commanded(folder: Path, environment: Environment, block: str) -> str:
     """What a block of commands prints; where it compares entity tags, once the market hasn't moved in between."""
     output = ""
     for _ in range(10):
-        status, output, errors = await run(folder, environment, "bash", "-euc", block)
+        status, output, errors = await run("bash", "-euc", block, environment=environment, folder=folder)
         assert (status, errors) == (0, ""), block
         if "--etag-compare" not in block or "HTTP/1.1 304" in output:
             break
@@ -83,7 +50,7 @@ async def test_the_curl_commands_answer_as_it_says(
 ) -> None:
     assert curl
     variables = {**environment, "ACCOUNT": account}
-    answers = [await commanded(tmp_path, variables, block) for block in blocks("sh", "curl ")]
+    answers = [await commanded(tmp_path, variables, block) for block in blocks(GUIDE, "sh", "curl ")]
 
     granted, coin, positions, fresh, same, refused = answers
     longs, opened = positions.split("HTTP/1.1 200 OK")[1:]
@@ -102,7 +69,7 @@ async def test_the_program_prints_positions_after_waiting_out_an_outage(
     tmp_path: Path, told: str, environment: Environment
 ) -> None:
     (faults,) = set(re.findall(r"http://\S+/_sim/faults", told))
-    (program,) = blocks("python", "watch.py")
+    (program,) = blocks(GUIDE, "python", "watch.py")
     async with httpx.AsyncClient() as operator:
         await operator.post(faults, json={"name": "503-unavailable"})
         async with running(tmp_path, {**environment, "ACCOUNT": "hedged"}, program) as output:
@@ -118,10 +85,12 @@ async def test_the_program_prints_positions_after_waiting_out_an_outage(
 
 
 async def test_the_program_ends_where_repeating_does_not_help(tmp_path: Path, environment: Environment) -> None:
-    (program,) = blocks("python", "watch.py")
+    (program,) = blocks(GUIDE, "python", "watch.py")
     (tmp_path / "watch.py").write_text(program)
 
-    status, output, errors = await run(tmp_path, {**environment, "ACCOUNT": "other"}, sys.executable, "watch.py")
+    status, output, errors = await run(
+        sys.executable, "watch.py", environment={**environment, "ACCOUNT": "other"}, folder=tmp_path
+    )
 
     assert (status, output) == (1, "")
     assert "403 Forbidden" in errors
@@ -129,13 +98,13 @@ async def test_the_program_ends_where_repeating_does_not_help(tmp_path: Path, en
 
 
 async def test_the_generated_client_reads_the_long_side(tmp_path: Path, environment: Environment) -> None:
-    (generate,), (program,) = blocks("sh", "openapi-python-client"), blocks("python", "longs.py")
-    assert (await run(tmp_path, environment, "bash", "-euc", generate))[0] == 0
+    (generate,), (program,) = blocks(GUIDE, "sh", "openapi-python-client"), blocks(GUIDE, "python", "longs.py")
+    assert (await run("bash", "-euc", generate, environment=environment, folder=tmp_path))[0] == 0
     (tmp_path / "longs.py").write_text(program)
 
-    hedged = await run(tmp_path, {**environment, "ACCOUNT": "hedged"}, sys.executable, "longs.py")
-    one_way = await run(tmp_path, {**environment, "ACCOUNT": "main"}, sys.executable, "longs.py")
-    denied = await run(tmp_path, {**environment, "ACCOUNT": "other"}, sys.executable, "longs.py")
+    hedged = await run(sys.executable, "longs.py", environment={**environment, "ACCOUNT": "hedged"}, folder=tmp_path)
+    one_way = await run(sys.executable, "longs.py", environment={**environment, "ACCOUNT": "main"}, folder=tmp_path)
+    denied = await run(sys.executable, "longs.py", environment={**environment, "ACCOUNT": "other"}, folder=tmp_path)
 
     assert re.fullmatch(r"\d+ ms old\nBTCUSD_PERP 120 [\d.]+\n", hedged[1])
     assert re.fullmatch(r"\d+ ms old\nBTCUSD_PERP 120 [\d.]+\n", one_way[1])  # BTCUSD_261225 is short there

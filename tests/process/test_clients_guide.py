@@ -3,31 +3,27 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-from tests.process.test_callers_guide import blocks, environment, run, told
+from tests.guides import blocks
+from tests.process.conftest import Environment, run
 
-__all__ = ["environment", "told"]
-
-GUIDE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
-
-Environment = Mapping[str, str]
+GUIDE = "docs/clients.md"
 
 
 async def printed(folder: Path, environment: Environment, name: str) -> str:
     """What one of its programs prints."""
-    (program,) = blocks("python", f'"""{name}: ', GUIDE)
+    (program,) = blocks(GUIDE, "python", f'"""{name}: ')
     (folder / name).write_text(program)
-    status, output, errors = await run(folder, environment, sys.executable, name)
+    status, output, errors = await run(sys.executable, name, environment=environment, folder=folder)
     assert (status, errors) == (0, "")
     return output
 
 
 async def test_the_curl_commands_answer_as_it_says(tmp_path: Path, environment: Environment, curl: str) -> None:
     assert curl
-    (commands,) = blocks("sh", "X-MBX-APIKEY", GUIDE)
-    status, output, errors = await run(tmp_path, environment, "bash", "-euc", commands)
+    (commands,) = blocks(GUIDE, "sh", "X-MBX-APIKEY")
+    status, output, errors = await run("bash", "-euc", commands, environment=environment, folder=tmp_path)
 
     assert (status, errors) == (0, "")
     assert output.startswith("HTTP/1.1 200 OK")

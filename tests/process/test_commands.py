@@ -25,9 +25,7 @@ from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.wallet import Restrictions
 from tests.process.certificates import write_certificate
 from tests.process.conftest import GatewayProcess, Tables, gateway_process, run_command, tables
-from tests.support import TOKENS, bearer, free_port, write_settings
-
-BTC = "/v1/accounts/main/assets/BTC"
+from tests.support import BTC, TOKENS, bearer, free_port, write_settings
 
 
 async def test_check_finds_everything_in_order(tmp_path: Path, redis_port: int, exchange_url: str) -> None:

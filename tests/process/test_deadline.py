@@ -16,13 +16,12 @@ import pytest
 
 from tests.process.certificates import write_certificate
 from tests.process.conftest import STARTUP, GatewayProcess, Tables, gateway_process, port_of, tables
-from tests.support import TOKENS, bearer
+from tests.support import BTC, TOKENS, bearer
 
 DRAIN, TIMEOUT = 0.2, 0.5
 LONGEST_READ = TIMEOUT + 3.0
 DEADLINE = DRAIN + LONGEST_READ + 2.0
 """Seconds: the whole end."""
-BTC = "/v1/accounts/main/assets/BTC"
 ALL = f"GET /v1/accounts/main HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {TOKENS['risk']}\r\n\r\n".encode()
 HALF = b"GET /healthz HTTP/1.1\r\nHost: gat"
 

@@ -9,10 +9,8 @@ import httpx
 
 from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH, Fault
-from tests.process.conftest import GatewayProcess, gateway_process, tables
-from tests.support import bearer
-
-BTC = "/v1/accounts/main/assets/BTC"
+from tests.process.conftest import STARTUP, GatewayProcess, closed, gateway_process, keep_asking, tables
+from tests.support import BTC, bearer, until
 
 
 async def test_a_restart_within_the_fresh_window_serves_from_redis_without_asking_for_the_account(
@@ -57,10 +55,10 @@ async def test_sigterm_under_load_fails_no_request_and_exits_with_0(gateway: Gat
     seen: Counter[int] = Counter()
     callers = [asyncio.create_task(keep_asking(gateway.url + BTC, seen)) for _ in range(20)]
     async with httpx.AsyncClient() as probe:
-        await until(seen, 100)
+        await until(lambda: seen.total() >= 100, STARTUP, "100 answers")
         assert gateway.process is not None
         gateway.process.send_signal(signal.SIGTERM)
-        await until(seen, 120)
+        await until(lambda: seen.total() >= 120, STARTUP, "20 more while it drains")
         readiness = await probe.get(f"{gateway.url}/readyz")
         closings = await asyncio.gather(*callers)
     status, log = await gateway.ended()
@@ -96,32 +94,3 @@ async def test_ctrl_c_ends_it_cleanly(gateway: GatewayProcess) -> None:
 
     assert status == 0
     assert "Traceback" not in log
-
-
-async def keep_asking(url: str, seen: Counter[int]) -> str:
-    """Ask on one connection until an answer closes it; what that answer said."""
-    async with httpx.AsyncClient(headers=bearer(), timeout=30) as caller:
-        while True:
-            answer = await caller.get(url)
-            seen[answer.status_code] += 1
-            if "connection" in answer.headers:
-                return answer.headers["connection"]
-            await asyncio.sleep(0.2)
-
-
-async def until(seen: Counter[int], count: int) -> None:
-    while seen.total() < count:
-        await asyncio.sleep(0.01)
-
-
-async def closed(url: str) -> None:
-    """Returns once nobody listens any more."""
-    async with httpx.AsyncClient() as caller:
-        while True:
-            try:
-                await caller.get(f"{url}/healthz")
-            except httpx.ConnectError:
-                return
-            except httpx.RemoteProtocolError:
-                continue  # it was accepted in the very moment of the end
-            await asyncio.sleep(0.02)

@@ -14,12 +14,13 @@ import pytest
 
 from service.metrics_port import CONNECTIONS
 from tests.process.certificates import write_certificate
-from tests.process.conftest import GatewayProcess, Tables, figure, gateway_process, port_of, run_command
-from tests.support import free_port, write_settings
+from tests.process.conftest import STARTUP, GatewayProcess, Tables, figure, gateway_process, port_of, run_command
+from tests.support import free_port, until, write_settings
 
 FILES = 200
 """The limit of open files; 128 of them are reserved."""
 BOUND = FILES - 128
+REACHED, LEFT = "connection_limit_reached", "connection_limit_left"
 
 
 def limited(files: int) -> list[str]:
@@ -34,9 +35,24 @@ def settings() -> Tables:
 
 
 @pytest.fixture
-async def narrow(tmp_path: Path, settings: Tables) -> AsyncIterator[GatewayProcess]:
-    async with gateway_process(tmp_path, settings, through=limited(FILES)) as gateway:
-        yield gateway
+def log(tmp_path: Path) -> Path:
+    """The file of the gateway's log, so that it can be read while it runs."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+async def narrow(tmp_path: Path, settings: Tables, log: Path) -> AsyncIterator[GatewayProcess]:
+    with log.open("w") as stdout:
+        async with gateway_process(tmp_path, settings, through=limited(FILES), stdout=stdout.fileno()) as gateway:
+            yield gateway
+
+
+def times_logged(log: Path, event: str) -> int:
+    return log.read_text().count(f'"event":"{event}"')
+
+
+async def until_logged(log: Path, event: str) -> None:
+    await until(lambda: times_logged(log, event) > 0, STARTUP, f"the log has {event}")
 
 
 @contextlib.contextmanager
@@ -59,37 +75,39 @@ def threads(pid: int) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
 
 
-async def test_at_the_bound_probes_answer_open_connections_go_on_and_no_core_spins(narrow: GatewayProcess) -> None:
+async def test_at_the_bound_probes_answer_open_connections_go_on_and_no_core_spins(
+    narrow: GatewayProcess, log: Path
+) -> None:
     assert narrow.process is not None
     async with httpx.AsyncClient(timeout=2) as earlier:
         await earlier.get(narrow.url + "/healthz")
         with silent(narrow.url, FILES):
-            await asyncio.sleep(1.0)
+            await until_logged(log, REACHED)
             began = processor_seconds(narrow.process.pid)
             await asyncio.sleep(1.0)
             spent = processor_seconds(narrow.process.pid) - began
             found = await probes(narrow), (await earlier.get(narrow.url + "/healthz")).status_code
             waiting = await figure(narrow, "coinm_connections_waiting")
             assert await figure(narrow, "coinm_connection_limit") == BOUND
-    _, log = await narrow.stop()
+    await narrow.stop()
 
     assert found == ([200, 200, 200], 200)
     assert waiting >= FILES - BOUND
     assert spent < 0.3
-    assert log.count('"event":"connection_limit_reached"') == 1
-    assert log.count('"event":"connection_limit_low"') == 1
+    assert times_logged(log, REACHED) == 1
+    assert times_logged(log, "connection_limit_low") == 1
 
 
-async def test_below_the_bound_again_everybody_is_served_and_the_log_says_so(narrow: GatewayProcess) -> None:
+async def test_below_the_bound_again_everybody_is_served_and_the_log_says_so(narrow: GatewayProcess, log: Path) -> None:
     with silent(narrow.url, FILES):
-        await asyncio.sleep(1.0)
-    await asyncio.sleep(1.0)
+        await until_logged(log, REACHED)
+    await until_logged(log, LEFT)
     async with httpx.AsyncClient(timeout=2) as caller:
         answer = await caller.get(narrow.url + "/healthz")
-    _, log = await narrow.stop()
+    await narrow.stop()
 
     assert answer.status_code == 200
-    assert log.count('"event":"connection_limit_left"') == 1
+    assert times_logged(log, LEFT) == 1
 
 
 async def test_a_limit_of_files_that_is_too_low_is_one_line_and_exit_status_1(tmp_path: Path, settings: Tables) -> None:
@@ -161,27 +179,27 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_files")
 async def test_handshakes_that_never_end_keep_neither_probes_out_nor_a_core_busy(
-    tmp_path: Path, settings: Tables
+    tmp_path: Path, settings: Tables, log: Path
 ) -> None:
     """They hold descriptors, and the server doesn't bound them: more of them come here than it may open."""
     certificate, key = write_certificate(tmp_path)
     settings["server"] |= {"tls_certificate_file": str(certificate), "tls_key_file": str(key)}
     trust = ssl.create_default_context(cafile=str(certificate))
-    async with gateway_process(tmp_path, settings, trust, through=limited(2400)) as gateway:
-        assert gateway.process is not None
-        with contextlib.ExitStack() as peers:
-            for _ in range(2600):
-                peer = peers.enter_context(socket.socket())
-                peer.setblocking(False)
-                peer.connect_ex(port_of(gateway.url))
-            await asyncio.sleep(1.0)
-            began = processor_seconds(gateway.process.pid)
-            await asyncio.sleep(1.0)
-            spent = processor_seconds(gateway.process.pid) - began
-            found = await probes(gateway)
-        status, log = await gateway.stop()
+    with log.open("w") as stdout:
+        async with gateway_process(tmp_path, settings, trust, through=limited(2400), stdout=stdout.fileno()) as gateway:
+            assert gateway.process is not None
+            with contextlib.ExitStack() as peers:
+                for _ in range(2600):
+                    peer = peers.enter_context(socket.socket())
+                    peer.setblocking(False)
+                    peer.connect_ex(port_of(gateway.url))
+                await until_logged(log, REACHED)
+                began = processor_seconds(gateway.process.pid)
+                await asyncio.sleep(1.0)
+                spent = processor_seconds(gateway.process.pid) - began
+                found = await probes(gateway)
+            status, _ = await gateway.stop()
 
     assert found == [200, 200, 200]
     assert spent < 0.3
-    assert '"event":"connection_limit_reached"' in log
     assert status == 0

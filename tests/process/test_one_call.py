@@ -7,10 +7,9 @@ from pathlib import Path
 import httpx
 
 from simulator.exchange import Exchange
+from simulator.faults import ACCOUNT_PATH
 from tests.process.conftest import GatewayProcess, gateway_process, tables
 from tests.support import bearer
-
-ACCOUNT = "/dapi/v1/account"
 
 
 def cold_questions() -> list[str]:
@@ -43,7 +42,7 @@ async def test_a_hundred_callers_with_different_filters_on_a_cold_cache_cause_on
 
     assert len(set(questions)) == 100
     assert {200} == {answer.status_code for answer in answers}
-    assert exchange.calls.count(ACCOUNT) == 1
+    assert exchange.calls.count(ACCOUNT_PATH) == 1
     rows = {json.dumps(row) for row in whole["assets"] + whole["positions"]}
     for answer in answers:
         assert rows_in(answer.json()) <= rows
@@ -75,7 +74,7 @@ async def test_ten_seconds_of_polling_by_fifty_callers_cause_at_most_eleven_acco
         statuses = await asyncio.gather(*(poll(caller, url) for _ in range(50)))
 
     assert {200} == {status for polled in statuses for status in polled}
-    assert 9 <= exchange.calls.count(ACCOUNT) <= 11
+    assert 9 <= exchange.calls.count(ACCOUNT_PATH) <= 11
 
 
 async def poll(caller: httpx.AsyncClient, url: str) -> set[int]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -20,19 +19,20 @@ from binance_common.errors import (
     TooManyRequestsError,
     UnauthorizedError,
 )
-from binance_sdk_derivatives_trading_coin_futures.rest_api import DerivativesTradingCoinFuturesRestAPI
 
 from simulator.exchange import MAIN, Exchange
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.statement import statement
+from tests import binance_sdk
+from tests.binance_sdk import Client
 from tests.process.conftest import STARTUP, GatewayProcess, gateway_process, tables
-from tests.support import TOKENS
+from tests.support import TOKENS, unmeasured
 
 HERE = Path(__file__).parent
 
 Json = Any
-Sdk = Callable[..., DerivativesTradingCoinFuturesRestAPI]
+Sdk = Callable[..., Client]
 
 READS: list[tuple[str, Json]] = [
     ("load_markets", {}),
@@ -66,19 +66,12 @@ async def kept_up(gateway: GatewayProcess, exchange: Exchange) -> GatewayProcess
 
 @pytest.fixture
 def sdk() -> Iterator[Sdk]:
-    made: list[DerivativesTradingCoinFuturesRestAPI] = []
+    with binance_sdk.clients() as make:
 
-    def make(
-        base: str, key: str, secret: str = "unused", **headers: str | list[str]
-    ) -> DerivativesTradingCoinFuturesRestAPI:
-        configuration = ConfigurationRestAPI(key, secret, base, timeout=10_000, retries=0, custom_headers=headers)
-        made.append(DerivativesTradingCoinFuturesRestAPI(configuration))
-        return made[-1]
+        def configured(base: str, key: str, secret: str = "unused", **headers: str | list[str]) -> Client:
+            return make(ConfigurationRestAPI(key, secret, base, timeout=10_000, retries=0, custom_headers=headers))
 
-    yield make
-    for api in made:
-        for session in [value for value in vars(api).values() if hasattr(value, "close")]:
-            session.close()
+        yield configured
 
 
 def root(gateway: GatewayProcess, account: str = "main") -> str:
@@ -93,7 +86,7 @@ async def piped(script: str, clients: Path, said: Json) -> Json:
     """What a script with the clients' own folder of libraries makes of this."""
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, str(HERE / script)],
-        env=os.environ | {"PYTHONPATH": str(clients)},
+        env=unmeasured() | {"PYTHONPATH": str(clients)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

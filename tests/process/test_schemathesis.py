@@ -25,7 +25,7 @@ from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH, Fault
 from tests.app.contract import DOCUMENT
 from tests.process.conftest import GatewayProcess, gateway_process, tables
-from tests.support import TOKENS
+from tests.support import TOKENS, unmeasured
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,11 +34,19 @@ PHASES = ("examples", "coverage", "fuzzing", "stateful")
 FAULTS = {"503-unavailable": 3, "not-json": 1, "404-path": 1, "408": 3, "301": 1, "451": 1, "500": 3}
 """Faults that end as they began, without a hold, and how many calls of one refresh meet them."""
 
-EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "150"))
-"""Of an operation and seed, where the exchange is well; more look further."""
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "100"))
+"""Of an operation, where the exchange is well; more look further."""
+OF_A_FAILING_EXCHANGE = 40
+"""Examples of an operation: what a request may say is tried out where the exchange is well."""
 
-SEEDS = (1, 2)
+SEED = os.environ.get("SCHEMATHESIS_SEED", "1")
 """The same requests in every run, so that a red one can be repeated; others look further."""
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIterator[GatewayProcess]:
+    async with gateway_process(tmp_path, tables(redis_port, exchange_url), measured=False) as process:
+        yield process
 
 
 @pytest.fixture
@@ -47,7 +55,7 @@ async def impatient(tmp_path: Path, redis_port: int, exchange_url: str) -> Async
     windows = {"fresh_for": "100ms", "stale_while_revalidate": "0s", "stale_if_error": "200ms"}
     settings = tables(redis_port, exchange_url, **windows)
     settings["exchange"] |= {"weight_limit": 1_000_000}
-    async with gateway_process(tmp_path, settings) as process:
+    async with gateway_process(tmp_path, settings, measured=False) as process:
         yield process
 
 
@@ -68,16 +76,16 @@ async def under_way(work: Any) -> AsyncIterator[asyncio.Task[None]]:
         task.cancel()
 
 
-async def run(folder: Path, gateway: GatewayProcess, examples: int, seed: int) -> int:
+async def run(folder: Path, gateway: GatewayProcess, examples: int) -> int:
     """Let it generate so many examples an operation; how many cases that were. Any finding fails the test."""
-    report = folder / f"{seed}.json"
+    report = folder / "report.json"
     schemathesis = [str(Path(sys.executable).parent / "schemathesis"), "--config-file", "openapi/schemathesis.toml"]
     process = await asyncio.create_subprocess_exec(
         *[*schemathesis, "run", "openapi/openapi.yaml", "--url", gateway.url, "--no-color"],
-        *["--seed", str(seed), "--max-examples", str(examples), "--generation-database", "none"],
+        *["--seed", SEED, "--max-examples", str(examples), "--generation-database", "none"],
         *["--report", "json", "--report-json-path", str(report)],
         cwd=ROOT,
-        env=_unmeasured()
+        env=unmeasured()
         | {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.process.cache_control", "TOKEN": TOKENS["risk"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -100,26 +108,18 @@ async def answered(gateway: GatewayProcess) -> Counter[int]:
     return counted
 
 
-def _unmeasured() -> dict[str, str]:
-    """The environment, without what has every Python measure its coverage: that of the generator is nobody's."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-
-
 @pytest.mark.timeout(900)  # it generates for minutes where cores are busy
 async def test_thousands_of_requests_to_a_gateway_whose_exchange_is_well(
     tmp_path: Path, gateway: GatewayProcess, exchange: Exchange
 ) -> None:
-    cases = await asyncio.gather(*(run(tmp_path, gateway, EXAMPLES, seed) for seed in SEEDS))
+    cases = await run(tmp_path, gateway, EXAMPLES)
 
-    assert sum(cases) >= 10 * EXAMPLES
+    assert cases >= 5 * EXAMPLES
     told = await answered(gateway)
-    unmet = {
-        503,
-        504,
-    }  # freshness-unmet, by the demand, the 503 in Binance's form; nothing else, for the exchange is well
-    assert {status for status in told if status >= 500} <= unmet
+    # freshness-unmet, by the demand, the 503 in Binance's form; nothing else, for the exchange is well
+    assert {status for status in told if status >= 500} <= {503, 504}
     assert {call.status for call in exchange.calls.kept()} <= {200, None}  # one may be under way
-    assert told[200] > 2 * EXAMPLES
+    assert told[200] > EXAMPLES
 
 
 @pytest.mark.timeout(900)
@@ -127,7 +127,7 @@ async def test_requests_while_the_exchange_fails_now_and_then(
     tmp_path: Path, impatient: GatewayProcess, exchange: Exchange
 ) -> None:
     async with under_way(fail_now_and_then(exchange)) as outages:
-        cases = await run(tmp_path, impatient, 100, SEEDS[0])
+        cases = await run(tmp_path, impatient, OF_A_FAILING_EXCHANGE)
         assert not outages.done()
 
     assert cases >= 500
@@ -140,7 +140,7 @@ async def test_requests_to_a_gateway_that_is_banned(
 ) -> None:
     exchange.faults.add(Fault("418", seconds=3600))
 
-    cases = await run(tmp_path, gateway, 20, SEEDS[0])
+    cases = await run(tmp_path, gateway, 20)
 
     assert cases >= 400
     assert (await answered(gateway))[503] > 100

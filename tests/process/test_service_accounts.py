@@ -10,9 +10,8 @@ from simulator.cluster import Cluster
 from simulator.server import serving
 from tests.process.certificates import write_certificate
 from tests.process.conftest import Tables, gateway_process, run_command, tables
-from tests.support import write_settings
+from tests.support import BTC, write_settings
 
-BTC = "/v1/accounts/main/assets/BTC"
 OURS = "coinm-gateway"
 
 

@@ -9,10 +9,9 @@ import pytest
 
 from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH
-from tests.process.conftest import GatewayProcess, figure, gateway_process, port_of, tables, until
-from tests.support import bearer
+from tests.process.conftest import GatewayProcess, figure, gateway_process, port_of, tables, until_figure
+from tests.support import BTC, bearer
 
-BTC = "/v1/accounts/main/assets/BTC"
 HANG_UPS = 2_000
 AT_ONCE = 100
 GROWTH = 40 * 1024
@@ -61,7 +60,7 @@ async def test_two_thousand_callers_that_hang_up_leave_nothing_behind(
         for _, writer in connections:
             writer.close()
             await writer.wait_closed()
-    await until(gateway, "coinm_(waiting_reads|queued_requests) ", 1)
+    await until_figure(gateway, "coinm_(waiting_reads|queued_requests) ", 1)
 
     left = await figure(gateway, r'coinm_requests_total{.*asset.*status="0"}')
     assert HANG_UPS / 4 < left <= HANG_UPS
@@ -83,8 +82,8 @@ async def test_a_caller_on_a_kept_connection_that_hangs_up_is_noticed_too(
     exchange.hold()
     writer.write(request())
     await exchange.wait_held()
-    await until(gateway, "coinm_waiting_reads", 1)
+    await until_figure(gateway, "coinm_waiting_reads", 1)
     writer.close()
     await writer.wait_closed()
-    await until(gateway, "coinm_waiting_reads", 0)
+    await until_figure(gateway, "coinm_waiting_reads", 0)
     exchange.release()

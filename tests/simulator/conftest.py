@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from simulator.control import controllable
 from simulator.exchange import Exchange
 from simulator.server import serving
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
-from simulator.transport import SimulatorTransport
+from simulator.transport import AppTransport
 
 NOW = 1_795_000_020_000  # 2026-11-18, at the start of a minute
 KEY = {"X-MBX-APIKEY": DEMO_API_KEY}
@@ -25,14 +26,14 @@ def exchange() -> Exchange:
 @pytest.fixture
 async def client(exchange: Exchange) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        transport=SimulatorTransport(exchange), base_url="http://exchange", headers=KEY
+        transport=AppTransport(controllable(exchange)), base_url="http://exchange", headers=KEY
     ) as client:
         yield client
 
 
 @pytest.fixture
 async def url(exchange: Exchange) -> AsyncIterator[str]:
-    async with serving(exchange) as url:
+    async with serving(controllable(exchange)) as url:
         yield url
 
 

@@ -12,8 +12,8 @@ from simulator.book import Book, Options, Position, margins
 from simulator.exchange import Exchange, Settings
 from simulator.market import BY_SYMBOL, Market
 from simulator.statement import statement
+from tests.simulator.conftest import NOW
 
-NOW = 1_795_000_020_000
 Account = Callable[[], Awaitable[Any]]
 
 ASSET_KEYS = [

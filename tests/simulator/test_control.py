@@ -7,12 +7,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from simulator.control import OPERATIONS, PREFIX
 from simulator.exchange import Exchange
 from simulator.faults import NAMES
+from simulator.operations import OPERATIONS, PREFIX
 from simulator.signature import DEMO_API_KEY
+from tests.simulator.conftest import NOW
 
-NOW = 1_795_000_020_000
 SECOND_KEY = "secondKey".ljust(64, "0")
 
 

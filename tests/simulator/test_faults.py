@@ -10,8 +10,8 @@ import pytest
 
 from simulator.exchange import Exchange
 from simulator.faults import HUGE_BYTES, NAMES, Fault
+from tests.simulator.conftest import NOW
 
-NOW = 1_795_000_020_000
 Signed = Callable[..., str]
 
 # name: (status, text in the body)

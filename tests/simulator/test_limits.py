@@ -7,8 +7,8 @@ import pytest
 from simulator.exchange import Exchange
 from simulator.limits import LONGEST_BAN_MS, MINUTE_MS, Limits, Policy, Tally, Verdict, assess, ban
 from simulator.transport import SimulatorTransport
+from tests.simulator.conftest import NOW
 
-NOW = 1_795_000_020_000
 POLICY = Policy(weight_limit=10, grace=1)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from simulator.exchange import Exchange, Settings
 from simulator.market import BY_SYMBOL, CONTRACTS, STEP_MS, Market
 from simulator.statement import statement
+from tests.simulator.conftest import NOW
 
-NOW = 1_795_000_020_000
 BITCOIN = BY_SYMBOL["BTCUSD_PERP"]
 
 

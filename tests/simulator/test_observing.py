@@ -8,8 +8,7 @@ import pytest
 from simulator.exchange import Exchange
 from simulator.signature import DEMO_API_KEY
 from simulator.transport import SimulatorTransport
-
-NOW = 1_795_000_020_000
+from tests.simulator.conftest import NOW
 
 
 async def test_calls_are_recorded_with_who_asked_when_and_what_came(

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from binance_common.configuration import ConfigurationRestAPI
 from binance_common.errors import RateLimitBanError, UnauthorizedError
-from binance_sdk_derivatives_trading_coin_futures.rest_api import DerivativesTradingCoinFuturesRestAPI
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from simulator.exchange import Exchange
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
+from tests import binance_sdk
+from tests.binance_sdk import Client
 
-Sdk = Callable[..., DerivativesTradingCoinFuturesRestAPI]
+Sdk = Callable[..., Client]
 
 
 @pytest.fixture
@@ -25,21 +26,17 @@ def exchange() -> Exchange:
 
 @pytest.fixture
 def sdk(url: str) -> Iterator[Sdk]:
-    made: list[DerivativesTradingCoinFuturesRestAPI] = []
+    with binance_sdk.clients() as make:
 
-    def make(*, api_secret: str | None = None, private_key: str | None = None) -> DerivativesTradingCoinFuturesRestAPI:
-        configuration = ConfigurationRestAPI(DEMO_API_KEY, api_secret, url, timeout=5000, retries=0)
-        configuration.private_key = private_key
-        made.append(DerivativesTradingCoinFuturesRestAPI(configuration))
-        return made[-1]
+        def configured(*, api_secret: str | None = None, private_key: str | None = None) -> Client:
+            configuration = ConfigurationRestAPI(DEMO_API_KEY, api_secret, url, timeout=5000, retries=0)
+            configuration.private_key = private_key
+            return make(configuration)
 
-    yield make
-    for api in made:
-        for session in [value for value in vars(api).values() if hasattr(value, "close")]:
-            session.close()
+        yield configured
 
 
-async def read(api: DerivativesTradingCoinFuturesRestAPI) -> Any:
+async def read(api: Client) -> Any:
     return await asyncio.to_thread(lambda: api.account_information().data())
 
 

@@ -13,8 +13,8 @@ from simulator.asgi import Reply
 from simulator.exchange import Exchange
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY, ApiKey, parse, timestamp_refusal, verifies
 from simulator.transport import SimulatorTransport
+from tests.simulator.conftest import NOW
 
-NOW = 1_795_000_020_000
 DOCS_SECRET = "2b5eb11e18796d12d88f13dc27dbbd02c2cc51ff7059765ed9821957d82bb4d9"
 SPOT_SECRET = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
 LIMIT_ORDER = "side=BUY&type=LIMIT&quantity=1&price=9000&timeInForce=GTC&recvWindow=5000&timestamp=1591702613943"

@@ -8,8 +8,8 @@ from simulator.exchange import Exchange
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.wallet import RESTRICTIONS_PATH, Restrictions
+from tests.simulator.conftest import NOW
 
-NOW = 1_795_000_020_000
 ADDRESS = "127.0.0.1"
 
 

@@ -12,7 +12,7 @@ import pytest
 from service.cache.flight import cancel_and_wait
 from service.reload import Reloader, read, watch_paths
 from tests.fleet.mounted import MountedVolume
-from tests.support import World, write_settings
+from tests.support import World, until, write_settings
 
 
 def test_a_files_own_path_decides_what_it_is(tmp_path: Path) -> None:
@@ -51,17 +51,11 @@ async def watched(file: Path) -> AsyncIterator[Counting]:
     (file.parent / "world").mkdir()
     reloader = Counting(World(file.parent / "world").app().gateway, file, read(file))
     watching = asyncio.create_task(reloader.watch())
-    await until(lambda: reloader.checks == 1)
+    await until(lambda: reloader.checks == 1, 10, "it has checked once")
     try:
         yield reloader
     finally:
         await cancel_and_wait(watching)
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not reached():
-            await asyncio.sleep(0.01)
 
 
 async def quiet(reloader: Counting) -> int:
@@ -87,7 +81,7 @@ async def test_a_named_file_that_changes_is_looked_at(
     file = write_settings(tmp_path)
     async with watched(file) as reloader:
         change(tmp_path / name)
-        await until(lambda: reloader.checks > 1)
+        await until(lambda: reloader.checks > 1, 10, "it has checked again")
 
 
 async def test_a_log_beside_the_settings_has_nothing_read_again(tmp_path: Path, log_text: io.StringIO) -> None:
@@ -111,7 +105,7 @@ async def test_a_link_whose_target_changes_in_place_is_looked_at(tmp_path: Path)
     (tmp_path / "secrets" / "api_key").symlink_to(target)
     async with watched(file) as reloader:
         target.write_text("another")
-        await until(lambda: reloader.checks > 1)
+        await until(lambda: reloader.checks > 1, 10, "it has checked again")
 
 
 async def test_a_volume_that_is_swapped_is_looked_at_once(tmp_path: Path) -> None:
@@ -122,7 +116,7 @@ async def test_a_volume_that_is_swapped_is_looked_at_once(tmp_path: Path) -> Non
     async with watched(tmp_path / "mount" / "gateway.toml") as reloader:
         for checks in (2, 3):
             volume.publish(files | {"gateway.toml": files["gateway.toml"] + f"# {checks}\n"})
-            await until(lambda checks=checks: reloader.checks == checks)  # type: ignore[misc]
+            await until(lambda checks=checks: reloader.checks == checks, 10, "it has checked again")  # type: ignore[misc]
             assert await quiet(reloader) == checks
 
 
@@ -132,6 +126,8 @@ async def test_files_that_the_settings_name_anew_are_followed(tmp_path: Path) ->
     (tmp_path / "new" / "key").write_text("another")
     async with watched(file) as reloader:
         file.write_text(file.read_text().replace("secrets/api_key", "new/key"))
-        await until(lambda: reloader.checks > 2)  # once more, now that the new folder is watched
+        await until(
+            lambda: reloader.checks > 2, 10, "it has checked again"
+        )  # once more, now that the new folder is watched
         (tmp_path / "new" / "key").write_text("a third")
-        await until(lambda: reloader.checks > 3)
+        await until(lambda: reloader.checks > 3, 10, "it has checked again")
