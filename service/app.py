@@ -30,7 +30,7 @@ from service.web.edge import Edge
 from service.web.operations import Operations
 from service.web.reads import Reads
 from service.web.refusals import answer
-from service.wiring import build, close, fleet_notifications, reviews_of
+from service.wiring import build, close, fleet_notifications
 
 log = structlog.get_logger("coinm.process")
 
@@ -76,8 +76,7 @@ def create_app(
     Raises:
         SettingsError: a secret file is not what is expected.
     """
-    gateway = build(settings, transport, redis, clock or SystemClock())
-    gateway.reviews = reviews_of(gateway, cluster)
+    gateway = build(settings, transport, redis, clock or SystemClock(), cluster)
     reads = Reads(gateway)
 
     @asynccontextmanager

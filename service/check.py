@@ -57,9 +57,9 @@ def line(finding: Finding) -> str:
 
 async def run(gateway: Gateway, config: Path, show: Show) -> None:
     """Try everything, and show each finding as soon as it is known."""
-    settings = gateway.settings
+    settings = gateway.config.settings
     try:
-        show(Finding("settings", "ok", f"{len(gateway.caches)} account(s), {len(settings.clients)} client(s)"))
+        show(Finding("settings", "ok", f"{len(gateway.config.caches)} account(s), {len(settings.clients)} client(s)"))
         # The most that callers can cause: every account refreshed as soon as its snapshot is no longer fresh.
         refreshes_per_minute = sum(MINUTE / account.freshness.fresh_for for account in settings.accounts.values())
         wanted, ceiling = refreshes_per_minute * ACCOUNT.weight, gateway.exchange.budget.ceiling
@@ -92,7 +92,7 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
         show(await _check_exchange(gateway))
         connect = partial(gateway.open_http, settings.exchange.wallet_url)
         wallet = WalletApi(settings.exchange, gateway.exchange.budget, connect)
-        for cache in gateway.caches.values():
+        for cache in gateway.config.caches.values():
             await _check_account(gateway, cache, wallet, show)
     finally:
         await close(gateway)
@@ -109,7 +109,7 @@ async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
     try:
         await gateway.redis.reach()
         for account in accounts:
-            active = gateway.caches[account].state.active
+            active = gateway.config.caches[account].state.active
             state = await active.shared.read_state(0)
             if state is not None and state.cooldowns.now is not None:
                 clock.adopt_fleet_time(state.cooldowns.now)  # a resume records its time, by the exchange's clock
@@ -206,7 +206,7 @@ def sharing_findings(account: str, lineage: Lineage) -> list[Finding]:
 async def _check_exchange(gateway: Gateway) -> Finding:
     """Whether the exchange answers, and how far its clock is from ours."""
     # Cooldowns first: a ban that the replicas know of binds this command too.
-    for cache in gateway.caches.values():
+    for cache in gateway.config.caches.values():
         state = await cache.state.active.shared.read_state(0)
         if state is not None:
             cache.state.active.lineage = state.lineage
@@ -220,7 +220,9 @@ async def _check_exchange(gateway: Gateway) -> Finding:
         return Finding("exchange", "fail", _explain(exc))
     offset, skew = exchange.clock.offset, exchange.clock.skew
     error = offset.error if offset else 0
-    return Finding("exchange", "ok", f"{gateway.settings.exchange.host}, clock {skew:+d} ms (give or take {error} ms)")
+    return Finding(
+        "exchange", "ok", f"{gateway.config.settings.exchange.host}, clock {skew:+d} ms (give or take {error} ms)"
+    )
 
 
 async def _check_account(gateway: Gateway, cache: AccountCache, wallet: WalletApi, show: Show) -> None:
@@ -237,11 +239,11 @@ async def _check_account(gateway: Gateway, cache: AccountCache, wallet: WalletAp
         used = gateway.exchange.budget.used
         show(Finding(subject, "ok", f"credential {cache.source.fingerprint}, {rows}, used weight {used}"))
     subject = f"key {cache.account}"
-    if gateway.settings.exchange.wallet_url is None:
+    if gateway.config.settings.exchange.wallet_url is None:
         show(Finding(subject, "skip", "skipped: no exchange.wallet_url"))
         return
     try:
-        credential = read_credential(cache.account, gateway.settings.accounts[cache.account])
+        credential = read_credential(cache.account, gateway.config.settings.accounts[cache.account])
         restrictions = await wallet.restrictions(credential)
     except SettingsError as exc:
         show(Finding(subject, "fail", str(exc)))

@@ -239,7 +239,7 @@ def _serve(app: App, reloader: Reloader) -> int:
         # Called by threads of `ending`. The first two run in the loop; the third must not: the loop may be what hangs.
         ending.serve(
             Ending(
-                longest_end(gateway.settings),
+                longest_end(gateway.config.settings),
                 on_signal=lambda: loop.call_soon_threadsafe(stop.request),
                 on_hangup=lambda: loop.call_soon_threadsafe(reloader.trigger),
                 on_forced=lambda seconds: log.error("end_forced", seconds=seconds),

@@ -1,8 +1,8 @@
 """Everything a request may need: `wiring` builds it, `web` reads it."""
 
-# A handler takes what it needs from the gateway without an `await` in between, and again after one. A reload replaces
-# `settings`, `clients` and the mapping `caches` in one step of the event loop and changes none of them in place: what a
-# handler keeps over an `await` may be old, but it is never half new. An account that stays keeps its cache.
+# A handler takes what it needs from `config` without an `await` in between, and again after one. A reload replaces the
+# whole of it: what a handler keeps over an `await` may be old, but it is never half new. An account that stays keeps
+# its cache.
 
 from collections.abc import Callable, Mapping
 
@@ -26,13 +26,21 @@ from service.telemetry.logs import Redactor
 from service.telemetry.metrics import Metrics
 
 
+class Config(msgspec.Struct, frozen=True):
+    """What a reload replaces, in one assignment."""
+
+    settings: Settings
+    clients: Clients
+    caches: Mapping[str, AccountCache]
+    """By account."""
+
+
 class Gateway(msgspec.Struct):
     """One running gateway."""
 
-    settings: Settings
+    config: Config
     clock: Clock
     metrics: Metrics
-    clients: Clients
     limits: RequestLimits
     waiting: WaitingRoom
     """Reads that wait for a refresh."""
@@ -46,8 +54,6 @@ class Gateway(msgspec.Struct):
     """By account name and credential: what a rotation activates."""
     open_http: Callable[[str | None], HttpClient]
     """By base URL: a client of the exchange (`None`) or of another host of it."""
-    caches: Mapping[str, AccountCache]
-    """By account. Replaced as a whole when settings change, like `settings` and `clients`."""
     redactor: Redactor
     """Masks known secrets in the log and the audit log."""
     reviews: TokenReviews | None = None

@@ -3,9 +3,9 @@
 Clients, grants, accounts, credentials and freshness take effect. A changed key that needs a restart is logged.
 """
 
-# What is swapped in one step: `_apply` replaces the gateway's settings, clients and caches with no `await` in between.
-# So no request sees the grants of one file beside the accounts of another. A read that waits takes them again before
-# it answers: a grant that was narrowed meanwhile binds that answer.
+# What is swapped in one step: the gateway's `config`, which nothing changes in place. So no request sees the grants of
+# one file beside the accounts of another. A read that waits takes them again before it answers: a grant that was
+# narrowed meanwhile binds that answer.
 # What follows the swap: each credential is proposed to its account's cache. `_loaded` moves last. If a proposal
 # raises, the next check finds the same changes and applies them again; a cache that exists already is kept.
 #
@@ -29,14 +29,13 @@ import structlog
 from msgspec.structs import replace
 from watchfiles import awatch
 
-from service.access.clients import Clients
 from service.cache.flight import cancel_and_wait
 from service.exchange.signing import Credential, read_credential
 from service.files import MAX_FILE, FileError, read_bounded
 from service.gateway import Gateway
 from service.settings import Secret, Settings
 from service.settings_file import SettingsError, load, secrets_of
-from service.wiring import cache_of
+from service.wiring import config_of
 
 log = structlog.get_logger("coinm.settings")
 
@@ -187,23 +186,18 @@ class Reloader:
     async def _apply(self, loaded: LoadedConfig, changed: list[str]) -> None:
         """Put the settings in force, drain the caches of removed accounts, and propose the credentials."""
         # Up to the swap nothing may await.
-        gateway, new = self._gateway, loaded.settings
-        settings = replace(gateway.settings, accounts=new.accounts, clients=new.clients, freshness=new.freshness)
-        caches = {
-            name: gateway.caches.get(name) or cache_of(gateway, settings, name, credential)
-            for name, credential in loaded.credentials.items()
-        }
-        removed = [cache for name, cache in gateway.caches.items() if name not in caches]
-        for name, cache in caches.items():
-            cache.reconfigure(settings.accounts[name].freshness)
-        gateway.settings, gateway.caches = settings, caches
-        gateway.clients = Clients(settings.clients, settings.accounts)
-        for cache in removed:
+        gateway, new, before = self._gateway, loaded.settings, self._gateway.config
+        settings = replace(before.settings, accounts=new.accounts, clients=new.clients, freshness=new.freshness)
+        config = config_of(settings, loaded.credentials, gateway.open_credential, gateway.metrics, before.caches)
+        for account, cache in config.caches.items():
+            cache.reconfigure(settings.accounts[account].freshness)
+        gateway.config = config
+        for cache in (cache for account, cache in before.caches.items() if account not in config.caches):
             task = asyncio.create_task(cache.drain())
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
-        for name, credential in loaded.credentials.items():
-            await gateway.caches[name].rotation.propose(gateway.open_credential(name, credential))
+        for account, credential in loaded.credentials.items():
+            await config.caches[account].rotation.propose(gateway.open_credential(account, credential))
         self._loaded = loaded  # not before: if a step above fails, the next check tries all of them again
         gateway.metrics.reloads.labels("applied").inc()
         log.info(

@@ -115,7 +115,7 @@ async def serve(app: App, *background: BackgroundTask, stop: Stop) -> None:
         SettingsError: the TLS files are not what is expected.
     """
     gateway = app.gateway
-    settings = gateway.settings.server
+    settings = gateway.config.settings.server
     require_pair(settings)
     process.schedule(settings.scheduling)  # before granian's threads begin: they inherit it
     files, encrypted = process.open_files(), settings.tls_certificate_file is not None
@@ -147,7 +147,7 @@ async def _serve(
     app: App, server: Server, listener: socket.socket, stop: Stop, background: Iterable[BackgroundTask]
 ) -> None:
     """The app's lifespan: serving, draining, answering."""
-    settings = app.gateway.settings
+    settings = app.gateway.config.settings
     async with app.lifespan():
         serving, stopping = asyncio.create_task(server.serve()), asyncio.create_task(stop.requested.wait())
         tasks = [asyncio.create_task(_run_logged(each)) for each in background]
@@ -182,7 +182,7 @@ async def _serve(
 
 async def _announce(gateway: Gateway) -> None:
     """Log in one line where it listens, where the documents are, and how Redis is. Serving doesn't wait for it."""
-    settings, redis = gateway.settings, "ok"
+    settings, redis = gateway.config.settings, "ok"
     log.debug("settings", settings=effective(settings))
     try:
         await gateway.redis.reach()

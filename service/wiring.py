@@ -5,9 +5,10 @@
 # settings shows before the first side effect. `close` goes the other way: caches release their leases through Redis.
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 
 import httpx
 from redis.asyncio import Redis
@@ -28,7 +29,7 @@ from service.exchange.public_api import PublicApi
 from service.exchange.signing import Credential, read_credential
 from service.exchange.transport import open_client
 from service.fleet.shared_state import Notification
-from service.gateway import Gateway
+from service.gateway import Config, Gateway
 from service.kubernetes import api_server
 from service.kubernetes.api_server import ApiServer
 from service.kubernetes.reviews import TokenReviews
@@ -48,8 +49,14 @@ from service.telemetry.sinks import sink_of
 NOT_A_NUMBER = float("nan")
 
 
-def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis: Redis | None, clock: Clock) -> Gateway:
-    """The gateway's parts, joined; neither Redis nor the exchange is called yet.
+def build(
+    settings: Settings,
+    transport: httpx.AsyncBaseTransport | None,
+    redis: Redis | None,
+    clock: Clock,
+    cluster: httpx.AsyncBaseTransport | None = None,
+) -> Gateway:
+    """The gateway's parts, joined; neither Redis nor the exchange is called yet. The arguments are as in `create_app`.
 
     Raises:
         SettingsError: a secret file is not what is expected.
@@ -74,11 +81,14 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
     if settings.audit is not None:
         sink = sink_of(settings.audit.file)
         audit = AuditLog(settings.audit, sink, redactor, metrics.audit_lines_dropped.inc)
+    reviews = None
+    if settings.kubernetes is not None:
+        server = ApiServer(settings.kubernetes, api_server.open_client(settings.kubernetes, cluster))
+        reviews = TokenReviews(settings.kubernetes.audience, server, clock, metrics)
     gateway = Gateway(
-        settings=settings,
+        config=config_of(settings, credentials, open_credential, metrics),
         clock=clock,
         metrics=metrics,
-        clients=Clients(settings.clients, settings.accounts),
         limits=RequestLimits(settings.exchange.expected_replicas),
         waiting=WaitingRoom("refresh", settings.server.waiters, metrics),
         queue=WaitingRoom("turn", settings.server.waiters, metrics),
@@ -87,36 +97,46 @@ def build(settings: Settings, transport: httpx.AsyncBaseTransport | None, redis:
         ledger=ledger,
         open_credential=open_credential,
         open_http=open_http,
-        caches={},  # they are built from the gateway
         redactor=redactor,
+        reviews=reviews,
         audit=audit,
     )
-    gateway.caches = {name: cache_of(gateway, settings, name, each) for name, each in credentials.items()}
     _observe(gateway)
     return gateway
 
 
-def cache_of(gateway: Gateway, settings: Settings, account: str, credential: Credential) -> AccountCache:
-    """The cache of an account, which has no credential in use yet."""
-    return AccountCache(
-        account,
-        gateway.open_credential(account, credential),
-        settings.accounts[account].freshness,
-        settings.exchange.timeout.seconds,
-        gateway.metrics,
-    )
+def config_of(
+    settings: Settings,
+    credentials: Mapping[str, Credential],
+    open_credential: Callable[[str, Credential], ActiveCredential],
+    metrics: Metrics,
+    kept: Mapping[str, AccountCache] = MappingProxyType({}),
+) -> Config:
+    """What these settings amount to; `kept`: the caches of accounts that are there already, by account."""
+    caches = {
+        account: kept.get(account)
+        or AccountCache(
+            account,
+            open_credential(account, credential),
+            settings.accounts[account].freshness,
+            settings.exchange.timeout.seconds,
+            metrics,
+        )
+        for account, credential in credentials.items()
+    }
+    return Config(settings, Clients(settings.clients, settings.accounts), caches)
 
 
 @asynccontextmanager
 async def fleet_notifications(gateway: Gateway) -> AsyncGenerator[None, None]:
     """While it lasts, receive what other replicas announce, and check whether Redis answers."""
-    channel = account_keys(gateway.settings, "").channel
+    channel = account_keys(gateway.config.settings, "").channel
     # Without a message: while Redis was unavailable any announcement may have been lost, and so may what Redis held.
     gateway.redis.on_back = partial(_on_notification, gateway, None)
     notifications = Notifications(gateway.redis.redis, channel, partial(_on_notification, gateway))
     tasks = [
         asyncio.create_task(notifications.listen()),
-        asyncio.create_task(gateway.redis.beat(heartbeat_key(gateway.settings))),
+        asyncio.create_task(gateway.redis.beat(heartbeat_key(gateway.config.settings))),
     ]
     try:
         yield
@@ -129,18 +149,18 @@ async def fleet_notifications(gateway: Gateway) -> AsyncGenerator[None, None]:
 def _on_notification(gateway: Gateway, message: bytes | None) -> None:
     """An account's state has changed, or another replica requests a refresh; no message: any state may have changed."""
     if message is None:
-        for cache in gateway.caches.values():
+        for cache in gateway.config.caches.values():
             cache.on_notification()
         return
     notification = Notification.decode(message)
     # None: it is malformed. An unknown account: another replica has other settings, as in the middle of a rollout.
-    if notification is not None and notification.account in gateway.caches:
-        gateway.caches[notification.account].on_news(notification)
+    if notification is not None and notification.account in gateway.config.caches:
+        gateway.config.caches[notification.account].on_news(notification)
 
 
 async def close(gateway: Gateway) -> None:
     """End the refreshes under way, and close every connection."""
-    for cache in gateway.caches.values():
+    for cache in gateway.config.caches.values():
         await cache.close()
     if gateway.reviews is not None:
         await gateway.reviews.close()
@@ -148,23 +168,10 @@ async def close(gateway: Gateway) -> None:
     await gateway.redis.close()
 
 
-def reviews_of(gateway: Gateway, transport: httpx.AsyncBaseTransport | None) -> TokenReviews | None:
-    """Verifies ServiceAccounts' tokens; None: no ServiceAccount may call.
-
-    Raises:
-        SettingsError: the CA or the gateway's own token is not what is expected.
-    """
-    settings = gateway.settings.kubernetes
-    if settings is None:
-        return None
-    server = ApiServer(settings, api_server.open_client(settings, transport))
-    return TokenReviews(settings.audience, server, gateway.clock, gateway.metrics)
-
-
 def _observe(gateway: Gateway) -> None:
     """Gauges of values that are read at a scrape rather than counted."""
     metrics, exchange = gateway.metrics, gateway.exchange
-    environment = gateway.settings.environment
+    environment = gateway.config.settings.environment
     metrics.info("build_info", "The release, and the environment.", version=__version__, environment=environment)
     metrics.gauge(
         "exchange_used_weight",
@@ -210,14 +217,15 @@ def _observe(gateway: Gateway) -> None:
         "Age of the snapshot in memory.",
         lambda: {
             name: NOT_A_NUMBER if (age := cache.state.age) is None else age / 1000
-            for name, cache in gateway.caches.items()  # those of this moment: a reload replaces them
+            for name, cache in gateway.config.caches.items()  # those of this moment: a reload replaces them
         },
     )
     metrics.account_gauge(
         "snapshot_objective_seconds",
         "Age that no answer has unless it is marked: fresh_for and stale_while_revalidate.",
         lambda: {
-            name: account.freshness.revalidate_until / 1000 for name, account in gateway.settings.accounts.items()
+            name: account.freshness.revalidate_until / 1000
+            for name, account in gateway.config.settings.accounts.items()
         },
     )
     metrics.account_gauge(
@@ -225,11 +233,11 @@ def _observe(gateway: Gateway) -> None:
         "Whether the exchange has rejected the credential in use, which is not tried again for a while.",
         lambda: {
             name: float(cache.source.credential_cooldown.until > exchange.clock.now())
-            for name, cache in gateway.caches.items()
+            for name, cache in gateway.config.caches.items()
         },
     )
     metrics.account_gauge(
         "credential_pending",
         "Whether a new credential waits for the exchange to accept it.",
-        lambda: {name: float(cache.rotation.pending) for name, cache in gateway.caches.items()},
+        lambda: {name: float(cache.rotation.pending) for name, cache in gateway.config.caches.items()},
     )

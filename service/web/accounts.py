@@ -62,7 +62,9 @@ class Accounts(Controller):
         client, gateway = await authenticate(request), gateway_of(request)
         parameters.no_filters(request.scope["query_string"])
         visible = [
-            VisibleAccount(grant.account, gateway.settings.environment, _listed(grant.assets), _listed(grant.sides))
+            VisibleAccount(
+                grant.account, gateway.config.settings.environment, _listed(grant.assets), _listed(grant.sides)
+            )
             for grant in client.grants.values()
         ]
         return Response(msgspec.json.encode(visible), media_type=JSON, headers={"cache-control": "no-store"})

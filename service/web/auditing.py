@@ -64,7 +64,7 @@ def audit(audit_log: AuditLog, gateway: Gateway, context: RequestContext) -> Non
     line = Line(
         time=timestamp(gateway.clock.epoch()),
         request_id=context.request_id,
-        environment=gateway.settings.environment,
+        environment=gateway.config.settings.environment,
         client=context.client,
         account=context.named_account,
         method=context.method,

@@ -87,7 +87,7 @@ async def client_of(request: AnyRequest, token: bytes) -> Client:
         UnverifiedError: a ServiceAccount may, but the API server can't confirm it now.
     """
     gateway = gateway_of(request)
-    client = gateway.clients.authenticate(token)
+    client = gateway.config.clients.authenticate(token)
     if client is None and gateway.reviews is not None:
         client = await _by_service_account(request, gateway.reviews, token)
     if client is None:
@@ -117,7 +117,7 @@ async def _by_service_account(request: AnyRequest, reviews: TokenReviews, token:
         context.refusal = review.reason
         return None
     context.service_account = review.name
-    client = gateway_of(request).clients.of_service_account(review.name)
+    client = gateway_of(request).config.clients.of_service_account(review.name)
     context.refusal = "not-listed" if client is None else None
     return client
 

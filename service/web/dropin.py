@@ -118,7 +118,7 @@ class DropIn(Controller):
         public = _public(request)
         if public.exchange_info is None:
             raise _not_yet(request, "exchangeInfo has not been read yet")
-        environment = gateway_of(request).settings.environment
+        environment = gateway_of(request).config.settings.environment
         headers = NO_STORE | {"age": str(public.exchange_info_age_ms // 1000), "gateway-environment": environment}
         return Response(public.exchange_info.body, media_type=JSON, headers=headers)
 

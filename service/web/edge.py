@@ -182,7 +182,7 @@ class Edge:
             headers += _limits(context.quota)
         self.hits += 1
         # `log.hits` = N logs one hit in N; the counters and the audit log have all of them.
-        context.logged = self.hits % self.gateway.settings.log.hits == 0
+        context.logged = self.hits % self.gateway.config.settings.log.hits == 0
         try:
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             context.status = answer.status

@@ -150,13 +150,13 @@ class FastPath:
     def _caller(self, token: bytes) -> tuple[Client | None, str | None]:
         """The client of a token, and its ServiceAccount if a remembered review named one."""
         gateway = self._gateway
-        client = gateway.clients.authenticate(token)
+        client = gateway.config.clients.authenticate(token)
         if client is not None or gateway.reviews is None:
             return client, None
         review = gateway.reviews.recall(token)
         if review is None or isinstance(review, Refusal):
             return None, None
-        return gateway.clients.of_service_account(review.name), review.name
+        return gateway.config.clients.of_service_account(review.name), review.name
 
 
 @lru_cache(MAX_CACHE_CONTROLS)

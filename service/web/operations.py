@@ -155,7 +155,7 @@ def status_of(gateway: Gateway, client: Client) -> Status:
         saved_total=sum(weight for (_, reader), weight in saved.items() if reader == client.name),
     )
     return Status(
-        environment=gateway.settings.environment,
+        environment=gateway.config.settings.environment,
         version=service.__version__,
         redis="ok" if gateway.redis.up else "degraded",
         clock_offset_ms=clock.skew,
@@ -166,7 +166,7 @@ def status_of(gateway: Gateway, client: Client) -> Status:
 
 
 def _account_status(gateway: Gateway, account: str) -> AccountStatus:
-    cache = gateway.caches[account]
+    cache = gateway.config.caches[account]
     snapshot = cache.state.snapshot
     last = cache.state.last_refresh
     return AccountStatus(

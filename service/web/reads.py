@@ -137,7 +137,7 @@ class Reads:
         Raises:
             ProblemError: as `render`.
         """
-        served = self._gateway.caches[read.grant.account].from_memory(read.directives)
+        served = self._gateway.config.caches[read.grant.account].from_memory(read.directives)
         return None if served is None else self.render(read, served)
 
     def render(self, read: Read, served: Served) -> Answer:
@@ -150,14 +150,14 @@ class Reads:
         account, answers = read.grant.account, self._prepared.get(read.grant.account)
         if answers is None or answers.snapshot is not served.snapshot:
             # A new snapshot drops the answers of the one before it, and those of accounts that a reload has removed.
-            kept = {name: each for name, each in self._prepared.items() if name in self._gateway.caches}
+            kept = {name: each for name, each in self._prepared.items() if name in self._gateway.config.caches}
             answers = _PreparedAnswers(served.snapshot)
             self._prepared = kept | {account: answers}
         prepared = answers.find(read)
         if prepared is None:
             require_grant(read.grant, read.selection, served.snapshot.margin_assets)
             view = render_view(served.snapshot, read.selection, read.grant)
-            headers = caching.snapshot_headers(served.snapshot, view, self._gateway.settings.environment)
+            headers = caching.snapshot_headers(served.snapshot, view, self._gateway.config.settings.environment)
             if served.snapshot.mode is not None and read.selection.shape in _WITH_POSITIONS:
                 headers["gateway-position-mode"] = served.snapshot.mode
             body_headers = [_CONTENT_TYPE, (b"content-length", str(len(view.body)).encode())]
@@ -196,7 +196,7 @@ async def read_as(
     )
     etags = caching.header_lines(request.headers, "If-None-Match")
     for _ in range(MAX_CACHE_CHANGES):
-        cache = gateway.caches[account]
+        cache = gateway.config.caches[account]
         require_grant(grant, selection, cache.margin_assets)
         served = cache.at_once(directives)
         if served is not None:
@@ -212,7 +212,7 @@ async def read_as(
             outcome = exc
         client = await client_of(request, token)
         grant = granted(client, account)
-        if gateway.caches[account] is not cache:
+        if gateway.config.caches[account] is not cache:
             continue  # the name is another account's now, and the outcome, even an error, is the old one's
         if isinstance(outcome, Exception):
             raise outcome

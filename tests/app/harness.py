@@ -88,7 +88,7 @@ class Replica:
 
     async def resume(self) -> None:
         """What an operator does who knows better."""
-        await self.gateway.ledger.resume(self.gateway.caches["main"].source.identity)
+        await self.gateway.ledger.resume(self.gateway.config.caches["main"].source.identity)
 
     async def status(self) -> Json:
         return (await self.get("/v1/status")).json()
@@ -298,15 +298,15 @@ async def keys(redis: FakeAsyncRedis) -> list[bytes]:
 
 def _exposures(replica: Replica) -> list[tuple[str, str]]:
     gateway = replica.gateway
-    sources = [cache.source for cache in gateway.caches.values()]
-    parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.caches.values()]
+    sources = [cache.source for cache in gateway.config.caches.values()]
+    parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.config.caches.values()]
     parts += [*sources, *(vars(source) for source in sources)]
-    parts += [cache.state.snapshot for cache in gateway.caches.values()]
+    parts += [cache.state.snapshot for cache in gateway.config.caches.values()]
     parts += [vars(gateway.reviews)] if gateway.reviews is not None else []
     parts += [
-        *(cache.state.active.shared for cache in gateway.caches.values()),
+        *(cache.state.active.shared for cache in gateway.config.caches.values()),
         vars(gateway.exchange),
-        vars(gateway.clients),
+        vars(gateway.config.clients),
     ]
     return [("metrics", replica.metrics()), ("repr", "\n".join(map(repr, parts)))]
 

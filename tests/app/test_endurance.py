@@ -112,7 +112,7 @@ async def test_refused_reads_leave_nothing_behind_in_what_is_remembered(stage: S
     stage.transport.down = True
     gateway = await stage.start()
     await asyncio.gather(*(gateway.get() for _ in range(50)))
-    barrier = gateway.gateway.caches["main"].state.barrier(forced=False)
+    barrier = gateway.gateway.config.caches["main"].state.barrier(forced=False)
 
     assert barrier is not None
     gc.collect()

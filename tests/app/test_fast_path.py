@@ -196,7 +196,7 @@ async def test_requests_are_forgotten_before_they_are_too_many(stage: Stage) -> 
 async def test_no_snapshot_is_kept_longer_than_it_is_served(stage: Stage) -> None:
     gateway = await stage.warm()
     await gateway.get()
-    old = weakref.ref(gateway.gateway.caches["main"].state.snapshot)
+    old = weakref.ref(gateway.gateway.config.caches["main"].state.snapshot)
     await stage.advance(60_000)
     await gateway.get()
     await gateway.get()
@@ -252,7 +252,7 @@ async def test_nothing_is_kept_of_an_account_that_is_gone(make_stage: MakeStage)
     for _ in range(2):
         await gateway.get("/v1/accounts/other/assets/BTC")
         await gateway.get()
-    old = weakref.ref(gateway.gateway.caches["other"].state.snapshot)
+    old = weakref.ref(gateway.gateway.config.caches["other"].state.snapshot)
     stage.file.write_text(stage.file.read_text().replace("accounts.other", "accounts.another"))
     await reloader.check_now()
     assert (await gateway.get("/v1/accounts/other/assets/BTC")).status_code == 403

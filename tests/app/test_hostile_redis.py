@@ -176,7 +176,7 @@ async def test_a_wish_in_a_replaced_replicas_name_costs_no_more_than_a_caller_co
     assert (await replica.get()).status_code == 200
     await settle()
     calls, began = stage.account_calls, stage.exchange.now_ms()
-    identity = replica.gateway.caches["main"].source.identity
+    identity = replica.gateway.config.caches["main"].source.identity
     async with stage.redis() as redis:
         for _ in range(390):
             await redis.publish(CHANNEL, f"main {identity} {IDENTITY} 0")

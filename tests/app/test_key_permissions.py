@@ -42,9 +42,9 @@ async def key(stage: Stage) -> list[tuple[str, str]]:
 async def restrictions(replica: Replica) -> Permissions:
     """What the wallet API says of the account's key while a replica runs, whose cooldowns bind the call."""
     gateway = replica.gateway
-    exchange = gateway.settings.exchange
+    exchange = gateway.config.settings.exchange
     wallet = WalletApi(exchange, gateway.exchange.budget, lambda: gateway.open_http(exchange.wallet_url))
-    return await wallet.restrictions(read_credential(MAIN, gateway.settings.accounts[MAIN]))
+    return await wallet.restrictions(read_credential(MAIN, gateway.config.settings.accounts[MAIN]))
 
 
 async def test_a_reading_key_bound_to_addresses_is_fine(stage: Stage) -> None:

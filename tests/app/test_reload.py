@@ -233,9 +233,9 @@ async def test_what_needs_a_restart_is_named_and_the_rest_takes_effect(stage: St
 
 async def test_a_look_that_finds_nothing_new_does_nothing(stage: Stage, log_text: io.StringIO) -> None:
     gateway, reloader = await stage.start_watched()
-    caches = gateway.gateway.caches
+    caches = gateway.gateway.config.caches
     await reloader.check_now()
-    assert gateway.gateway.caches is caches
+    assert gateway.gateway.config.caches is caches
     assert logged(log_text, "settings_reloaded") == []
 
 

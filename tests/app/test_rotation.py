@@ -469,7 +469,7 @@ async def test_a_proof_that_fails_is_not_repeated_by_every_announcement(stage: S
     await decided()
     for _ in range(30):
         await stage.advance(1_000)
-        gateway.gateway.caches["main"].on_notification()
+        gateway.gateway.config.caches["main"].on_notification()
         await decided()
     assert 3 <= proofs(gateway)["failed"] <= 5  # 1, 2, 4, 8, 16 s apart, and as long as a claim lasts
 

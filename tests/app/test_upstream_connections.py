@@ -115,7 +115,7 @@ async def test_a_credential_that_is_rotated_out_leaves_no_connection_behind(stag
     stage.change_key("anotherApiKey".ljust(64, "1"))
     await reloader.check_now()
     async with asyncio.timeout(5):
-        while gateway.gateway.caches["main"].rotation.pending:
+        while gateway.gateway.config.caches["main"].rotation.pending:
             await asyncio.sleep(0.01)
     await front.until_open(UNSIGNED, "anotherApiKey".ljust(64, "1"))
 
@@ -124,7 +124,7 @@ async def test_an_account_that_is_removed_leaves_no_connection_behind(stage: Sta
     gateway = await start(stage)
     await gateway.get(ACCOUNT)
     await gateway.get(OTHER)
-    await gateway.gateway.caches["other"].drain()
+    await gateway.gateway.config.caches["other"].drain()
     await front.until_open(UNSIGNED, DEMO_API_KEY)
 
 
@@ -132,7 +132,7 @@ async def test_a_call_under_way_outlives_its_credential_and_ends_its_connection(
     gateway = await start(stage)
     await gateway.get(ACCOUNT)
     await stage.advance(2_000)
-    source = gateway.gateway.caches["main"].source
+    source = gateway.gateway.config.caches["main"].source
     stage.exchange.gate.hold()
     calling = asyncio.create_task(source.fetch(forced=False))
     await stage.exchange.gate.wait_held()
