@@ -12,7 +12,7 @@ from service.web import parameters
 from service.web.authentication import authenticate, gateway_of
 from service.web.openapi.operation import CALLER, OPERATION, READING, SNAPSHOT, Json, Operation, array_of, ref
 from service.web.problems import AnyRequest
-from service.web.reads import JSON, LISTS, READS, read
+from service.web.reads import JSON, LISTS_ACCOUNTS, READS, read
 
 
 class VisibleAccount(msgspec.Struct, rename="camel", frozen=True):
@@ -50,7 +50,7 @@ class Accounts(Controller):
         operation_id="list_accounts",
         tags=["accounts"],
         opt={
-            LISTS: "accounts",
+            LISTS_ACCOUNTS: "accounts",
             OPERATION: Operation("An account a row.", list[VisibleAccount], (*CALLER, "AuditUnavailable")),
         },
     )

@@ -16,7 +16,7 @@ from service.telemetry.audit import AuditLog, Filters, Line, SnapshotRead
 from service.telemetry.logs import API_KEY_LENGTH, MASK, looks_secret
 from service.web.context import UNMATCHED, RequestContext, context_of
 from service.web.problems import AnyRequest, AuditUnavailableError, retry_after
-from service.web.reads import LISTS, READS
+from service.web.reads import LISTS_ACCOUNTS, READS
 
 _DATA_PATHS = re.compile(r"/+(?:v1/+accounts|binance)(?:/|\Z)")
 """Below these a request without a route is a refused read. The framework ignores repeated slashes, and so do we."""
@@ -81,7 +81,7 @@ def audit(audit_log: AuditLog, gateway: Gateway, context: RequestContext) -> Non
 def _shape(opt: Mapping[str, Any]) -> str | None:
     """What a route reads; `None`: nothing."""
     shape: Shape | None = opt.get(READS)
-    return shape.value if shape else opt.get(LISTS)
+    return shape.value if shape else opt.get(LISTS_ACCOUNTS)
 
 
 def _listed(names: frozenset[str] | None) -> tuple[str, ...] | None:

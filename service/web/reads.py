@@ -46,7 +46,7 @@ from service.web.problems import (
 JSON = "application/json"
 READS = "reads"
 """The key in a handler's `opt` whose value is the shape that it reads; the audit and the OpenAPI document use it."""
-LISTS = "lists"
+LISTS_ACCOUNTS = "lists"
 """The same key for a handler that lists accounts; only the audit uses it."""
 
 MAX_CACHE_CHANGES = 2
