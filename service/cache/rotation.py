@@ -28,6 +28,7 @@ from service.cache.account_state import AccountState
 from service.cache.flight import cancel_and_wait
 from service.cache.ports import ActiveCredential
 from service.fleet.errors import ExchangeError, ExchangeRejectedCredentialsError
+from service.fleet.lineage import used_by_strangers
 from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
@@ -97,14 +98,10 @@ class Rotation:
         active = self._state.active
         shared = await candidate.shared.read_state(self._state.known_request_time)
         candidate.source.degrade(degraded=shared is None)
-        # Do others use the candidate that may have nothing to do with us? Not if this process used it before; unknown,
-        # so perhaps, without Redis.
-        if active.replaced == candidate.source.identity:
-            candidate.strangers = False
-        elif shared is None or shared.lineage.temporary_link:
-            candidate.strangers = True
-        else:
-            candidate.strangers = shared.lineage.in_use and active.source.identity not in shared.lineage.replaced
+        lineage = None if shared is None else shared.lineage
+        candidate.strangers = used_by_strangers(
+            candidate.source.identity, lineage, active.source.identity, active.replaced
+        )
         if shared is not None:
             candidate.lineage = shared.lineage
             await candidate.source.reconcile(shared.cooldowns)
@@ -118,7 +115,7 @@ class Rotation:
         if barrier is not None:
             return (barrier.failure.retry_at or 0) - self._clock.now()
         if await candidate.shared.acquire_once(int(self._timeout_s * 1000)) is False:
-            return 0  # another replica is trying it, and announces how that went
+            return 0  # another replica is trying it; if the exchange accepts it, a notification ends the pause
         try:
             snapshot = await candidate.source.fetch(forced=False)
         except ExchangeError as exc:

@@ -104,3 +104,19 @@ def _successors(uses: Mapping[str, Use], identity: str) -> list[str]:
         identity = uses[identity].successor
         found.append(identity)
     return found
+
+
+def used_by_strangers(candidate: str, lineage: Lineage | None, active: str, replaced: str) -> bool:
+    """Whether processes that may have nothing to do with this one use a candidate; all but `lineage` are identities.
+
+    Args:
+        candidate: the credential that a rotation proves.
+        lineage: the candidate's, as Redis shows it; `None` without Redis.
+        active: the credential in use.
+        replaced: the one that was in use before it; empty: none was.
+    """
+    if candidate == replaced:
+        return False  # this process used it itself
+    if lineage is None:
+        return True  # unknown, so perhaps
+    return lineage.temporary_link or (lineage.in_use and active not in lineage.replaced)
