@@ -46,7 +46,7 @@ import service
 from service import metrics_port, process
 from service.app import App
 from service.cache.flight import cancel_and_wait
-from service.cache.refresher import GRACE
+from service.cache.refresher import GRACE_S
 from service.gateway import Gateway
 from service.settings import Server as ServerSettings
 from service.settings import Settings, effective
@@ -99,7 +99,7 @@ class Stop:
 
 def longest_read(settings: Settings) -> float:
     """Seconds that a read may wait at the most."""
-    return settings.exchange.timeout.seconds + GRACE
+    return settings.exchange.timeout.seconds + GRACE_S
 
 
 def longest_end(settings: Settings) -> float:

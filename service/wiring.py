@@ -155,7 +155,7 @@ def _on_notification(gateway: Gateway, message: bytes | None) -> None:
     notification = Notification.decode(message)
     # None: it is malformed. An unknown account: another replica has other settings, as in the middle of a rollout.
     if notification is not None and notification.account in gateway.config.caches:
-        gateway.config.caches[notification.account].on_news(notification)
+        gateway.config.caches[notification.account].receive(notification)
 
 
 async def close(gateway: Gateway) -> None:

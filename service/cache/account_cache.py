@@ -11,7 +11,7 @@ Memory first: what can be served at once is served without an await. Otherwise o
 #   A failure counts as a barrier ("stale-if-error") for the caller that waited for it, and for no other.
 # - A refusal, or a stale answer because the exchange can't be called, first reads Redis: another replica may have a
 #   snapshot already. Once is enough, and not again within `READ_INTERVAL_MS`.
-# - A read ends after `MAX_REFRESHES` refreshes, and in any case at `timeout` + `GRACE`, with what it accepts by then.
+# - A read ends after `MAX_REFRESHES` refreshes, and in any case at `timeout` + `GRACE_S`, with what it accepts by then.
 #
 # Single flights make these safe against each other: `_flight` for refreshes, `_reading` for reads of Redis. A
 # notification during a refresh reads nothing, for the refresh does; one during a read makes that read run once more,
@@ -39,7 +39,7 @@ from service.cache.policy import (
     Situation,
 )
 from service.cache.ports import ActiveCredential, Outcome, RefreshWait, Result, Served, Upstream
-from service.cache.refresher import GRACE, Refresher
+from service.cache.refresher import GRACE_S, Refresher
 from service.cache.rotation import Rotation
 from service.fleet.budget import Barrier
 from service.fleet.errors import ExchangeError, ExchangeTimeoutError, Failure
@@ -57,6 +57,7 @@ MAX_REFRESHES = 3
 """Refreshes that one read waits for: that of others which is under way, its own, and one for bad luck."""
 
 _BARRED = frozenset({"not-before", "backoff", "weight-budget"})
+"""Reasons to read Redis before they are given to a caller. One that waited for a failed refresh has read it there."""
 _BROUGHT = frozenset({"fetched", "joined"})
 
 
@@ -122,7 +123,7 @@ class AccountCache:
         self._freshness = self._refresher.freshness = freshness
         self._last = None
 
-    def on_news(self, notification: Notification) -> None:
+    def receive(self, notification: Notification) -> None:
         """Handle a notification that names its credential; anyone who can write to Redis can send one.
 
         A notification about a credential that this replica doesn't read is ignored. A requested refresh is carried out
@@ -173,7 +174,7 @@ class AccountCache:
         """
         read = self._begin_read(directives)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout_s + GRACE):
+            async with asyncio.timeout(self._timeout_s + GRACE_S):
                 while True:
                     served = self._step(read)
                     if isinstance(served, Served):
@@ -309,7 +310,7 @@ class AccountCache:
                 None if decision.decide_again_ms is None else decision.decide_again_ms / 1000,
             )
         except TimeoutError:
-            left_ms = policy.SLOW_AFTER - self._situation(read).slow_for
+            left_ms = policy.SLOW_AFTER_MS - self._situation(read).slow_for
             if left_ms > 0:  # the timer's clock and ours differ by a little
                 return await self._wait_for_refresh(read, replace(decision, decide_again_ms=left_ms))
             # The flight also publishes. Its snapshot is in memory before that, and is what this caller waited for.

@@ -13,7 +13,7 @@ from service.fleet.shared_state import Entry, Failed, LinkKind, SharedState
 log = structlog.get_logger("coinm.cache")
 
 
-EARLY = 5_000
+EARLY_MS = 5_000
 """Ms that a shared snapshot's request time may lie ahead of now: two measured clocks differ by far less."""
 
 
@@ -68,7 +68,7 @@ class AccountState:
         clock = self._clock
         lived = entry.life_ms - shared.remaining_ms
         age = max(lived, clock.now() - entry.request_time) if clock.measured else lived
-        early = clock.measured and entry.request_time > clock.now() + EARLY
+        early = clock.measured and entry.request_time > clock.now() + EARLY_MS
         if shared.remaining_ms <= 0 or lived < 0 or early:
             log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
             return

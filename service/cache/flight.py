@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-ENDING = 0.5
+ENDING_S = 0.5
 """Seconds after which a cancelled task is cancelled again; it may have to release a lease first."""
 
 
@@ -24,7 +24,7 @@ async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """
     while not task.done():
         task.cancel()
-        await asyncio.wait({task}, timeout=ENDING)
+        await asyncio.wait({task}, timeout=ENDING_S)
 
 
 class SingleFlight(Generic[T]):

@@ -20,7 +20,7 @@ an age runs from the request to the exchange.
 #
 # - A caller that waited for a refresh accepts what it brings, however old that is by then: a second refresh would bring
 #   nothing younger. Only a bound of the caller's own (`max-age`, `min-fresh`, `no-cache`) can refuse it.
-# - Once a refresh has taken `SLOW_AFTER`, a snapshot within `stale_if_error` is served to every caller whose own bound
+# - Once a refresh has taken `SLOW_AFTER_MS`, a snapshot within `stale_if_error` is served to every caller whose own bound
 #   it meets, as it is while the exchange can't be called at all; the refresh goes on.
 
 from typing import Literal, TypeAlias
@@ -31,7 +31,7 @@ from service.fleet.budget import Barrier, BarrierReason
 from service.fleet.errors import ExchangeError
 from service.settings import Freshness
 
-SLOW_AFTER = 500
+SLOW_AFTER_MS = 500
 """Ms that a caller waits for a slow exchange while memory has something within `stale_if_error`. An ordinary answer
 takes 50 to 200; callers' own time limits start at about a second."""
 
@@ -156,7 +156,7 @@ def beyond(situation: Situation, barrier: Barrier | None) -> Decision:
         # Before "slow": while the exchange can't be called, a refresh in the background would only fail.
         if barrier is not None and (reason or age < freshness.error_until):
             return Serve(barrier.reason)
-        if barrier is None and reason is None and situation.slow_for >= SLOW_AFTER and age < freshness.error_until:
+        if barrier is None and reason is None and situation.slow_for >= SLOW_AFTER_MS and age < freshness.error_until:
             reason = "slow"
         if barrier is None and reason is not None:
             return ServeAndRefresh(reason)
@@ -184,13 +184,13 @@ def beyond(situation: Situation, barrier: Barrier | None) -> Decision:
         max_ages_ms.append(freshness.fresh_for - directives.min_fresh)
 
     # Deciding again early helps only where "slow" may serve: memory never comes to meet `no-cache` or `min-fresh`.
-    patient = directives.no_cache or directives.min_fresh is not None or situation.slow_for >= SLOW_AFTER
+    patient = directives.no_cache or directives.min_fresh is not None or situation.slow_for >= SLOW_AFTER_MS
     return Refresh(
         why,
         min(max_ages_ms),
         forced=is_forced(freshness, age),
         bounded=directives.no_cache or directives.max_age is not None or directives.min_fresh is not None,
-        decide_again_ms=None if patient else SLOW_AFTER - situation.slow_for,
+        decide_again_ms=None if patient else SLOW_AFTER_MS - situation.slow_for,
     )
 
 

@@ -7,9 +7,9 @@ own, within its part of the weight.
 # One refresh, in order:
 #
 #   read + lease   one script reads what the replicas share and tries to acquire the lease (`try_acquire`)
-#   request        only the holder; it renews the lease every `RENEWAL` seconds meanwhile
+#   request        only the holder; it renews the lease every `RENEWAL_S` seconds meanwhile
 #   publish        the fenced store, or the failure, each with the release; runs on if every caller leaves
-#   wait           all others: for a notification, or for `POLL` if it was lost; then read again
+#   wait           all others: for a notification, or for `POLL_S` if it was lost; then read again
 #
 # A round (read, request, wait for publishing) has one budget of time for Redis (`WaitBudget`), the publishing task has
 # its own. Memory decides after each read: a waiter ends when any replica has published, and a new holder never requests
@@ -18,11 +18,12 @@ own, within its part of the weight.
 # Interleavings that the order must survive:
 #
 #   A notification arrives while a read runs. The event is cleared before the read, so the next wait ends at once.
-#   The holder dies. Its lease expires, and a waiter acquires it: waiters outlive a refresh by `GRACE`.
+#   The holder dies. Its lease expires, and a waiter acquires it: waiters outlive a refresh by `GRACE_S`.
 #   The holder publishes between a waiter's read and its wait. The waiter counts a snapshot as the other replica's
 #       answer if it is newer than what the waiter knew after its first read, the one that found the lease held. What
-#       that read itself adopts was stored before, however old it is. What arrives between that read and the wait may
-#       already be the answer; then the next read decides by its age, at worst with one more call.
+#       that read itself adopts was stored before, however old it is. A snapshot
+#       published in that gap isn't recognised as the other replica's answer: it is used if it is young enough, else one
+#       more call is made.
 #   The reply to `try_acquire` is lost. The lease may be ours, so a refresh without Redis publishes and releases too.
 #   A renewal runs after the release. It would acquire the lease again, so the release waits until renewing has ended.
 #   The credential is replaced during an await. What the old one read or requested isn't adopted into memory then, and
@@ -54,11 +55,11 @@ from service.telemetry.metrics import Metrics
 
 log = structlog.get_logger("coinm.cache")
 
-GRACE = 3.0
+GRACE_S = 3.0
 """Seconds that a waiter waits beyond a refresh's own deadline: for a lease to expire, and the next one to begin."""
-RENEWAL = 0.5
+RENEWAL_S = 0.5
 """Seconds between renewals of the lease, which lasts for 2."""
-POLL = (0.2, 0.4)
+POLL_S = (0.2, 0.4)
 """Seconds between a waiter's reads without a notification, which can be lost. Random, so that replicas spread."""
 
 
@@ -115,22 +116,22 @@ class Refresher:
         Raises:
             ExchangeError: the call to the exchange failed.
         """
-        attempt, result = _Refresh(max_age_ms, self.state, forced=forced, bounded=bounded), "failed"
+        refresh, result = _Refresh(max_age_ms, self.state, forced=forced, bounded=bounded), "failed"
         try:
             while True:
                 self._notified.clear()  # before the read: what is announced during it ends the next wait at once
-                outcome = await self._try_once(attempt)
+                outcome = await self._run_round(refresh)
                 if outcome is not None:
-                    result = "alone" if attempt.without_redis and outcome == "fetched" else outcome
+                    result = "alone" if refresh.without_redis and outcome == "fetched" else outcome
                     return outcome
-                if self._monotonic() - attempt.began > (self._timeout_s + GRACE) * 1000:
+                if self._monotonic() - refresh.began > (self._timeout_s + GRACE_S) * 1000:
                     raise ExchangeTimeoutError("no replica had an answer of the exchange in time")
-                if not attempt.waited:
-                    attempt.known_request_time, attempt.waited = self.state.known_request_time, True
+                if not refresh.waited:
+                    refresh.known_request_time, refresh.waited = self.state.known_request_time, True
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(random.uniform(*POLL)):  # noqa: S311 - spreads replicas, keeps no secret
+                    async with asyncio.timeout(random.uniform(*POLL_S)):  # noqa: S311 - spreads replicas, keeps no secret
                         await self._notified.wait()
-                attempt.budget = WaitBudget()
+                refresh.budget = WaitBudget()
         except WeightBudgetSpentError as exc:
             self.state.note(exc.failure)  # the ledger knew more than this replica: each waiting caller decides again
             result = "barred"
@@ -149,52 +150,52 @@ class Refresher:
         if self._publishing:
             await asyncio.wait(self._publishing)
 
-    async def _try_once(self, attempt: _Refresh) -> Outcome | None:
+    async def _run_round(self, refresh: _Refresh) -> Outcome | None:
         """Read, acquire the lease and, with it, request and publish; `None`: another replica does that."""
         while True:
-            attempt.tried = self._monotonic()
-            active = attempt.active = self.state.active
-            waited_ms = attempt.tried - attempt.began
+            refresh.tried = self._monotonic()
+            active = refresh.active = self.state.active
+            waited_ms = refresh.tried - refresh.began
             # What was shared while this refresh waits is young enough. 0 stays 0: no shared snapshot is.
-            max_age_ms = attempt.shared_max_age_ms and attempt.shared_max_age_ms + waited_ms
-            wanted = LeaseRequest(attempt.token, max_age_ms)
-            shared = await active.shared.try_acquire(self.state.known_request_time, wanted, attempt.budget)
-            await self._adopt(active, shared, attempt.budget)
+            max_age_ms = refresh.shared_max_age_ms and refresh.shared_max_age_ms + waited_ms
+            wanted = LeaseRequest(refresh.token, max_age_ms)
+            shared = await active.shared.try_acquire(self.state.known_request_time, wanted, refresh.budget)
+            await self._adopt(active, shared, refresh.budget)
             acquired = shared is not None and shared.lease == "acquired"
             if active is not self.state.active:  # replaced meanwhile: start again with the credential now in use
                 if acquired:
-                    await active.shared.release(attempt.token, attempt.budget)
+                    await active.shared.release(refresh.token, refresh.budget)
                 continue
-            outcome = self._outcome_without_request(attempt)
+            outcome = self._outcome_without_request(refresh)
             if outcome is not None:
                 if acquired:
-                    await self._release_unneeded(attempt, outcome)
+                    await self._release_unneeded(refresh, outcome)
                 return outcome
             if shared is None or acquired:
-                attempt.without_redis = shared is None
-                return await self._request_and_publish(attempt)
+                refresh.without_redis = shared is None
+                return await self._request_and_publish(refresh)
             if shared.lease == "not-needed":
-                attempt.shared_max_age_ms = 0  # young enough by its remaining life; older by the exchange's clock
+                refresh.shared_max_age_ms = 0  # young enough by its remaining life; older by the exchange's clock
                 continue
             if shared.lease == "superseded":
                 # Only the newest credential may store. Request a refresh of its holder, again after every read.
-                waited_ms = self._monotonic() - attempt.began
+                waited_ms = self._monotonic() - refresh.began
                 if waited_ms > self._timeout_s * 1000:
                     error = ExchangeRejectedCredentialsError(
                         "a newer credential is in use; this replica has an older one"
                     )
                     _ = self._record_failure(active, error)
                     raise error
-                active.shared.request_refresh(attempt.max_age_ms + waited_ms)
+                active.shared.request_refresh(refresh.max_age_ms + waited_ms)
             return None
 
-    async def _release_unneeded(self, attempt: _Refresh, outcome: Outcome) -> None:
+    async def _release_unneeded(self, refresh: _Refresh, outcome: Outcome) -> None:
         """Release a lease that wasn't needed, and share what made it unnecessary: other replicas may lack it."""
-        snapshot, own = self.state.snapshot, self.state.snapshot_identity == attempt.active.source.identity
-        if outcome == "barred" or snapshot is None or not own or self._has_joined(attempt):
-            await attempt.active.shared.release(attempt.token, attempt.budget)
+        snapshot, own = self.state.snapshot, self.state.snapshot_identity == refresh.active.source.identity
+        if outcome == "barred" or snapshot is None or not own or self._has_joined(refresh):
+            await refresh.active.shared.release(refresh.token, refresh.budget)
         else:
-            await self._publish_snapshot(snapshot, attempt, attempt.budget)
+            await self._publish_snapshot(snapshot, refresh, refresh.budget)
 
     async def _adopt(self, active: ActiveCredential, shared: SharedState | None, budget: WaitBudget | None) -> None:
         """Adopt what a read has found; `None`: Redis is unavailable."""
@@ -216,44 +217,44 @@ class Refresher:
         if shared.failed is not None:
             self.state.adopt_failure(shared.failed)
 
-    def _outcome_without_request(self, attempt: _Refresh) -> Outcome | None:
+    def _outcome_without_request(self, refresh: _Refresh) -> Outcome | None:
         """How the refresh ends if a call to the exchange isn't needed, or isn't possible; `None`: it is both."""
-        age, waited_ms = self.state.age, self._monotonic() - attempt.began
-        if self._has_joined(attempt) or (age is not None and age < attempt.max_age_ms + waited_ms):
-            return "joined" if attempt.waited else "adopted"
-        barrier = self.state.barrier(forced=attempt.forced)
+        age, waited_ms = self.state.age, self._monotonic() - refresh.began
+        if self._has_joined(refresh) or (age is not None and age < refresh.max_age_ms + waited_ms):
+            return "joined" if refresh.waited else "adopted"
+        barrier = self.state.barrier(forced=refresh.forced)
         if barrier is None:
             return None
         self.state.note(barrier.failure)
         return "barred"
 
-    def _has_joined(self, attempt: _Refresh) -> bool:
+    def _has_joined(self, refresh: _Refresh) -> bool:
         """Whether another replica's refresh, which this one waited for, has brought an acceptable snapshot."""
-        return attempt.waited and not attempt.bounded and self.state.known_request_time > attempt.known_request_time
+        return refresh.waited and not refresh.bounded and self.state.known_request_time > refresh.known_request_time
 
-    async def _request_and_publish(self, attempt: _Refresh) -> Outcome:
+    async def _request_and_publish(self, refresh: _Refresh) -> Outcome:
         """Call the exchange for all replicas and publish its answer; the lease is released in every case."""
         over, publishing = asyncio.Event(), False
-        renewing = asyncio.create_task(self._renew(attempt, over))
+        renewing = asyncio.create_task(self._renew(refresh, over))
         try:
             try:
-                snapshot = await self._request(attempt)
+                snapshot = await self._request(refresh)
             except ExchangeError as exc:
-                shared, failed = attempt.active.shared, self._record_failure(attempt.active, exc)
+                shared, failed = refresh.active.shared, self._record_failure(refresh.active, exc)
                 publishing = True
-                release = shared.record_failure(failed, attempt.token) if failed else shared.release(attempt.token)
-                await self._publish(release, attempt.budget, over, renewing)
+                release = shared.record_failure(failed, refresh.token) if failed else shared.release(refresh.token)
+                await self._publish(release, refresh.budget, over, renewing)
                 raise
             publishing = True
-            publication = self._publish_snapshot(snapshot, attempt, WaitBudget())
-            await self._publish(publication, attempt.budget, over, renewing)
+            publication = self._publish_snapshot(snapshot, refresh, WaitBudget())
+            await self._publish(publication, refresh.budget, over, renewing)
         finally:
             if not publishing:  # the process ends: other replicas must not wait for the lease to expire
                 renewing.cancel()
-                await attempt.active.shared.release(attempt.token, attempt.budget)
+                await refresh.active.shared.release(refresh.token, refresh.budget)
         return "fetched"
 
-    async def _request(self, attempt: _Refresh) -> Snapshot:
+    async def _request(self, refresh: _Refresh) -> Snapshot:
         """Call the exchange, and adopt its answer into memory.
 
         Raises:
@@ -261,31 +262,31 @@ class Refresher:
         """
         with self._metrics.refresh_duration.labels(self.state.account).time():
             try:
-                with carry(attempt.budget):
-                    snapshot = await attempt.active.source.fetch(forced=attempt.forced)
+                with carry(refresh.budget):
+                    snapshot = await refresh.active.source.fetch(forced=refresh.forced)
             except ExchangeError:
                 raise
             except Exception as exc:
                 raise _fault(exc) from exc
-        if attempt.active is self.state.active:  # else it was replaced meanwhile: each waiting caller decides again
+        if refresh.active is self.state.active:  # else it was replaced meanwhile: each waiting caller decides again
             self.state.failures = None
             self.state.note()
             self.state.adopt(snapshot)
         return snapshot
 
-    async def _renew(self, attempt: _Refresh, over: asyncio.Event) -> None:
+    async def _renew(self, refresh: _Refresh, over: asyncio.Event) -> None:
         """Renew the lease until the exchange has answered (`over`), or another replica holds it."""
-        renewed = attempt.tried
+        renewed = refresh.tried
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RENEWAL):
+                async with asyncio.timeout(RENEWAL_S):
                     await over.wait()
             if over.is_set():
                 return
             began = self._monotonic()
             # Within the lease's life only Redis can have lost it, by a restart; then it is written again.
-            held = await attempt.active.shared.renew(attempt.token, in_time=began - renewed < LEASE_MS)
-            if held is False and not attempt.without_redis:
+            held = await refresh.active.shared.renew(refresh.token, in_time=began - renewed < LEASE_MS)
+            if held is False and not refresh.without_redis:
                 log.warning("lease_lost", account=self.state.account)
                 return
             renewed = began if held else renewed
@@ -308,17 +309,17 @@ class Refresher:
         task.add_done_callback(self._publishing.discard)
         await budget.wait(task)
 
-    async def _publish_snapshot(self, snapshot: Snapshot, attempt: _Refresh, budget: WaitBudget) -> None:
+    async def _publish_snapshot(self, snapshot: Snapshot, refresh: _Refresh, budget: WaitBudget) -> None:
         """Share a snapshot with the replicas; the same script releases the lease."""
-        active, life_ms = attempt.active, self.freshness.hard_cap
+        active, life_ms = refresh.active, self.freshness.hard_cap
         remaining_ms = life_ms - (self._monotonic() - snapshot.requested_monotonic_ms)
         # Without a measured offset, the others would read this machine's clock as the exchange's.
         if remaining_ms <= 0 or active.source.clock.offset is None:
-            await active.shared.release(attempt.token, budget)
+            await active.shared.release(refresh.token, budget)
             return
         entry = Entry(snapshot.body, snapshot.request_time, life_ms, snapshot.margin_assets)
         replaced = active.replaced if active.link == "permanent" else ""
-        result = await active.shared.store_fenced(entry, remaining_ms, attempt.token, replaced)
+        result = await active.shared.store_fenced(entry, remaining_ms, refresh.token, replaced)
         if result is not None and result != "kept":
             log.warning("snapshot_not_shared", account=self.state.account, reason=result)
             await self.read(budget)  # what is stored in its place was requested later

@@ -32,7 +32,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 0.8
 """Between attempts: 200, 400, 800 ms is the exchange's own advice for 503."""
 
 
-class _Refresh(msgspec.Struct):
+class _Attempts(msgspec.Struct):
     """What the attempts of one refresh share."""
 
     forced: bool
@@ -82,7 +82,7 @@ class AccountClient:
         try:
             async with asyncio.timeout(self._settings.timeout.seconds):
                 await self._public_api.make_ready()
-                return await retrying(self._attempt, _Refresh(forced))
+                return await retrying(self._attempt, _Attempts(forced))
         except TimeoutError:
             raise ExchangeTimeoutError("the exchange did not answer in time") from None
         finally:
@@ -121,27 +121,27 @@ class AccountClient:
         """Set whether the replicas are unable to share what they spend."""
         self._gate.budget.degraded = degraded
 
-    async def _attempt(self, refresh: _Refresh) -> Snapshot:
+    async def _attempt(self, attempts: _Attempts) -> Snapshot:
         """One attempt; `AsyncRetrying` calls it again after a transient error."""
         try:
             try:
-                return await self._send(forced=refresh.forced)
+                return await self._send(forced=attempts.forced)
             except ExchangeClockSkewError as skew:
-                if refresh.resynchronised:
+                if attempts.resynchronised:
                     raise
                 # Set first, so that a second -1021 ends the refresh, in this attempt or in the next.
-                refresh.resynchronised = True
+                attempts.resynchronised = True
                 try:
                     await self._public_api.synchronise()
                 except ExchangeError:
                     raise skew from None
-                return await self._send(forced=refresh.forced)
+                return await self._send(forced=attempts.forced)
         except WeightBudgetSpentError:
-            if refresh.last_error is None:
+            if attempts.last_error is None:
                 raise
-            raise refresh.last_error from None
+            raise attempts.last_error from None
         except ExchangeError as exc:
-            refresh.last_error = exc
+            attempts.last_error = exc
             raise
 
     async def _send(self, *, forced: bool) -> Snapshot:

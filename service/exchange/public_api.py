@@ -109,9 +109,9 @@ class PublicApi:
         async with self.prepare_lock:
             await self.reopen()
             now = self._monotonic()
-            if self._time_due(now) and not await self._attempt("time", self.synchronise):
+            if self._time_due(now) and not await self._succeeds("time", self.synchronise):
                 self._time_retry_ms = now + SIDE_PAUSE_MS
-            if self._info_due(now) and not await self._attempt("exchangeInfo", lambda: self._find_info(required=True)):
+            if self._info_due(now) and not await self._succeeds("exchangeInfo", lambda: self._find_info(required=True)):
                 self._info_retry_ms = now + SIDE_PAUSE_MS
 
     async def reopen(self) -> None:
@@ -142,8 +142,8 @@ class PublicApi:
         async with self.prepare_lock:
             # Set before the work, in case it raises: a bug of ours must not hammer the exchange.
             self._upkeep_retry_ms = now + SIDE_PAUSE_MS
-            measured = not self.clock.due or await self._attempt("time", self.synchronise)
-            loaded = now < self._info_expires_ms or await self._attempt(
+            measured = not self.clock.due or await self._succeeds("time", self.synchronise)
+            loaded = now < self._info_expires_ms or await self._succeeds(
                 "exchangeInfo", lambda: self._find_info(required=False)
             )
             if measured and loaded:
@@ -190,7 +190,7 @@ class PublicApi:
             return
         self.budget.live_limit = limit
 
-    async def _attempt(self, name: str, call: Callable[[], Awaitable[None]]) -> bool:
+    async def _succeeds(self, name: str, call: Callable[[], Awaitable[None]]) -> bool:
         """Whether an optional call succeeded; logged when that changes."""
         error: str | None = None
         try:

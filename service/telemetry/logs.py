@@ -9,7 +9,7 @@
 # - There is no other way out: Python's warnings, and faults of threads and finalisers, become lines too
 #   (`stray_output_logged`), because stderr is not masked. A handler that fails counts a drop; it prints no traceback.
 # - Two writers may share stdout, this log and the audit log. Both hold `WHOLE_LINES` for each write.
-# - At the end the listener writes on as long as the stream accepts lines. After `STALL` seconds without progress it
+# - At the end the listener writes on as long as the stream accepts lines. After `STALL_S` seconds without progress it
 #   gives up, and the rest counts as dropped.
 
 import contextlib
@@ -33,7 +33,7 @@ from service.settings import Secret
 _FIRST = ("time", "level", "logger", "event")
 """Members at the start of a line; the others follow in the order of the call."""
 
-STALL = 0.25
+STALL_S = 0.25
 """Seconds without progress after which the end of logging gives up on a blocked stream."""
 QUEUE_LINES = 10_000
 """Some 3 MB of lines: a burst of some seconds while the reader of our output stalls."""
@@ -189,9 +189,9 @@ class _Listener(logging.handlers.QueueListener):
             tried = self._handler.tried
             with contextlib.suppress(queue.Full):
                 if not ended:
-                    self._lines.put(None, timeout=STALL)  # the end marker, behind all lines
+                    self._lines.put(None, timeout=STALL_S)  # the end marker, behind all lines
                     ended = True
-            thread.join(STALL)
+            thread.join(STALL_S)
         if thread is not None and thread.is_alive():
             for _ in range(self._lines.qsize() + 1):  # 1: the line that is being written
                 self._on_drop()

@@ -48,7 +48,7 @@ from service.web.refusals import UNSTORED, refused
 
 log = structlog.get_logger("coinm.request")
 
-TURN = 0.02
+TURN_S = 0.02
 """Seconds for which requests begin in one turn of the event loop: a fraction of what a probe's caller, or the renewal
 of a lease, can wait. Hits take some 0.02 to 0.1 ms each, other reads 0.4 ms."""
 MAX_PATH = 512
@@ -86,7 +86,7 @@ class Turns:
             self._began = now
             self._schedule()
         # A request behind a queue waits too, else later ones would overtake those that wait.
-        return now - self._began > TURN or len(self._queue) > 0
+        return now - self._began > TURN_S or len(self._queue) > 0
 
     async def next(self) -> None:
         """Wait for a turn; a waiter that has been cancelled is skipped."""

@@ -23,7 +23,7 @@ RATE = 200
 """Requests a second, of all connections together."""
 FRESH_FOR = 1.0
 """Seconds; the default, and short enough that several refreshes fall into each drain."""
-GRACE = 20.0
+GRACE_S = 20.0
 """Seconds: what the manifests give a replica to end."""
 PATHS = (BTC, "/v1/accounts/main/positions?open=true", "/v1/accounts/main", "/v1/accounts/main/assets?nonzero=true")
 BEFORE, AFTER = 400, 400
@@ -131,5 +131,5 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_costs_no_call(
     assert set(load.statuses) == {200}
     assert answers >= 0.9 * RATE * seconds
     assert 0.5 * seconds / FRESH_FOR <= calls <= seconds / FRESH_FOR + 1
-    assert max(ends) < GRACE
+    assert max(ends) < GRACE_S
     assert max(load.unmarked_ages) < FRESH_FOR * 1000

@@ -18,7 +18,7 @@ from service.access.waiting import (
     who_leaves,
 )
 from service.telemetry.metrics import Metrics
-from service.web.edge import TURN, Turns
+from service.web.edge import TURN_S, Turns
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ async def test_requests_begin_for_so_long_in_a_turn_and_the_others_in_the_next_o
     turns, begun, now = Turns(), list[int](), itertools.count()
 
     async def begin(number: int) -> None:
-        if turns.is_over(next(now) * TURN / 2):
+        if turns.is_over(next(now) * TURN_S / 2):
             await turns.next()
         begun.append(number)
 
@@ -198,7 +198,7 @@ async def test_no_more_begin_in_a_turn_however_many_come_in_each_of_those_before
     turns, begun, now = Turns(), list[int](), itertools.count()
 
     async def begin(number: int) -> None:
-        if turns.is_over(next(now) * TURN / 4):
+        if turns.is_over(next(now) * TURN_S / 4):
             await turns.next()
         begun.append(number)
 

@@ -12,7 +12,7 @@ from service.cache.account_cache import MAX_REFRESHES, AccountCache
 from service.cache.account_state import AccountState
 from service.cache.policy import NO_DIRECTIVES, FreshnessUnmetError, RequestDirectives
 from service.cache.ports import ActiveCredential
-from service.cache.refresher import GRACE, Refresher
+from service.cache.refresher import GRACE_S, Refresher
 from service.cache.wait_budget import WaitBudget
 from service.exchange.clock import ExchangeClock, Offset
 from service.fleet.budget import NO_COOLDOWN, Barrier, Cooldown
@@ -146,7 +146,7 @@ def exchange(clock: FakeClock) -> Exchange:
 
 @pytest.fixture
 def cache(exchange: Exchange) -> AccountCache:
-    timeout_s = 0.5 - GRACE  # a waiter's own deadline: 500 ms
+    timeout_s = 0.5 - GRACE_S  # a waiter's own deadline: 500 ms
     return AccountCache("main", ActiveCredential(exchange, NoRedis()), WINDOWS, timeout_s, Metrics())
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.cache.policy import (
-    SLOW_AFTER,
+    SLOW_AFTER_MS,
     Decision,
     FreshnessUnmetError,
     Refresh,
@@ -285,10 +285,10 @@ def test_a_wait_without_a_bound_decides_again_within_half_a_second(
 ) -> None:
     decision = decide(situation, barrier)
     if isinstance(decision, Refresh) and decision.decide_again_ms is not None:
-        assert 0 < decision.decide_again_ms <= SLOW_AFTER
+        assert 0 < decision.decide_again_ms <= SLOW_AFTER_MS
     unbounded = not situation.directives.no_cache and situation.directives.min_fresh is None
-    if isinstance(decision, Refresh) and unbounded and situation.slow_for < SLOW_AFTER:
-        assert decision.decide_again_ms == SLOW_AFTER - situation.slow_for
+    if isinstance(decision, Refresh) and unbounded and situation.slow_for < SLOW_AFTER_MS:
+        assert decision.decide_again_ms == SLOW_AFTER_MS - situation.slow_for
 
 
 @given(situations, barriers)

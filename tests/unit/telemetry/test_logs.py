@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from service.settings import Secret
-from service.telemetry.logs import QUEUE_LINES, STALL, Redactor, logging_to, stray_output_logged
+from service.telemetry.logs import QUEUE_LINES, STALL_S, Redactor, logging_to, stray_output_logged
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----"
 
@@ -199,7 +199,7 @@ def test_a_stream_that_nobody_reads_does_not_hold_up_the_end_and_its_lines_are_c
     with logging_to(stream, on_drop=lambda: dropped.append(1)):
         stream.fill(extra=0)
         began = time.monotonic()
-    assert time.monotonic() - began < 10 * STALL
+    assert time.monotonic() - began < 10 * STALL_S
     assert len(dropped) == 1 + QUEUE_LINES
     stream.released.set()
 
