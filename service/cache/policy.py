@@ -20,8 +20,8 @@ an age runs from the request to the exchange.
 #
 # - A caller that waited for a refresh accepts what it brings, however old that is by then: a second refresh would bring
 #   nothing younger. Only a bound of the caller's own (`max-age`, `min-fresh`, `no-cache`) can refuse it.
-# - Once a refresh has taken `SLOW_AFTER_MS`, a snapshot within `stale_if_error` is served to every caller whose own bound
-#   it meets, as it is while the exchange can't be called at all; the refresh goes on.
+# - Once a refresh has taken `SLOW_AFTER_MS`, a snapshot within `stale_if_error` is served to every caller whose own
+#   bound it meets, as it is while the exchange can't be called at all; the refresh goes on.
 
 from typing import Literal, TypeAlias
 
