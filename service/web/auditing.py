@@ -56,8 +56,7 @@ def audit(audit_log: AuditLog, gateway: Gateway, context: RequestContext) -> Non
         return
     filters, snapshot, selection = None, None, context.selection
     if selection is not None:
-        assets, symbols, sides = _listed(selection.assets), _listed(selection.symbols), _listed(selection.sides)
-        filters = Filters(assets=assets, symbols=symbols, sides=sides, open=selection.open, nonzero=selection.nonzero)
+        filters = Filters(**{name: _recorded(getattr(selection, name)) for name in Filters.__struct_fields__})
     # A refused or unanswered read showed no snapshot; a 304 did, for the caller holds the same rows.
     if context.served is not None and 0 < context.status < 400:
         snapshot = SnapshotRead(timestamp(context.served.snapshot.request_time), context.served.age)
@@ -84,8 +83,8 @@ def _shape(opt: Mapping[str, Any]) -> str | None:
     return shape.value if shape else opt.get(LISTS_ACCOUNTS)
 
 
-def _listed(names: frozenset[str] | None) -> tuple[str, ...] | None:
-    """The names as the caller sent them; what looks like an API key is masked here, for the log itself doesn't."""
-    if names is None:
-        return None
-    return tuple(sorted(MASK if len(name) == API_KEY_LENGTH and looks_secret(name) else name for name in names))
+def _recorded(value: frozenset[str] | bool | None) -> Any:
+    """A filter as the caller sent it; a name that looks like an API key is masked here, for the log itself doesn't."""
+    if not isinstance(value, frozenset):
+        return value
+    return tuple(sorted(MASK if len(name) == API_KEY_LENGTH and looks_secret(name) else name for name in value))

@@ -109,7 +109,7 @@ _TABLE = (
         "A missing one counts as not zero.",
     ),
 )
-"""Every filter, in the order in which a query's values are checked. `telemetry.audit.Filters` repeats their fields."""
+"""Every filter, in the order in which a query's values are checked. `telemetry.audit.Filters` has the same fields."""
 
 FILTERS: Mapping[Shape, Mapping[str, Filter]] = {
     shape: {each.name: each for each in _TABLE if shape in each.shapes}

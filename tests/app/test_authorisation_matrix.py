@@ -13,6 +13,7 @@ from litestar.routes import HTTPRoute
 
 from service.access import tokens
 from service.settings import Client, ClientGrant
+from service.web import parameters
 from simulator.exchange import MAIN
 from tests.app import oracle
 from tests.app.conftest import MakeStage
@@ -239,3 +240,9 @@ async def test_to_know_an_entity_tag_opens_nothing(stage: Stage, identity: str) 
     assert [cell for cell, _ in unchanged] == [cell for cell in simple(identity) if cell.has_a_tag]
     assert {answer.content for _, answer in unchanged} <= {b""}
     _check([(cell, answer) for cell, answer in answered if answer.status_code != 304])
+
+
+def test_the_oracle_knows_the_filters_of_every_list() -> None:
+    lists = (oracle.ACCOUNT, oracle.ASSETS, oracle.POSITIONS)
+    taken = {shape.value: set(filters) for shape, filters in parameters.FILTERS.items()}
+    assert {oracle.SHAPES[route]: oracle.FILTERS[route] for route in lists} == taken

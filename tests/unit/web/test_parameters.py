@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.account.parsing import parse
 from service.account.selection import Selection, Shape
 from service.settings import ClientGrant
+from service.telemetry.audit import Filters
 from service.web.parameters import FILTERS, MAX_VALUES, filtered, no_filters, path_value, require_readable
 from service.web.problems import InvalidParameterError
 
@@ -160,13 +162,26 @@ def test_a_name_in_the_path_is_checked_like_the_filter(name: str, value: str, *,
             path_value(name, value)
 
 
-VALUES = {"asset": b"BTC", "symbol": b"BTCUSD_PERP", "positionSide": b"LONG", "open": b"true", "nonzero": b"true"}
+ROWS = (
+    b'{"assets":[{"asset":"BTC","walletBalance":"1"},{"asset":"ADA","walletBalance":"0","marginBalance":"0"}],'
+    b'"positions":[{"symbol":"BTCUSD_PERP","positionSide":"LONG","positionAmt":"1"},'
+    b'{"symbol":"ADAUSD_PERP","positionSide":"SHORT","positionAmt":"0"}]}'
+)
+"""Of each array one row that a filter's example keeps, and one that it leaves out."""
 
 
 @pytest.mark.parametrize(("shape", "name"), [(shape, name) for shape in FILTERS for name in sorted(FILTERS[shape])])
-def test_a_filter_that_a_list_takes_is_part_of_the_selection(shape: Shape, name: str) -> None:
+def test_a_filter_that_a_list_takes_leaves_rows_out(shape: Shape, name: str) -> None:
     """One that was taken and dropped would answer with every row."""
-    assert filtered(shape, name.encode() + b"=" + VALUES[name]) != filtered(shape, b"")
+    snapshot, value = parse(ROWS, 0, 0, {}), (FILTERS[shape][name].examples or ("true",))[0]
+    whole, kept = (snapshot.cut(filtered(shape, query)) for query in (b"", f"{name}={value}".encode()))
+    assert whole is not None
+    assert kept is not None
+    assert 0 < kept.count(b"{") < whole.count(b"{")
+
+
+def test_the_audit_log_records_every_filter() -> None:
+    assert Filters.__struct_fields__ == tuple(FILTERS[Shape.ACCOUNT][name].field for name in FILTERS[Shape.ACCOUNT])
 
 
 @given(st.binary(max_size=60) | st.text("asetBTC=&,%25+;openru", max_size=40).map(str.encode))
