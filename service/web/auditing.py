@@ -83,7 +83,7 @@ def _shape(opt: Mapping[str, Any]) -> str | None:
     return shape.value if shape else opt.get(LISTS_ACCOUNTS)
 
 
-def _recorded(value: frozenset[str] | bool | None) -> Any:
+def _recorded(value: frozenset[str] | bool | None) -> Any:  # noqa: FBT001 - a field of `Selection`, not a switch
     """A filter as the caller sent it; a name that looks like an API key is masked here, for the log itself doesn't."""
     if not isinstance(value, frozenset):
         return value
