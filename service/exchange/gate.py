@@ -299,7 +299,9 @@ class Gate:
         cooldown = self.budget.cooldown(ADDRESS)
         # `None`, without Redis, goes on: each replica probes for itself.
         if await self._ledger.acquire_probe(timeout_ms) is False:
-            raise self.budget.defer_probe().failure.error()
+            _ = self.budget.defer_probe()
+            # Of what was read before, too: a resume that was learned meanwhile left no refusal to name.
+            raise budget.probe_barrier(cooldown, self.clock.now()).failure.error()
         await self.send(Call(PING), lambda _: None)
         # What was read before the ping: a longer cooldown that was learned meanwhile stays in force.
         cleared = replace(cooldown, cleared=True)

@@ -1,12 +1,16 @@
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.exchange.clock import ExchangeClock, Offset
-from service.exchange.gate import ADDRESS, AddressBudget, admit
+from service.exchange.gate import ADDRESS, AddressBudget, Gate, admit
 from service.fleet.budget import MINUTE, NO_COOLDOWN, Ceiling, Charge, Cooldown, Window
+from service.fleet.errors import ExchangeRateLimitedError
 from service.settings import Exchange
+from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
 BAN = Cooldown(0, START + 5_000, problem="exchange-banned")
@@ -165,6 +169,28 @@ def test_the_probe_itself_is_not_barred_by_another_that_waits_for_it(budget: Add
     clock.advance(5_000)
     budget.defer_probe()
     assert budget.barrier(Charge(1), probes=True) is None
+
+
+class ProbedElsewhere:
+    """A ledger by which another replica sends the probe; a read brings an operator's resume before it says so."""
+
+    def __init__(self, budget: AddressBudget) -> None:
+        self._budget = budget
+
+    async def acquire_probe(self, life_ms: int) -> bool | None:
+        self._budget.learn(ADDRESS, Cooldown(self._budget.clock.now()))
+        return False
+
+
+async def test_a_resume_during_the_try_for_the_probe_makes_no_ban_of_a_rate_limit(
+    budget: AddressBudget, clock: FakeClock
+) -> None:
+    budget.impose(ADDRESS, replace(BAN, problem="exchange-rate-limited"))
+    clock.advance(5_000)
+    unused = cast("Any", None)
+    with pytest.raises(ExchangeRateLimitedError) as refused:
+        await Gate(unused, budget, cast("Any", ProbedElsewhere(budget)), Metrics()).probe(1_000)
+    assert refused.value.failure.retry_at == START + 6_000
 
 
 def test_an_answered_probe_frees_the_address_of_no_later_refusal(budget: AddressBudget) -> None:
