@@ -10,8 +10,9 @@ The order is the same on hits and misses, so an answer's status reveals nothing 
 # that were unknown before. So after the wait the token, the grant and the cache are looked up again, and the new ones
 # decide. The rate limit is not charged again: it counts requests, and this is still the same one.
 #
-# What a selection renders to from one snapshot, for one client under one grant, is prepared once and kept as long as
-# that snapshot is served. A reload that changes the grant changes the value that is compared, which voids the entry.
+# What a selection renders to from one snapshot, for one client under one grant, is prepared once for the fast path and
+# kept as long as that snapshot is served. A reload that changes the grant changes the value that is compared, which
+# voids the entry.
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -137,36 +138,41 @@ class Reads:
         Raises:
             ProblemError: as `render`.
         """
-        served = self._gateway.config.caches[read.grant.account].from_memory(read.directives)
-        return None if served is None else self.render(read, served)
+        account, caches = read.grant.account, self._gateway.config.caches
+        served = caches[account].from_memory(read.directives)
+        if served is None:
+            return None
+        answers = self._prepared.get(account)
+        if answers is None or answers.snapshot is not served.snapshot:
+            # A new snapshot drops the answers of the one before it, and those of accounts that a reload has removed.
+            kept = {name: each for name, each in self._prepared.items() if name in caches}
+            answers = _PreparedAnswers(served.snapshot)
+            self._prepared = kept | {account: answers}
+        prepared = answers.find(read)
+        if prepared is None:
+            prepared = self._prepare(read, served.snapshot)
+            answers.add(read, prepared)
+        return _answer(read, served, prepared, answers.age_headers(served))
 
     def render(self, read: Read, served: Served) -> Answer:
-        """The answer from a snapshot that is fresh enough.
+        """The answer from a snapshot that is fresh enough; nothing of it is kept.
 
         Raises:
             ForbiddenError: the selection names something that isn't granted.
             ProblemError: as `render_view`.
         """
-        account, answers = read.grant.account, self._prepared.get(read.grant.account)
-        if answers is None or answers.snapshot is not served.snapshot:
-            # A new snapshot drops the answers of the one before it, and those of accounts that a reload has removed.
-            kept = {name: each for name, each in self._prepared.items() if name in self._gateway.config.caches}
-            answers = _PreparedAnswers(served.snapshot)
-            self._prepared = kept | {account: answers}
-        prepared = answers.find(read)
-        if prepared is None:
-            require_grant(read.grant, read.selection, served.snapshot.margin_assets)
-            view = render_view(served.snapshot, read.selection, read.grant)
-            headers = caching.snapshot_headers(served.snapshot, view, self._gateway.config.settings.environment)
-            if served.snapshot.mode is not None and read.selection.shape in _WITH_POSITIONS:
-                headers["gateway-position-mode"] = served.snapshot.mode
-            body_headers = [_CONTENT_TYPE, (b"content-length", str(len(view.body)).encode())]
-            prepared = _Prepared(read.grant, view, _encoded(headers), body_headers)
-            answers.add(read, prepared)
-        answer_headers = [*prepared.headers, *answers.age_headers(served)]
-        if read.etags and caching.not_modified(read.etags, prepared.view.etag):
-            return Answer(served, 304, answer_headers, [], b"")
-        return Answer(served, 200, answer_headers, prepared.body_headers, prepared.view.body)
+        # Kept, reads that are never repeated would take the room of those that are, and a read that waited could put
+        # an older snapshot in the place of memory's.
+        return _answer(read, served, self._prepare(read, served.snapshot), _encoded(caching.age_headers(served)))
+
+    def _prepare(self, read: Read, snapshot: Snapshot) -> _Prepared:
+        require_grant(read.grant, read.selection, snapshot.margin_assets)
+        view = render_view(snapshot, read.selection, read.grant)
+        headers = caching.snapshot_headers(snapshot, view, self._gateway.config.settings.environment)
+        if snapshot.mode is not None and read.selection.shape in _WITH_POSITIONS:
+            headers["gateway-position-mode"] = snapshot.mode
+        body_headers = [_CONTENT_TYPE, (b"content-length", str(len(view.body)).encode())]
+        return _Prepared(read.grant, view, _encoded(headers), body_headers)
 
 
 async def read(request: AnyRequest, account: str, select: Callable[[bytes], Selection]) -> Response[bytes]:
@@ -279,6 +285,13 @@ def require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str
     refusal = grant.refusal(selection, margin_assets)
     if refusal is not None:
         raise ForbiddenError(refusal)
+
+
+def _answer(read: Read, served: Served, prepared: _Prepared, age_headers: Headers) -> Answer:
+    headers = [*prepared.headers, *age_headers]
+    if read.etags and caching.not_modified(read.etags, prepared.view.etag):
+        return Answer(served, 304, headers, [], b"")
+    return Answer(served, 200, headers, prepared.body_headers, prepared.view.body)
 
 
 def _encoded(headers: Mapping[str, str]) -> Headers:

@@ -1,5 +1,6 @@
 """The way past the framework answers as the framework does, and only what it may."""
 
+import asyncio
 import gc
 import io
 import random
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.account.snapshot import MAX_VIEWS
 from service.kubernetes.token_review import ACCEPTED_FOR
+from service.web import reads
 from service.web.edge import Edge
 from service.web.fast_path import MAX_PARSED_READS
 from service.web.reads import Reads
@@ -204,6 +206,25 @@ async def test_no_snapshot_is_kept_longer_than_it_is_served(stage: Stage) -> Non
     assert old() is None
 
 
+async def test_a_read_that_comes_back_late_brings_no_older_snapshot_back(make_stage: MakeStage) -> None:
+    pods = Pods(make_stage(kubernetes=KUBERNETES, clients=CLIENTS, exchange={"timeout": "30s"}))
+    stage, gateway = pods.stage, await pods.stage.start()
+    stage.exchange.hold()
+    late = asyncio.create_task(ask(gateway, pods.token()))
+    await stage.exchange.wait_held()
+    await stage.advance(ACCEPTED_FOR)  # the caller is looked up again after the wait, and that takes a review
+    pods.cluster.gate.hold()
+    stage.exchange.release()
+    await pods.cluster.gate.wait_held()
+    old = weakref.ref(gateway.gateway.config.caches["main"].state.snapshot)
+    await stage.advance(60_000)
+    newer = await gateway.get()
+    pods.cluster.gate.release()
+    assert (await late).headers["gateway-snapshot-time"] < newer.headers["gateway-snapshot-time"]
+    gc.collect()
+    assert old() is None
+
+
 async def test_a_service_account_goes_past_the_framework_for_as_long_as_its_review_holds(
     make_stage: MakeStage, log_text: io.StringIO
 ) -> None:
@@ -244,6 +265,20 @@ async def test_more_answers_than_a_snapshot_keeps_are_still_answered_right(stage
     for path in paths[:3] + paths[-3:]:
         assert told(await ways.ask(ways.quick, path, headers)) == told(await ways.ask(ways.whole, path, headers))
     assert ways.quick.hits == hits + 6
+
+
+async def test_reads_that_are_not_repeated_take_no_room_of_those_that_are(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await stage.warm()
+    await gateway.get(ASSETS, "treasury")
+    await stage.advance(60_000)
+    for number in range(MAX_VIEWS):
+        await gateway.get(f"{POSITIONS}?symbol=BTCUSD_PERP,{delivered(number)}")
+    prepared, hits = await gateway.get(ASSETS, "treasury"), gateway.app.edge.hits
+    monkeypatch.delattr(reads, "render_view")
+    assert (await gateway.get(ASSETS, "treasury")).content == prepared.content
+    assert gateway.app.edge.hits == hits + 1
 
 
 async def test_nothing_is_kept_of_an_account_that_is_gone(make_stage: MakeStage) -> None:
