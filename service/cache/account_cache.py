@@ -230,6 +230,13 @@ class AccountCache:
             self._last, self._last_directives = served, directives
         return served
 
+    def as_of_now(self, served: Served, directives: RequestDirectives) -> Served | None:
+        """A snapshot that was served a while ago, as old as it is now; `None`: too old by now for its caller."""
+        age = self.state.age_of(served.snapshot)
+        if policy.is_too_old(self._freshness, directives, age):
+            return None
+        return replace(served, age=age, ttl=self._freshness.fresh_for - age)
+
     async def close(self) -> None:
         """End what is under way; no caller waits for it any more."""
         if self._postponed is not None:

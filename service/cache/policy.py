@@ -194,6 +194,16 @@ def beyond(situation: Situation, barrier: Barrier | None) -> Decision:
     )
 
 
+def is_too_old(freshness: Freshness, directives: RequestDirectives, age: int) -> bool:
+    """Whether a snapshot that a caller waited for has become too old before the answer could leave."""
+    min_fresh, max_age = directives.min_fresh, directives.max_age
+    return (
+        age > freshness.hard_cap
+        or (max_age is not None and age > max_age)
+        or (min_fresh is not None and age + min_fresh > freshness.fresh_for)
+    )
+
+
 def is_forced(freshness: Freshness, age: int | None) -> bool:
     """Whether a refresh now would be more than the settings require: the snapshot in memory is still fresh."""
     return age is not None and age < freshness.fresh_for

@@ -50,8 +50,9 @@ READS = "reads"
 LISTS_ACCOUNTS = "lists"
 """The same key for a handler that lists accounts; only the audit uses it."""
 
-MAX_CACHE_CHANGES = 2
-"""Waits of one read. A reload may give the account's name to another account during the first one, but hardly twice."""
+MAX_WAITS = 2
+"""Waits of one read. During the first one a reload may give the account's name to another account, or what it brought
+may become too old while the caller is looked up; hardly twice."""
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -201,7 +202,7 @@ async def read_as(
         caching.header_lines(request.headers, "Cache-Control"), caching.header_lines(request.headers, "Pragma")
     )
     etags = caching.header_lines(request.headers, "If-None-Match")
-    for _ in range(MAX_CACHE_CHANGES):
+    for _ in range(MAX_WAITS):
         cache = gateway.config.caches[account]
         require_grant(grant, selection, cache.margin_assets)
         served = cache.at_once(directives)
@@ -222,8 +223,10 @@ async def read_as(
             continue  # the name is another account's now, and the outcome, even an error, is the old one's
         if isinstance(outcome, Exception):
             raise outcome
-        served = outcome
-        break
+        # Looking the caller up again may have taken a review of its token, and seconds.
+        served = cache.as_of_now(outcome, directives)
+        if served is not None:
+            break
     else:
         raise overloaded()
     # The new snapshot may know the margin coin of a symbol that was unknown before. A miss must answer like a hit.

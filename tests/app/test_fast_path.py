@@ -220,7 +220,7 @@ async def test_a_read_that_comes_back_late_brings_no_older_snapshot_back(make_st
     await stage.advance(60_000)
     newer = await gateway.get()
     pods.cluster.gate.release()
-    assert (await late).headers["gateway-snapshot-time"] < newer.headers["gateway-snapshot-time"]
+    assert (await late).headers["gateway-snapshot-time"] == newer.headers["gateway-snapshot-time"]
     gc.collect()
     assert old() is None
 

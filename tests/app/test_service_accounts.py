@@ -412,3 +412,25 @@ async def test_check_tries_a_review(pods: Pods, make: Callable[[Pods], None], ve
     (finding,) = [each for each in found if each.subject == "kubernetes"]
     assert finding.verdict == verdict
     assert text in finding.text
+
+
+@pytest.mark.parametrize(("cache_control", "age"), [("max-age=60", 3_000), ("max-age=2", 0)])
+async def test_an_answer_is_as_old_as_it_is_after_a_slow_review(
+    make_stage: MakeStage, cache_control: str, age: int
+) -> None:
+    """A read that waits looks its caller up again, and what it brought ages meanwhile: perhaps beyond a bound."""
+    pods = Pods(make_stage(kubernetes=KUBERNETES, clients=CLIENTS, exchange={"timeout": "30s"}))
+    stage, gateway, token = pods.stage, await pods.stage.start(), pods.token()
+    assert (await ask(gateway, token, "/v1/accounts")).status_code == 200  # reviewed, and nothing read yet
+    await stage.advance(ACCEPTED_FOR - 100)
+    stage.exchange.hold()
+    waiting = asyncio.create_task(ask(gateway, token, cache_control=cache_control))
+    await stage.exchange.wait_held()
+    await stage.advance(200)  # the review is forgotten
+    pods.cluster.gate.hold()
+    stage.exchange.release()
+    await pods.cluster.gate.wait_held()
+    await stage.advance(2_800)
+    pods.cluster.gate.release()
+    answer = await waiting
+    assert (answer.status_code, answer.headers["gateway-snapshot-age"]) == (200, str(age))

@@ -19,6 +19,7 @@ from service.cache.policy import (
     beyond,
     from_memory,
     is_forced,
+    is_too_old,
 )
 from service.fleet.budget import Barrier
 from service.fleet.errors import ExchangeBannedError
@@ -238,6 +239,22 @@ def test_windows_of_nothing_leave_nothing_between_fresh_and_expired(age: int, ex
 
 def test_a_forced_refresh_is_one_the_windows_would_not_ask_for() -> None:
     assert [is_forced(WINDOWS, age) for age in (None, 0, 999, 1_000)] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("demand", "last"),
+    [
+        (NONE, 61_000),  # the hard cap
+        (NO_CACHE, 61_000),
+        (RequestDirectives(max_age=1_500), 1_500),
+        (RequestDirectives(max_age=100_000), 61_000),
+        (RequestDirectives(min_fresh=400), 600),
+    ],
+)
+def test_what_was_waited_for_is_too_old_beyond_the_hard_cap_and_the_callers_own_bound(
+    demand: RequestDirectives, last: int
+) -> None:
+    assert [is_too_old(WINDOWS, demand, age) for age in (0, last, last + 1)] == [False, False, True]
 
 
 def test_the_hard_cap_is_the_longer_of_the_stale_windows() -> None:
