@@ -62,7 +62,7 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
         show(Finding("settings", "ok", f"{len(gateway.config.caches)} account(s), {len(settings.clients)} client(s)"))
         # The most that callers can cause: every account refreshed as soon as its snapshot is no longer fresh.
         refreshes_per_minute = sum(MINUTE / account.freshness.fresh_for for account in settings.accounts.values())
-        wanted, ceiling = refreshes_per_minute * ACCOUNT.weight, gateway.exchange.budget.ceiling
+        wanted, ceiling = refreshes_per_minute * ACCOUNT.weight, gateway.exchange.address.ceiling
         text = f"all accounts refreshed every fresh_for: {wanted:.0f} of {ceiling:.0f} a minute"
         if wanted > ceiling:
             show(Finding("weight", "warn", f"{text}; answers will grow older than fresh_for"))
@@ -91,7 +91,7 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
                 show(Finding("kubernetes", "fail", f"API server: {exc}"))
         show(await _check_exchange(gateway))
         connect = partial(gateway.open_http, settings.exchange.wallet_url)
-        wallet = WalletApi(settings.exchange, gateway.exchange.budget, connect)
+        wallet = WalletApi(settings.exchange, gateway.exchange.address, connect)
         for cache in gateway.config.caches.values():
             await _check_account(gateway, cache, wallet, show)
     finally:
@@ -236,7 +236,7 @@ async def _check_account(gateway: Gateway, cache: AccountCache, wallet: WalletAp
         show(Finding(subject, "fail", _explain(exc)))
     else:
         rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
-        used = gateway.exchange.budget.used
+        used = gateway.exchange.address.used
         show(Finding(subject, "ok", f"credential {cache.source.fingerprint}, {rows}, used weight {used}"))
     subject = f"key {cache.account}"
     if gateway.config.settings.exchange.wallet_url is None:

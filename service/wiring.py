@@ -176,13 +176,13 @@ def _observe(gateway: Gateway) -> None:
     metrics.gauge(
         "exchange_used_weight",
         "Request weight used on our address this minute.",
-        lambda: exchange.budget.used,
+        lambda: exchange.address.used,
     )
-    metrics.gauge("exchange_weight_ceiling", "What may be used of it.", lambda: exchange.budget.ceiling)
+    metrics.gauge("exchange_weight_ceiling", "What may be used of it.", lambda: exchange.address.ceiling)
     metrics.gauge(
         "exchange_not_before_seconds",
         "Seconds until the exchange may be asked again; 0: now.",
-        lambda: max(0, exchange.budget.cooldown(ADDRESS).until - exchange.clock.now()) / 1000,
+        lambda: max(0, exchange.address.cooldown(ADDRESS).until - exchange.clock.now()) / 1000,
     )
     metrics.gauge(
         "exchange_clock_offset_seconds",

@@ -102,7 +102,7 @@ class AccountClient:
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the account can't be fetched now, or `None`."""
-        return self._gate.budget.refresh_barrier(self._call(forced=forced).charge)
+        return self._gate.address.refresh_barrier(self._call(forced=forced).charge)
 
     @property
     def margin_assets(self) -> Mapping[str, str] | None:
@@ -111,7 +111,7 @@ class AccountClient:
 
     @property
     def credential_cooldown(self) -> Cooldown:
-        return self._gate.budget.cooldown(self.identity)
+        return self._gate.address.cooldown(self.identity)
 
     async def reconcile(self, cooldowns: Cooldowns) -> None:
         """Adopt the cooldowns that replicas share, and share those that they don't know of."""
@@ -119,7 +119,7 @@ class AccountClient:
 
     def degrade(self, *, degraded: bool) -> None:
         """Set whether the replicas are unable to share what they spend."""
-        self._gate.budget.degraded = degraded
+        self._gate.address.degraded = degraded
 
     async def _attempt(self, attempts: _Attempts) -> Snapshot:
         """One attempt; `AsyncRetrying` calls it again after a transient error."""

@@ -260,7 +260,7 @@ class Gate:
 
     def __init__(self, http: HttpClient, address_budget: AddressBudget, ledger: Ledger, metrics: Metrics) -> None:
         self._http = http
-        self.budget = address_budget
+        self.address = address_budget
         self.clock = address_budget.clock
         self._ledger = ledger
         self._metrics = metrics
@@ -296,21 +296,21 @@ class Gate:
         Raises:
             ExchangeError: the exchange still refuses, or does not answer, or another replica sends the probe.
         """
-        cooldown = self.budget.cooldown(ADDRESS)
+        cooldown = self.address.cooldown(ADDRESS)
         # `None`, without Redis, goes on: each replica probes for itself.
         if await self._ledger.acquire_probe(timeout_ms) is False:
-            _ = self.budget.defer_probe()
+            _ = self.address.defer_probe()
             # Of what was read before, too: a resume that was learned meanwhile left no refusal to name.
             raise budget.probe_barrier(cooldown, self.clock.now()).failure.error()
         await self.send(Call(PING), lambda _: None)
         # What was read before the ping: a longer cooldown that was learned meanwhile stays in force.
         cleared = replace(cooldown, cleared=True)
-        self.budget.learn(ADDRESS, cleared)
+        self.address.learn(ADDRESS, cleared)
         await self._ledger.cool_down_address(cleared)
 
     async def reconcile(self, charge: Charge, shared: Cooldowns) -> None:
         """Adopt the cooldowns that replicas share, and share those that Redis lost or never had."""
-        known = self.budget
+        known = self.address
         # The time comes first: it bounds the cooldowns that are learned next.
         if shared.now is not None:
             self.clock.adopt_fleet_time(shared.now)
@@ -331,7 +331,7 @@ class Gate:
         Raises:
             ExchangeError: a cooldown forbids the call, or a probe that is due, or the weight.
         """
-        known, charge, probes = self.budget, call.charge, call.endpoint is PING
+        known, charge, probes = self.address, call.charge, call.endpoint is PING
         if barrier := known.barrier(charge, probes=probes):
             raise barrier.failure.error()
         reservation = Reservation(secrets.token_hex(8), known.window.minute, charge)
@@ -353,7 +353,7 @@ class Gate:
         Raises:
             ExchangeError: no answer, or a refusal. A call without an answer stays counted, whatever the reason.
         """
-        known, charge = self.budget, call.charge
+        known, charge = self.address, call.charge
         self._metrics.weight_spent.labels(call.endpoint.name, CLIENT.get()).inc(charge.weight)
         try:
             answer = await transport.fetch(call.http or self._http, call.endpoint.path, call.query, call.headers)

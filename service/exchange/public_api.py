@@ -52,7 +52,7 @@ class PublicApi:
     def __init__(self, settings: Exchange, gate: Gate, store: ExchangeInfoStore) -> None:
         self.settings = settings
         self.gate = gate
-        self.budget = gate.budget
+        self.address = gate.address
         self.clock = gate.clock
         self._store = store
         self._monotonic = gate.clock.monotonic
@@ -100,11 +100,11 @@ class PublicApi:
         """
         # If nothing is due, the lock may still be taken by the upkeep: that is no reason to wait.
         now = self._monotonic()
-        if not (self._time_due(now) or self._info_due(now) or self.budget.half_open):
+        if not (self._time_due(now) or self._info_due(now) or self.address.half_open):
             return
         # A probe under way is not waited for either: it may take all the time there is.
-        if self.prepare_lock.locked() and self.budget.half_open:
-            raise self.budget.defer_probe().failure.error()
+        if self.prepare_lock.locked() and self.address.half_open:
+            raise self.address.defer_probe().failure.error()
         # One account at a time; the others find it done.
         async with self.prepare_lock:
             await self.reopen()
@@ -120,7 +120,7 @@ class PublicApi:
         Raises:
             ExchangeError: it still refuses, or can't be called.
         """
-        if self.budget.half_open:
+        if self.address.half_open:
             await self.gate.probe(self.settings.timeout)
 
     async def close(self) -> None:
@@ -135,7 +135,7 @@ class PublicApi:
     async def keep_up(self) -> None:
         """Measure and fetch what is due, unless the address is in a cooldown; a probe is left to reads of accounts."""
         now = self._monotonic()
-        if now < self._upkeep_retry_ms or self.budget.in_cooldown:
+        if now < self._upkeep_retry_ms or self.address.in_cooldown:
             return
         if self.prepare_lock.locked():
             return  # a refresh prepares both
@@ -188,7 +188,7 @@ class PublicApi:
         if limit is not None and limit * self.settings.weight_share < REFRESH_WEIGHT:
             log.error("exchange_limit_ignored", limit=limit)
             return
-        self.budget.live_limit = limit
+        self.address.live_limit = limit
 
     async def _succeeds(self, name: str, call: Callable[[], Awaitable[None]]) -> bool:
         """Whether an optional call succeeded; logged when that changes."""

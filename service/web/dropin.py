@@ -156,5 +156,5 @@ def _public(request: AnyRequest) -> PublicApi:
 
 def _not_yet(request: AnyRequest, detail: str) -> ExchangeUnavailableError:
     """The error for what was not fetched yet; while our address is in a cooldown it says until when."""
-    budget = gateway_of(request).exchange.budget
-    return ExchangeUnavailableError(detail, retry_at=budget.cooldown(ADDRESS).until if budget.in_cooldown else None)
+    address = gateway_of(request).exchange.address
+    return ExchangeUnavailableError(detail, retry_at=address.cooldown(ADDRESS).until if address.in_cooldown else None)

@@ -146,12 +146,12 @@ def readiness(gateway: Gateway) -> tuple[int, bytes]:
 
 def status_of(gateway: Gateway, client: Client) -> Status:
     """What a client may know of this replica. What counts reads counts its own alone, never those of others."""
-    budget, clock = gateway.exchange.budget, gateway.exchange.clock
+    address, clock = gateway.exchange.address, gateway.exchange.clock
     saved = weight_saved(gateway.metrics.cache_results)
     weight = Weight(
-        used=budget.used,
-        ceiling=int(budget.ceiling),
-        resets_at=timestamp((budget.window.minute + 1) * MINUTE),
+        used=address.used,
+        ceiling=int(address.ceiling),
+        resets_at=timestamp((address.window.minute + 1) * MINUTE),
         saved_total=sum(weight for (_, reader), weight in saved.items() if reader == client.name),
     )
     return Status(
@@ -160,7 +160,7 @@ def status_of(gateway: Gateway, client: Client) -> Status:
         redis="ok" if gateway.redis.up else "degraded",
         clock_offset_ms=clock.skew,
         weight=weight,
-        not_before=_standing(budget.cooldown(ADDRESS), clock.now()),
+        not_before=_standing(address.cooldown(ADDRESS), clock.now()),
         accounts=[_account_status(gateway, grant.account) for grant in client.grants.values()],
     )
 

@@ -342,7 +342,7 @@ async def test_a_ban_binds_a_replica_that_hears_nothing_before_its_call(make_sta
     one, other = await stage.start_fleet(2)
     stage.fail(Fault("418", seconds=60, count=1))
     await one.get()
-    assert other.gateway.exchange.budget.cooldown("").until in (0, START + 60_000)
+    assert other.gateway.exchange.address.cooldown("").until in (0, START + 60_000)
     assert told(await other.get(ASSETS.replace("main", "other"))) == (503, "exchange-banned", "60")
     assert stage.account_calls == 1
 

@@ -183,7 +183,7 @@ async def test_a_wish_in_a_replaced_replicas_name_costs_no_more_than_a_caller_co
             await stage.advance(20)
     passed = (stage.exchange.now_ms() - began) // 1_000
     assert 1 <= stage.account_calls - calls <= passed + 1
-    assert replica.gateway.exchange.budget.window.forced == 5 * (stage.account_calls - calls)
+    assert replica.gateway.exchange.address.window.forced == 5 * (stage.account_calls - calls)
 
 
 # Refreshes on demand.

@@ -43,7 +43,7 @@ async def restrictions(replica: Replica) -> Permissions:
     """What the wallet API says of the account's key while a replica runs, whose cooldowns bind the call."""
     gateway = replica.gateway
     exchange = gateway.config.settings.exchange
-    wallet = WalletApi(exchange, gateway.exchange.budget, lambda: gateway.open_http(exchange.wallet_url))
+    wallet = WalletApi(exchange, gateway.exchange.address, lambda: gateway.open_http(exchange.wallet_url))
     return await wallet.restrictions(read_credential(MAIN, gateway.config.settings.accounts[MAIN]))
 
 
