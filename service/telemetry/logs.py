@@ -48,6 +48,8 @@ _GIVEAWAYS = (
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END|\Z)"
 )
 _TOKEN, _JWT = "cgw_", "eyJ"
+_MARKS = ("signature=", _TOKEN, _JWT, "-----BEGIN ")
+"""One of these stands in every text that a pattern of `_GIVEAWAYS` matches."""
 API_KEY_LENGTH = 64
 """Letters and digits of the exchange's API keys, and of their secrets; a SHA-256 digest in hex has the same form."""
 _MIN_SECRET = 6
@@ -130,7 +132,6 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[Secret] = ()) -> None:
         self._known: set[str] = set()
-        self._pattern = re.compile(_GIVEAWAYS, re.DOTALL)
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[Secret]) -> None:
@@ -140,10 +141,13 @@ class Redactor:
         self._known |= texts | {msgspec.json.encode(text).decode()[1:-1] for text in texts}
         # Longest first: a regular expression takes the first alternative, and a secret may be another's beginning.
         known = sorted((text for text in self._known if len(text) >= _MIN_SECRET), key=len, reverse=True)
-        self._pattern = re.compile("|".join([*map(re.escape, known), _GIVEAWAYS]), re.DOTALL)
+        pattern = re.compile("|".join([*map(re.escape, known), _GIVEAWAYS]), re.DOTALL)
+        self._masking = (*_MARKS, *known), pattern  # both at once: another thread masks
 
     def __call__(self, text: str) -> str:
-        return self._pattern.sub(MASK, text)
+        # Nearly every line has nothing to mask. A search for each mark finds that out in a tenth of the pattern's time.
+        marks, pattern = self._masking
+        return pattern.sub(MASK, text) if any(mark in text for mark in marks) else text
 
 
 _SHARED: list[Processor] = [
