@@ -167,7 +167,7 @@ class GatewayProcess:
 @pytest.fixture
 async def gateway(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIterator[GatewayProcess]:
     """A gateway of the default windows, started."""
-    async with gateway_process(tmp_path, tables(redis_port, exchange_url)) as process:
+    async with gateway_process(tmp_path, tables(redis_port, exchange_url), measured=False) as process:
         yield process
 
 

@@ -18,7 +18,7 @@ async def test_callers_at_the_same_time_are_told_apart(
     accounts: dict[str, object] = {"main": None, "other": None}
     exchange.hold()
     async with (
-        gateway_process(tmp_path, tables(redis_port, exchange_url) | {"accounts": accounts}) as gateway,
+        gateway_process(tmp_path, tables(redis_port, exchange_url) | {"accounts": accounts}, measured=False) as gateway,
         httpx.AsyncClient(base_url=f"{gateway.url}/v1/accounts", timeout=30) as caller,
     ):
         asked = [

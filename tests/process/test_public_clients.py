@@ -175,7 +175,7 @@ async def limited(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIt
     settings = tables(redis_port, exchange_url)
     settings["clients"] = {"risk": {"requests_per_second": 1}}
     settings["exchange"] |= {"expected_replicas": 10}
-    async with gateway_process(tmp_path, settings) as process:
+    async with gateway_process(tmp_path, settings, measured=False) as process:
         yield process
 
 

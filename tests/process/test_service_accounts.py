@@ -51,7 +51,7 @@ async def test_a_service_account_reads_its_slice(
 ) -> None:
     token = cluster.token(cluster.add("desk/treasury"), OURS)
     other = cluster.token(cluster.add("desk/other"), OURS)
-    async with gateway_process(folder.path, folder.tables(redis_port, exchange_url)) as gateway:
+    async with gateway_process(folder.path, folder.tables(redis_port, exchange_url), measured=False) as gateway:
         async with httpx.AsyncClient(base_url=gateway.url) as caller:
             read = [await caller.get(BTC, headers={"authorization": f"Bearer {each}"}) for each in (token, other, "x")]
         status, log = await gateway.stop()

@@ -40,7 +40,7 @@ async def gateway(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIt
     """One that waits for the exchange as long as a test takes."""
     settings = tables(redis_port, exchange_url)
     settings["exchange"]["timeout"] = "50s"
-    async with gateway_process(tmp_path, settings) as process:
+    async with gateway_process(tmp_path, settings, measured=False) as process:
         yield process
 
 
