@@ -1,4 +1,4 @@
-"""Who is calling, and what each caller may see. Tokens are known by their SHA-256 only."""
+"""Callers, and what each of them may see. Tokens are known by their SHA-256 only."""
 
 import hashlib
 import hmac

@@ -193,7 +193,7 @@ class AddressBudget:
         )
 
     def refresh_barrier(self, charge: Charge) -> Barrier | None:
-        """Why a refresh is in vain now, or `None`: it sends the probe itself, unless that was left to another."""
+        """Why a refresh would fail now, or `None`: it sends the probe itself, unless that was left to another."""
         return self.barrier(charge, probes=self._probe_deferred_until_ms <= self.clock.now())
 
     @property

@@ -22,7 +22,7 @@ Each class names the problem type and the status that a caller receives.
 # releases read each other's. A release that doesn't know a cooldown's type treats it as a ban.
 
 # A raised exception collects the traceback, and so the locals, of every frame that it passes. So what is kept or shared
-# is the `Failure`, a plain value; whoever has to report it again raises a new exception from it.
+# is the `Failure`, a plain value; a new exception is raised from it where it is reported again.
 
 from typing import ClassVar
 

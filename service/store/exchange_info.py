@@ -1,4 +1,4 @@
-"""The one copy of exchangeInfo that the replicas share, as the exchange sent it; its remaining life tells its age."""
+"""The one copy of exchangeInfo that the replicas share, as the exchange sent it; its remaining life gives its age."""
 
 from functools import partial
 

@@ -78,7 +78,7 @@ class Answer(msgspec.Struct, frozen=True):
     served: Served
     status: int
     headers: Headers
-    """A list of its own: who sends it appends what every answer has."""
+    """A list of its own: the sender appends what every answer has."""
     body_headers: Headers
     """They describe the body; a 304 has none."""
     body: bytes

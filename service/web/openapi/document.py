@@ -76,7 +76,7 @@ def as_yaml(content: Json) -> bytes:
     return str(text).encode()
 
 
-# libyaml's where PyYAML has it: ten times as fast, and whoever else calls the replica waits meanwhile.
+# libyaml's where PyYAML has it: ten times as fast, and every other caller of the replica waits meanwhile.
 _LOADER: Any = type("_Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {})
 _LOADER.add_constructor("!computed", lambda _, node: _COMPUTED[node.value])
 

@@ -1,7 +1,7 @@
 """What a handler declares for the OpenAPI document, in its `opt` beside its route.
 
 The walk in `document.py` finds the rest: the path and the names in it, and the docstring, whose first line is the
-summary and whose rest is the description. `READS` tells it which operations read an account: these take the headers of
+summary and whose rest is the description. By `READS` it knows which operations read an account: these take the headers of
 freshness, and can answer with a 304.
 """
 
@@ -27,7 +27,7 @@ SNAPSHOT = (
 """Of every answer cut from a snapshot."""
 
 CALLER = ("InvalidParameter", "Unauthenticated", "TooManyRequests", "InternalError")
-"""Of every operation that asks who is calling."""
+"""Of every operation that needs a client."""
 READING = (*CALLER, "Forbidden", "ExchangeRefuses", "ExchangeUnavailable", "NotInTime")
 """Of every read of an account, beside its 404."""
 BINANCE_PUBLIC = ("BinanceInvalidParameter", "BinanceNotFound", "BinanceUnavailable")
