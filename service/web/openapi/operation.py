@@ -1,8 +1,8 @@
 """What a handler declares for the OpenAPI document, in its `opt` beside its route.
 
 The walk in `document.py` finds the rest: the path and the names in it, and the docstring, whose first line is the
-summary and whose rest is the description. By `READS` it knows which operations read an account: these take the headers of
-freshness, and can answer with a 304.
+summary and whose rest is the description. By `READS` it knows which operations read an account: these take the
+headers of freshness, and can answer with a 304.
 """
 
 from collections.abc import Mapping
