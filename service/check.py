@@ -4,6 +4,7 @@
 # exchange. Before it calls the exchange it reads from Redis which cooldowns the running replicas know of: a call during
 # a ban would lengthen it. A failed finding doesn't end the command: one run shows all that is wrong.
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,12 +28,14 @@ from service.key_permissions import WalletApi, key_permissions
 from service.kubernetes.errors import NotVerifiedError
 from service.settings import Audit, Server, Settings
 from service.settings_file import SettingsError, secret_files
-from service.store.guard import RedisUnavailableError
+from service.store.guard import PAUSE_MS, RedisUnavailableError
 from service.store.selftest import selftest
 from service.telemetry import sinks
 from service.tls import require_pair
 from service.wiring import close
 
+REDIS_ATTEMPTS = 3
+"""While it doesn't answer in time: on a busy machine a first connection by TLS may take longer than operations wait."""
 EXPIRY_WARNING = 14 * 24 * 3_600_000
 """Ms; automatic renewal comes earlier."""
 
@@ -74,13 +77,7 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
         for finding in file_findings(config, settings):
             show(finding)
         show(tls_finding(settings.server, gateway.clock.epoch()))
-        try:
-            await gateway.redis.reach()
-            await selftest(gateway.redis, settings, gateway.exchange.clock)
-            findings = redis_findings(await gateway.redis.run(gateway.redis.info))
-        except RedisUnavailableError as exc:
-            findings = [Finding("redis", "fail", str(exc))]
-        for finding in findings:
+        for finding in await _check_redis(gateway):
             show(finding)
         if gateway.reviews is not None:
             try:
@@ -201,6 +198,21 @@ def sharing_findings(account: str, lineage: Lineage) -> list[Finding]:
     if lineage.superseded:
         return [Finding(subject, "warn", f"its credential was replaced by one that was in use {lately}")]
     return []
+
+
+async def _check_redis(gateway: Gateway) -> list[Finding]:
+    """How Redis is, and whether every script runs there."""
+    attempts = 0
+    while True:
+        try:
+            await gateway.redis.reach()
+            await selftest(gateway.redis, gateway.config.settings, gateway.exchange.clock)
+            return redis_findings(await gateway.redis.run(gateway.redis.info))
+        except RedisUnavailableError as exc:
+            attempts += 1
+            if exc.kind != "timeout" or attempts == REDIS_ATTEMPTS:
+                return [Finding("redis", "fail", str(exc))]
+        await asyncio.sleep(PAUSE_MS / 1000)  # the guard fails all operations at once until then
 
 
 async def _check_exchange(gateway: Gateway) -> Finding:

@@ -4,6 +4,7 @@ import secrets
 
 from msgspec.structs import replace
 
+from service.cache.wait_budget import WaitBudget
 from service.exchange.clock import ExchangeClock
 from service.fleet.budget import NO_COOLDOWN, Charge
 from service.fleet.errors import ExchangeUnavailableError, Failure
@@ -12,7 +13,7 @@ from service.fleet.shared_state import Entry, Failed, LeaseRequest
 from service.settings import Settings
 from service.store.accounts import AccountStore
 from service.store.exchange_info import RedisExchangeInfo
-from service.store.guard import SOCKET_TIMEOUT_S, RedisGuard
+from service.store.guard import HEARTBEAT_TICKS, SOCKET_TIMEOUT_S, RedisGuard
 from service.store.keys import EgressKeys, account_keys, egress_keys, exchange_info_key
 from service.store.ledger import EgressLedger
 
@@ -60,7 +61,8 @@ async def selftest(guard: RedisGuard, settings: Settings, clock: ExchangeClock) 
 
     await info.put(b"{}")
     _ = await info.acquire_once(_LIFE_MS), await info.get()
-    await guard.run(lambda: _subscribe_and_delete(guard, store, egress, info))
+    # It opens a connection, which may take a handshake.
+    await guard.run(lambda: _subscribe_and_delete(guard, store, egress, info), WaitBudget(HEARTBEAT_TICKS))
 
 
 async def _read_many_slots(guard: RedisGuard, prefix: str) -> None:

@@ -83,9 +83,9 @@ async def assert_at_work(replicas: Fleet, server: RedisServer) -> None:
 
     await until(stored, SOON, "what is read is stored")
     await replicas.until_redis("ok")
-    status, _, errors = await checked(replicas)
+    status, output, errors = await checked(replicas)
 
-    assert (status, errors) == (0, "")
+    assert (status, errors) == (0, ""), output
 
 
 async def use_everything(replicas: Fleet, server: RedisServer) -> None:
