@@ -26,6 +26,7 @@ an age runs from the request to the exchange.
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from service.fleet.budget import Barrier, BarrierReason
 from service.fleet.errors import ExchangeError
@@ -196,12 +197,9 @@ def beyond(situation: Situation, barrier: Barrier | None) -> Decision:
 
 def is_too_old(freshness: Freshness, directives: RequestDirectives, age: int) -> bool:
     """Whether a snapshot that a caller waited for has become too old before the answer could leave."""
-    min_fresh, max_age = directives.min_fresh, directives.max_age
-    return (
-        age > freshness.hard_cap
-        or (max_age is not None and age > max_age)
-        or (min_fresh is not None and age + min_fresh > freshness.fresh_for)
-    )
+    # `no-cache` was met when the snapshot came: it counts from the caller's arrival.
+    bounds = replace(directives, no_cache=False)
+    return age > freshness.hard_cap or not _meets_directives(Situation(freshness, bounds, age), age)
 
 
 def is_forced(freshness: Freshness, age: int | None) -> bool:
