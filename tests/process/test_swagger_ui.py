@@ -67,9 +67,13 @@ class Browsing:
     async def fill(self, parameter: str, value: str) -> Locator:
         """Add a value to a list filter; its field."""
         row = self.block.locator(f'tr[data-param-name="{parameter}"]')
+        field = row.locator("input")
         await row.get_by_role("button", name="Add string item").click()
-        await row.locator("input").fill(value)
-        return row.locator("input")
+        await expect(field).to_have_value("BTC")  # the example, which would overwrite what is filled in before it
+        await field.fill(value)
+        await field.blur()
+        await expect(field).to_have_value(value)
+        return field
 
     async def execute(self) -> Locator:
         """Send the request; the part of the page with the answer."""

@@ -150,7 +150,9 @@ def _query_parameter(each: Filter) -> Json:
     if each.name in FLAGS:
         return named | {"schema": each.form.schema | {"examples": [True]}}
     named["description"] += f" Comma-separated or repeated, {MAX_VALUES} values at the most."
-    several = {"type": "array", "items": each.form.schema, "minItems": 1, "maxItems": MAX_VALUES}
+    # What Swagger UI fills into a new item; without it, some text of the pattern.
+    item = each.form.schema | {"examples": list(each.examples)}
+    several = {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_VALUES}
     several["examples"] = [[each.examples[0]], list(each.examples)]
     return named | {"schema": several, "style": "form", "explode": False}
 
