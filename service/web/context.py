@@ -69,7 +69,7 @@ class RequestContext(msgspec.Struct, eq=False):
             self.method,
             self.route,
             self.status,
-            round(duration_s * 1000, 3),
+            int(duration_s * 1_000_000) / 1000,  # whole microseconds
             account=self.account,
             age_ms=age_ms,
             client=self.client,

@@ -244,13 +244,9 @@ class Edge:
             CLIENT.reset(no_client)  # the task may be the server's own, and outlive this request
             note_route(context, fields)
             self._finish(context, started)
-        if (
-            context.status in _ANSWERED
-            and context.account
-            and context.selection
-            and context.route.startswith(_FORMS[0])
-        ):
-            self.fast_path.learn(fields, ParsedRead(context.route, context.account, context.selection))
+        account, selection, shape = context.account, context.selection, context.shape
+        if context.status in _ANSWERED and account and selection and shape and context.route.startswith(_FORMS[0]):
+            self.fast_path.learn(fields, ParsedRead(context.route, account, selection, shape))
 
     def _may_log(self) -> bool:
         """Whether one more request that came to nothing gets a log line; the counters have all of them.

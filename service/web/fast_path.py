@@ -60,6 +60,8 @@ class ParsedRead(msgspec.Struct, frozen=True):
     """The template of the path."""
     account: str
     selection: Selection
+    shape: str
+    """The selection's, as the audit log has it."""
 
 
 class FastPath:
@@ -146,7 +148,7 @@ class FastPath:
             served=answer.served,
             quota=quota,
             audited=True,
-            shape=parsed.selection.shape.value,
+            shape=parsed.shape,
             named_account=parsed.account,
         )
 
