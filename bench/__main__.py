@@ -116,7 +116,7 @@ The gateway authenticates every request, applies the grant, counts it and says h
 hold (`fresh_for` 1 s), so that it also refreshes once a second meanwhile. It logs one hit in a hundred, but for the one
 that logs them all. The bare app and nginx send the bytes of the same asset, and do none of that.
 
-By default the gateway's threads don't interrupt each other (`server.scheduling`). Where they share a core, that is
+Its threads don't interrupt each other (`server.scheduling = "batch"`). Where they share a core, that is
 worth more than all that the gateway does to a request; so the bare app stands here twice, as its server comes, and
 scheduled alike, which is the most that the server can do. One gateway is scheduled as processes usually are.
 

@@ -97,7 +97,7 @@ def logging_to(
         yield
     finally:
         root.handlers, _queue = [], None  # first, so that the queue only shrinks from here on
-        queue.close()
+        queue.stop()
         structlog.reset_defaults()
 
 
@@ -225,7 +225,7 @@ class LogQueue(logging.Handler):
         """Done, or failed: progress, as `flush` sees it."""
         self._waiting, self._urgent = threading.Event(), threading.Event()
         """Whether lines wait for the writer, and whether it must not let them wait for more."""
-        self._closed = False
+        self._stopped = False
         self._writer = threading.Thread(target=self._run, name="log", daemon=True)
         self._writer.start()
 
@@ -251,18 +251,17 @@ class LogQueue(logging.Handler):
         while self._writer.is_alive() and not mark.wait(STALL_S) and self._writes != writes:
             writes = self._writes
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Write all that is queued, as long as the stream accepts lines; the rest is lost."""
-        if not self._closed:
-            self.flush()
-            lost = self._in_hand + sum(not isinstance(line, threading.Event) for line in self._lines)
-            for _ in range(lost):
-                self._on_drop()
-            self._closed = True
-            self._wake()
-            if not lost:
-                self._writer.join()
-        super().close()
+        # Not `close`: `logging.config.dictConfig`, which the server calls, closes every handler that exists.
+        self.flush()
+        lost = self._in_hand + sum(not isinstance(line, threading.Event) for line in self._lines)
+        for _ in range(lost):
+            self._on_drop()
+        self._stopped = True
+        self._wake()
+        if not lost:
+            self._writer.join()
 
     def _wake(self) -> None:
         self._urgent.set()
@@ -270,12 +269,12 @@ class LogQueue(logging.Handler):
 
     def _run(self) -> None:
         """The writer thread."""
-        while not self._closed:
+        while not self._stopped:
             self._waiting.wait()
             self._urgent.wait(BATCH_S)
             self._waiting.clear()  # before the lines are taken: one that comes later sets it again
             self._urgent.clear()
-            while self._lines and not self._closed:
+            while self._lines and not self._stopped:
                 self._write_batch()
 
     def _write_batch(self) -> None:

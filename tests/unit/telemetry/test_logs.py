@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import logging.config
 import threading
 import time
 import warnings
@@ -235,13 +236,21 @@ def test_a_request_that_finds_the_queue_full_is_counted_as_dropped() -> None:
     assert "r1" not in stream.getvalue()
 
 
+def test_a_library_that_configures_logging_does_not_end_the_log() -> None:
+    def write(log: Any) -> None:
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+        log.info("after")
+
+    assert json.loads(logged(write))["event"] == "after"
+
+
 def test_flushing_waits_for_the_lines_of_requests() -> None:
     stream = io.StringIO()
     queue = LogQueue(stream, Redactor(), lambda: None)
     queue.put(b"one")
     queue.flush()
     assert stream.getvalue() == "one\n"
-    queue.close()
+    queue.stop()
     queue.flush()  # after its end there is nothing to wait for
 
 
