@@ -44,7 +44,8 @@ class LogText(io.StringIO):
 
     def getvalue(self) -> str:
         for handler in logging.getLogger().handlers:
-            handler.flush()
+            if isinstance(handler, logs.LogQueue):
+                handler.drain()
         return super().getvalue()
 
     def unmasked(self) -> list[str]:

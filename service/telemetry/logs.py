@@ -5,14 +5,14 @@
 #
 # - The event loop never waits for a log. A full queue drops the line and counts it, and so does a stream that fails.
 # - Records cross the queue unrendered; only the writer's thread renders them, so rendering costs the loop nothing.
-# - A request's line is a struct with fixed fields. Its encoding takes a microsecond, a record and its rendering thirty.
-#   It also waits for company: waking the writer for each line would cost more than the line. An event doesn't wait, and
-#   takes along the lines before it. So all lines are written in the order in which they were logged.
+# - A request's line is a struct with fixed fields: 4 µs of CPU in all, where an event takes 60. It also waits for
+#   company, because waking the writer for each line would cost as much again. An event doesn't wait, and takes along
+#   the lines before it. So all lines are written in the order in which they were logged.
 # - Masking is the last step and works on the finished text, so it doesn't matter which code wrote the line.
 # - There is no other way out: Python's warnings, and faults of threads and finalisers, become lines too
 #   (`stray_output_logged`), because stderr is not masked. A handler that fails counts a drop; it prints no traceback.
 # - Two writers may share stdout, this log and the audit log. Both hold `WHOLE_LINES` for each write.
-# - At the end the listener writes on as long as the stream accepts lines. After `STALL_S` seconds without progress it
+# - At the end the writer goes on as long as the stream accepts lines. After `STALL_S` seconds without progress it
 #   gives up, and the rest counts as dropped.
 
 import logging
@@ -157,7 +157,7 @@ class Redactor:
 
     def lines(self, texts: Sequence[str]) -> str:
         """Texts as lines, each masked by itself."""
-        lines = "\n".join([*texts, ""])
+        lines = "".join(f"{text}\n" for text in texts)
         marks, _ = self._masking
         # One search through all of them: with hundreds of accounts, a search through each takes longer than its write.
         return "".join(f"{self(text)}\n" for text in texts) if any(mark in lines for mark in marks) else lines
@@ -208,6 +208,9 @@ def log_request(level: int, line: RequestLine) -> None:
 class LogQueue(logging.Handler):
     """The lines on their way to a stream, and the thread that writes them."""
 
+    # `flush` and `close` stay the base class's, which do nothing here: `logging.config.dictConfig`, which the server
+    # calls as it starts, calls both on every handler that exists.
+
     def __init__(self, stream: TextIO, redactor: "Redactor", on_drop: Callable[[], None]) -> None:
         super().__init__()
         self.console = stream.isatty()
@@ -222,7 +225,7 @@ class LogQueue(logging.Handler):
         self._in_hand = 0
         """Lines that the writer has taken, and neither written nor lost."""
         self._writes = 0
-        """Done, or failed: progress, as `flush` sees it."""
+        """Done, or failed: progress, as `drain` sees it."""
         self._waiting, self._urgent = threading.Event(), threading.Event()
         """Whether lines wait for the writer, and whether it must not let them wait for more."""
         self._stopped = False
@@ -240,10 +243,10 @@ class LogQueue(logging.Handler):
             self._on_drop()
             return
         self._lines.append(line)
-        if not self._waiting.is_set():  # setting it costs ten times as much
+        if not self._waiting.is_set():  # setting it costs a microsecond
             self._waiting.set()
 
-    def flush(self) -> None:
+    def drain(self) -> None:
         """Wait until all that is queued is written, as long as the stream accepts lines."""
         mark, writes = threading.Event(), -1
         self._lines.append(mark)
@@ -253,8 +256,7 @@ class LogQueue(logging.Handler):
 
     def stop(self) -> None:
         """Write all that is queued, as long as the stream accepts lines; the rest is lost."""
-        # Not `close`: `logging.config.dictConfig`, which the server calls, closes every handler that exists.
-        self.flush()
+        self.drain()
         lost = self._in_hand + sum(not isinstance(line, threading.Event) for line in self._lines)
         for _ in range(lost):
             self._on_drop()
@@ -275,36 +277,28 @@ class LogQueue(logging.Handler):
             self._waiting.clear()  # before the lines are taken: one that comes later sets it again
             self._urgent.clear()
             while self._lines and not self._stopped:
-                self._write_batch()
-
-    def _write_batch(self) -> None:
-        texts, marks = list[str](), list[threading.Event]()
-        for _ in range(min(BATCH_LINES, len(self._lines))):
-            line = self._lines.popleft()
-            if isinstance(line, threading.Event):
-                marks.append(line)
-                continue
-            self._in_hand += 1
-            try:
-                texts.append(line.decode() if isinstance(line, bytes) else self.format(line))
-            except Exception:  # noqa: BLE001 - a value that can't be rendered
-                self._lose(1)
-        if texts:
-            try:
-                with WHOLE_LINES:
-                    self._stream.write(self._redactor.lines(texts))
-                    self._stream.flush()
-            except Exception:  # noqa: BLE001 - a full disk, a closed pipe
-                self._lose(len(texts))
-            self._in_hand = 0
-            self._writes += 1
-        for mark in marks:
-            mark.set()
-
-    def _lose(self, lines: int) -> None:
-        self._in_hand -= lines
-        for _ in range(lines):
-            self._on_drop()
+                texts, marks = list[str](), list[threading.Event]()
+                for _ in range(min(BATCH_LINES, len(self._lines))):
+                    line = self._lines.popleft()
+                    if isinstance(line, threading.Event):
+                        marks.append(line)
+                        continue
+                    try:
+                        texts.append(line.decode() if isinstance(line, bytes) else self.format(line))
+                    except Exception:  # noqa: BLE001 - a value that can't be rendered
+                        self._on_drop()
+                    self._in_hand = len(texts)
+                try:
+                    with WHOLE_LINES:
+                        self._stream.write(self._redactor.lines(texts))
+                        self._stream.flush()
+                except Exception:  # noqa: BLE001 - a full disk, a closed pipe
+                    for _ in texts:
+                        self._on_drop()
+                self._in_hand = 0
+                self._writes += 1
+                for mark in marks:
+                    mark.set()
 
 
 _encoder = msgspec.json.Encoder()

@@ -73,8 +73,7 @@ class Accounts(Controller):
             )
             for grant in client.grants.values()
         ]
-        accepted = caching.header_lines(request.headers, "Accept-Encoding")
-        body, encoding = await encoded(msgspec.json.encode(visible), accepted)
+        body, encoding = await encoded(msgspec.json.encode(visible), caching.accepted_codings(request.headers))
         return Response(body, media_type=JSON, headers={"cache-control": "no-store"} | encoding)
 
     @get(

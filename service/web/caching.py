@@ -77,6 +77,15 @@ def header_lines(headers: Headers, name: str) -> list[str]:
     return bounded(name, headers.getall(name.lower(), []))
 
 
+def accepted_codings(headers: Headers) -> str:
+    """`Accept-Encoding`; its lines are one list (RFC 9110 §5.3).
+
+    Raises:
+        InvalidParameterError: together they are longer than its limit.
+    """
+    return ",".join(header_lines(headers, "Accept-Encoding"))
+
+
 def bounded(name: str, lines: list[str]) -> list[str]:
     """Return the lines of a header unchanged.
 

@@ -120,7 +120,8 @@ def document_bytes(*, json: bool) -> bytes:
 
 class _File(msgspec.Struct, frozen=True):
     body: bytes
-    compressed: bytes
+    compressed: bytes | None
+    """`None`: not worth it, or compressed by its format."""
     etag: str
 
 
@@ -138,20 +139,17 @@ def _file(name: str) -> _File:
             body = (Path(__file__).parent / name).read_bytes()
         case _:
             body = Path(str(distribution("swagger-ui-py").locate_file(f"swagger_ui/static/{name}"))).read_bytes()
-    return _File(body, compress(body), f'"{hashlib.sha256(body).hexdigest()}"')
+    compressed = compress(body) if is_compressible(body) and not name.endswith(".png") else None
+    return _File(body, compressed, f'"{hashlib.sha256(body).hexdigest()}"')
 
 
 async def _answer(request: AnyRequest, name: str, media_type: str) -> Response[bytes]:
     file = await asyncio.to_thread(_file, name)
-    body, headers, etags = file.body, {**_HEADERS, "vary": "Accept-Encoding"}, [file.etag]
-    if is_compressible(body) and not media_type.startswith("image/"):
-        etags.append(compressed_etag(file.etag))
-        if accepts_gzip(caching.header_lines(request.headers, "Accept-Encoding")):
-            body, headers["content-encoding"] = file.compressed, "gzip"
-            etags.reverse()
+    etags, body, encoding = (file.etag, compressed_etag(file.etag)), file.body, dict[str, str]()
+    if file.compressed is not None and accepts_gzip(caching.accepted_codings(request.headers)):
+        etags, body, encoding = etags[::-1], file.compressed, {"content-encoding": "gzip"}
     tag = caching.matching_tag(caching.header_lines(request.headers, "If-None-Match"), *etags)
-    headers["etag"] = tag or etags[0]
+    headers = {**_HEADERS, "vary": "Accept-Encoding", "etag": tag or etags[0]}
     if tag is not None:
-        headers.pop("content-encoding", None)
         return Response(b"", status_code=304, headers=headers)
-    return Response(body, media_type=media_type, headers=headers)
+    return Response(body, media_type=media_type, headers=headers | encoding)

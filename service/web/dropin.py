@@ -123,8 +123,7 @@ class DropIn(Controller):
             raise _not_yet(request, "exchangeInfo has not been read yet")
         environment = gateway_of(request).config.settings.environment
         headers = NO_STORE | {"age": str(public.exchange_info_age_ms // 1000), "gateway-environment": environment}
-        accepted = caching.header_lines(request.headers, "Accept-Encoding")
-        body, encoding = await encoded(public.exchange_info.body, accepted)
+        body, encoding = await encoded(public.exchange_info.body, caching.accepted_codings(request.headers))
         return Response(body, media_type=JSON, headers=headers | encoding)
 
     @get("/ping", operation_id="binance_ping", tags=_TAGS, opt=_without_token("Alive.", ref("Empty")))

@@ -41,9 +41,8 @@ log = structlog.get_logger("coinm.web")
 
 MAX_PARSED_READS = 1024
 """Requests that are remembered; the oldest is dropped first. A dozen services with a few polls each stay far below."""
-MAX_SPELLINGS = 64
-"""Of `Cache-Control`, and of `Accept-Encoding`, that are remembered: a client uses one or two. Together they take 1 MB
-at most."""
+MAX_CACHE_CONTROLS = 64
+"""Spellings of `Cache-Control` that are remembered: a client uses one or two. Together they take 0.5 MB at most."""
 MAX_QUERY = 1024
 """Bytes of a query that is remembered, so that a parsed read takes some kilobytes at most."""
 
@@ -122,11 +121,17 @@ class FastPath:
         grant = client.grants.get(parsed.account) if client else None
         if client is None or grant is None:
             return None
-        control, tags, codings = sent.get(b"cache-control"), sent.get(b"if-none-match"), sent.get(b"accept-encoding")
+        control, tags, codings = (
+            sent.get(b"cache-control"),
+            sent.get(b"if-none-match"),
+            sent.get(b"accept-encoding", b""),
+        )
+        if len(codings) > caching.MAX_CODINGS:
+            return None
         # The cache repeats its last decision only for the same object: equal directives must be identical ones.
         directives = NO_DIRECTIVES if control is None else _directives(control)
         etags = [] if tags is None else caching.bounded("If-None-Match", [tags.decode("latin-1")])
-        gzip = codings is not None and _accepts_gzip(codings)
+        gzip = accepts_gzip(codings.decode("latin-1"))
         answer = self._reads.from_memory(Read(client.name, grant, parsed.selection, directives, etags, gzip))
         if answer is None:
             return None
@@ -164,11 +169,6 @@ class FastPath:
         return gateway.config.clients.of_service_account(review.name), review.name
 
 
-@lru_cache(MAX_SPELLINGS)
+@lru_cache(MAX_CACHE_CONTROLS)
 def _directives(cache_control: bytes) -> RequestDirectives:
     return caching.request_directives(caching.bounded("Cache-Control", [cache_control.decode("latin-1")]), [])
-
-
-@lru_cache(MAX_SPELLINGS)
-def _accepts_gzip(accept_encoding: bytes) -> bool:
-    return accepts_gzip(caching.bounded("Accept-Encoding", [accept_encoding.decode("latin-1")]))

@@ -149,7 +149,8 @@ class Reads:
         """The answer, if memory has one and giving it starts nothing; `None`: only `read_as` can decide.
 
         Raises:
-            ProblemError: as `render`.
+            ForbiddenError: the selection names something that isn't granted.
+            ProblemError: as `render_view`.
         """
         account, caches = read.grant.account, self._gateway.config.caches
         served = caches[account].from_memory(read.directives)
@@ -163,29 +164,26 @@ class Reads:
             self._prepared = kept | {account: answers}
         prepared = answers.find(read)
         if prepared is None:
-            view = _view(read, served.snapshot)
+            require_grant(read.grant, read.selection, served.snapshot.margin_assets)
+            view = render_view(served.snapshot, read.selection, read.grant)
             if _needs_thread(read, view):
                 return None
             prepared = self._prepare(read, served.snapshot, view)
             answers.add(read, prepared)
         return _answer(read, served, prepared, answers.age_headers(served))
 
-    async def render(self, read: Read, served: Served) -> Answer:
-        """The answer from a snapshot that is fresh enough; nothing of it is kept.
-
-        Raises:
-            ForbiddenError: the selection names something that isn't granted.
-            ProblemError: as `render_view`.
-        """
+    def render(self, read: Read, served: Served, view: View) -> Answer:
+        """The answer from a snapshot that is fresh enough, and the view cut from it; nothing of it is kept."""
         # Kept, reads that are never repeated would take the room of those that are, and a read that waited could put
         # an older snapshot in the place of memory's.
-        view = _view(read, served.snapshot)
-        if _needs_thread(read, view):
-            async with self._compressing:  # who comes meanwhile finds it done
-                if view.compressed is None:
-                    view.compressed = await asyncio.to_thread(compress, view.body)
         prepared = self._prepare(read, served.snapshot, view)
         return _answer(read, served, prepared, _encoded(caching.age_headers(served)))
+
+    async def compress(self, view: View) -> None:
+        """Compress a large view in a thread, one at a time; who comes meanwhile finds it done."""
+        async with self._compressing:
+            if view.compressed is None:
+                view.compressed = await asyncio.to_thread(compress, view.body)
 
     def _prepare(self, read: Read, snapshot: Snapshot, view: View) -> _Prepared:
         body, etags = view.body, (view.etag, compressed_etag(view.etag))
@@ -231,7 +229,7 @@ async def read_as(
         caching.header_lines(request.headers, "Cache-Control"), caching.header_lines(request.headers, "Pragma")
     )
     etags = caching.header_lines(request.headers, "If-None-Match")
-    gzip = accepts_gzip(caching.header_lines(request.headers, "Accept-Encoding"))
+    gzip = accepts_gzip(caching.accepted_codings(request.headers))
     for _ in range(MAX_WAITS):
         cache = gateway.config.caches[account]
         require_grant(grant, selection, cache.margin_assets)
@@ -263,7 +261,15 @@ async def read_as(
     require_grant(grant, selection, served.snapshot.margin_assets)
     context.served = served
     reads: Reads = request.app.state.reads
-    answer = await reads.render(Read(client.name, grant, selection, directives, etags, gzip), served)
+    wanted = Read(client.name, grant, selection, directives, etags, gzip)
+    view = render_view(served.snapshot, selection, grant)
+    if _needs_thread(wanted, view):
+        await reads.compress(view)
+        served = cache.as_of_now(served, directives)  # other large views may have been compressed before
+        if served is None:
+            raise overloaded()
+        context.served = served
+    answer = reads.render(wanted, served, view)
     sent = [*answer.headers, *(each for each in answer.body_headers if each[0] not in _OF_FRAMEWORK)]
     headers = {name.decode(): value.decode() for name, value in sent}
     media_type = JSON if answer.status == 200 else None
@@ -319,11 +325,6 @@ def require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str
     refusal = grant.refusal(selection, margin_assets)
     if refusal is not None:
         raise ForbiddenError(refusal)
-
-
-def _view(read: Read, snapshot: Snapshot) -> View:
-    require_grant(read.grant, read.selection, snapshot.margin_assets)
-    return render_view(snapshot, read.selection, read.grant)
 
 
 def _needs_thread(read: Read, view: View) -> bool:

@@ -14,7 +14,7 @@ from tests.support import TOKENS, bearer
 
 LARGE = [
     {"symbol": f"S{number}USD_PERP", "positionSide": "BOTH", "positionAmt": "0", "entryPrice": "0.00000000"}
-    for number in range(600)
+    for number in range(1_000)
 ]
 
 

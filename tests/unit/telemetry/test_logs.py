@@ -244,14 +244,14 @@ def test_a_library_that_configures_logging_does_not_end_the_log() -> None:
     assert json.loads(logged(write))["event"] == "after"
 
 
-def test_flushing_waits_for_the_lines_of_requests() -> None:
+def test_draining_waits_for_the_lines_of_requests() -> None:
     stream = io.StringIO()
     queue = LogQueue(stream, Redactor(), lambda: None)
     queue.put(b"one")
-    queue.flush()
+    queue.drain()
     assert stream.getvalue() == "one\n"
     queue.stop()
-    queue.flush()  # after its end there is nothing to wait for
+    queue.drain()  # after its end there is nothing to wait for
 
 
 def test_afterwards_logging_is_as_it_was() -> None:

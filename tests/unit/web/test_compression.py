@@ -10,30 +10,30 @@ ROWS = b'{"asset":"BTC","walletBalance":"0.00000000"},' * 100
 @pytest.mark.parametrize(
     ("accept_encoding", "accepted"),
     [
-        (["gzip"], True),
-        (["GZip"], True),
-        (["gzip, deflate, br, zstd"], True),
-        (["br", "gzip"], True),
-        (["*"], True),
-        (["gzip;q=0.001"], True),
-        (["gzip ; Q=1.000"], True),
-        (["gzip;q=0.8, identity;q=0.8"], True),
-        (["identity;q=0, *;q=0.5"], True),
-        ([], False),
-        ([""], False),
-        (["identity"], False),
-        (["br, deflate"], False),
-        (["gzip;q=0"], False),
-        (["gzip;q=0.000, *"], False),
-        (["gzip;q=0.5, identity"], False),
-        (["*;q=0"], False),
-        (["gzip;q=2"], False),
-        (["gzip;q=soon"], False),
-        (["gzip;"], False),
-        (["xgzip"], False),
+        ("gzip", True),
+        ("GZip", True),
+        ("gzip, deflate, br, zstd", True),
+        ("br,gzip", True),
+        ("*", True),
+        ("gzip;q=0.001", True),
+        ("gzip ; Q=1.000", True),
+        ("gzip;q=0.8, identity;q=0.8", True),
+        ("identity;q=0, *;q=0.5", True),
+        (" , ", False),
+        ("", False),
+        ("identity", False),
+        ("br, deflate", False),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000, *", False),
+        ("gzip;q=0.5, identity", False),
+        ("*;q=0", False),
+        ("gzip;q=2", False),
+        ("gzip;q=soon", False),
+        ("gzip;", False),
+        ("xgzip", False),
     ],
 )
-def test_gzip_is_accepted_as_the_rfc_says(accept_encoding: list[str], *, accepted: bool) -> None:
+def test_gzip_is_accepted_as_the_rfc_says(accept_encoding: str, *, accepted: bool) -> None:
     assert accepts_gzip(accept_encoding) is accepted
 
 
@@ -53,9 +53,9 @@ def test_bodies_over_a_kibibyte_are_compressed(size: int, *, compressible: bool)
 
 
 async def test_a_body_without_a_view_is_sent_as_its_caller_accepts_it() -> None:
-    assert await encoded(ROWS, ["identity"]) == (ROWS, {})
-    assert await encoded(ROWS[:100], ["gzip"]) == (ROWS[:100], {})
-    body, headers = await encoded(ROWS, ["gzip"])
+    assert await encoded(ROWS, "identity") == (ROWS, {})
+    assert await encoded(ROWS[:100], "gzip") == (ROWS[:100], {})
+    body, headers = await encoded(ROWS, "gzip")
     assert (gzip.decompress(body), headers) == (ROWS, {"content-encoding": "gzip"})
-    again, _ = await encoded(bytes(bytearray(ROWS)), ["gzip"])
+    again, _ = await encoded(bytes(bytearray(ROWS)), "gzip")
     assert again is body
