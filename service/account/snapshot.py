@@ -48,6 +48,8 @@ class View(msgspec.Struct):
 
     body: bytes
     etag: str
+    kept: bool = True
+    """Whether the snapshot memoises it. Another is made for each read, and not worth compressing."""
     compressed: bytes | None = None
     """The body in gzip, once somebody has asked for it; hardly larger than the body."""
 
@@ -116,6 +118,8 @@ class Snapshot:
         if len(self._views) < MAX_VIEWS and self._bytes + size <= MAX_VIEW_BYTES:
             self._views[selection] = view
             self._bytes += size
+        elif view is not None:
+            view.kept = False
         return view
 
     def cut(self, selection: Selection) -> bytes | None:

@@ -119,11 +119,10 @@ def request_directives(cache_control: list[str], pragma: list[str]) -> RequestDi
     )
 
 
-def snapshot_headers(snapshot: Snapshot, etag: str, environment: str) -> dict[str, str]:
+def snapshot_headers(snapshot: Snapshot, environment: str) -> dict[str, str]:
     """Headers fixed for the snapshot's life; also sent with 304."""
     return {
         "cache-control": RESPONSE_CACHE_CONTROL,
-        "etag": etag,
         "gateway-environment": environment,
         "gateway-snapshot-time": timestamp(snapshot.request_time),
         "vary": "Authorization",

@@ -6,7 +6,12 @@ RFC 9110 §8.4 (Content-Encoding), §12.5.3 (Accept-Encoding), §8.8.3 (another 
 import asyncio
 import re
 import zlib
-from functools import lru_cache
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import TypeVar
+
+T = TypeVar("T")
 
 UNCOMPRESSED = 1024
 """Bytes up to which a body is sent as it is: it fits one packet anyhow."""
@@ -15,11 +20,15 @@ LARGE_BODY = 64 * 1024
 _LEVEL, _FORMAT = 5, 31
 """zlib's. An account shrinks to a fifteenth and less; level 9 takes two to three times as long for 5 % more. 31 is
 gzip, without a time in it: equal bodies give equal bytes."""
+COMPRESSING_S = 1.0
+"""Seconds that a read waits for its body in gzip, behind those of others; after that it gets the plain one."""
 MAX_SPELLINGS = 64
 """Of `Accept-Encoding` that are remembered: a client uses one."""
-_KEPT = 8
-"""Bodies without a view: exchangeInfo, and the lists of accounts as a handful of clients see them."""
+_KEPT = 16
+"""Bodies without a view: exchangeInfo, and the list of accounts as each of a dozen teams sees it."""
 
+_thread = ThreadPoolExecutor(1, "gzip")
+"""One of its own: look-ups of names that hang may occupy all of the event loop's. It starts with the first work."""
 _WEIGHT = re.compile(r"[ \t]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*", re.IGNORECASE)
 
 
@@ -31,7 +40,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
         coding, weighed, weight = each.partition(";")
         match = _WEIGHT.fullmatch(weight)
         weights[coding.strip(" \t").lower()] = (float(match[1]) if match else 0) if weighed else 1
-    gzip = weights.get("gzip", weights.get("*", 0))
+    gzip = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0)))  # an old name for it (RFC 9110 §8.4.1.3)
     return gzip > 0 and gzip >= weights.get("identity", 0)
 
 
@@ -54,7 +63,12 @@ async def encoded(body: bytes, accept_encoding: str) -> tuple[bytes, dict[str, s
     """A body without a view, as it is sent, and the header that says how."""
     if not is_compressible(body) or not accepts_gzip(accept_encoding):
         return body, {}
-    return await asyncio.to_thread(_compressed, body), {"content-encoding": "gzip"}
+    return await in_thread(partial(_compressed, body)), {"content-encoding": "gzip"}
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Do work of this module in its thread, one piece after the other."""
+    return await asyncio.get_running_loop().run_in_executor(_thread, work)
 
 
 @lru_cache(_KEPT)

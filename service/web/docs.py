@@ -146,7 +146,7 @@ def _file(name: str) -> _File:
 async def _answer(request: AnyRequest, name: str, media_type: str) -> Response[bytes]:
     file = await asyncio.to_thread(_file, name)
     etags, body, encoding = (file.etag, compressed_etag(file.etag)), file.body, dict[str, str]()
-    if file.compressed is not None and accepts_gzip(caching.accepted_codings(request.headers)):
+    if accepts_gzip(caching.accepted_codings(request.headers)) and file.compressed is not None:
         etags, body, encoding = etags[::-1], file.compressed, {"content-encoding": "gzip"}
     tag = caching.matching_tag(caching.header_lines(request.headers, "If-None-Match"), *etags)
     headers = {**_HEADERS, "vary": "Accept-Encoding", "etag": tag or etags[0]}

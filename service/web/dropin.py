@@ -122,8 +122,8 @@ class DropIn(Controller):
         if public.exchange_info is None:
             raise _not_yet(request, "exchangeInfo has not been read yet")
         environment = gateway_of(request).config.settings.environment
-        headers = NO_STORE | {"age": str(public.exchange_info_age_ms // 1000), "gateway-environment": environment}
         body, encoding = await encoded(public.exchange_info.body, caching.accepted_codings(request.headers))
+        headers = NO_STORE | {"age": str(public.exchange_info_age_ms // 1000), "gateway-environment": environment}
         return Response(body, media_type=JSON, headers=headers | encoding)
 
     @get("/ping", operation_id="binance_ping", tags=_TAGS, opt=_without_token("Alive.", ref("Empty")))

@@ -14,13 +14,15 @@ The order is the same on hits and misses, so an answer's status reveals nothing 
 # kept as long as that snapshot is served. A reload that changes the grant changes the value that is compared, which
 # voids the entry.
 #
-# A view is compressed once, for the first caller that accepts gzip; a large one in a thread, so that callers with other
-# wishes don't wait. Until that is done, the fast path leaves its reads to the handlers.
+# A view is compressed once, for the first caller that needs it in gzip; a large one in a thread. That is a wait like
+# the one for a refresh, in the same room and with the same second look afterwards. Until it is done, the fast path
+# leaves such reads to the handlers.
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from litestar import Response
@@ -31,19 +33,29 @@ from service.access.waiting import NoRoomError
 from service.account.naming import unknown_parameter
 from service.account.selection import Selection, Shape
 from service.account.snapshot import MAX_VIEW_BYTES, MAX_VIEWS, Snapshot, View
+from service.cache.account_cache import AccountCache
 from service.cache.policy import FreshnessUnmetError, RequestDirectives
 from service.cache.ports import Served
 from service.fleet.errors import ExchangeError
 from service.gateway import Gateway
 from service.web import caching
 from service.web.authentication import authenticate_token, bearer_of, client_of, gateway_of
-from service.web.compression import LARGE_BODY, accepts_gzip, compress, compressed_etag, is_compressible
+from service.web.compression import (
+    COMPRESSING_S,
+    LARGE_BODY,
+    accepts_gzip,
+    compress,
+    compressed_etag,
+    in_thread,
+    is_compressible,
+)
 from service.web.context import context_of
 from service.web.parameters import FILTERS, require_readable
 from service.web.problems import (
     AnyRequest,
     ForbiddenError,
     NoSuchPositionSideError,
+    ProblemError,
     UnknownAssetError,
     UnknownSymbolError,
     overloaded,
@@ -93,16 +105,37 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class _Prepared(NamedTuple):
+class _Prepared:
     """What a selection renders to from one snapshot, under one grant."""
 
-    grant: Grant
-    etags: tuple[str, str]
-    """Of the body, and of the same in the other encoding."""
-    headers: Headers
-    """Fixed for the snapshot's life."""
-    body_headers: Headers
-    body: bytes
+    __slots__ = ("_gzip", "_sent", "_view", "etags", "grant", "headers", "size_bytes")
+
+    def __init__(self, grant: Grant, view: View, headers: Headers, *, gzip: bool) -> None:
+        own, packed = view.etag, compressed_etag(view.etag)
+        self.grant = grant
+        self.etags = (packed, own) if gzip else (own, packed)
+        """Of the body, and of the same in the other encoding."""
+        self.headers = [(b"etag", self.etags[0].encode()), *headers]
+        """Fixed for the snapshot's life."""
+        self.size_bytes = len(view.body)
+        self._view = view
+        self._gzip = gzip
+        self._sent: tuple[Headers, bytes] | None = None
+
+    @property
+    def needs_thread(self) -> bool:
+        """Whether compressing the body now would hold up the event loop."""
+        return self._gzip and self._view.compressed is None and self.size_bytes >= LARGE_BODY
+
+    def sent(self) -> tuple[Headers, bytes]:
+        """The headers that describe the body, and the body; compressed for the first answer that isn't a 304."""
+        if self._sent is None:
+            view, headers = self._view, [_GZIP] if self._gzip else []
+            if self._gzip and view.compressed is None:
+                view.compressed = compress(view.body)
+            body = view.compressed if self._gzip and view.compressed is not None else view.body
+            self._sent = [*headers, _CONTENT_TYPE, (b"content-length", str(len(body)).encode())], body
+        return self._sent
 
 
 class _PreparedAnswers:
@@ -124,10 +157,9 @@ class _PreparedAnswers:
 
     def add(self, read: Read, prepared: _Prepared) -> None:
         """Remember an answer, within the bounds of the snapshot's own views: up to there they hold the same body."""
-        size_bytes = len(prepared.body)
-        if len(self._answers) < MAX_VIEWS and self._bytes + size_bytes <= MAX_VIEW_BYTES:
+        if len(self._answers) < MAX_VIEWS and self._bytes + prepared.size_bytes <= MAX_VIEW_BYTES:
             self._answers[read.selection, read.client, read.gzip] = prepared
-            self._bytes += size_bytes
+            self._bytes += prepared.size_bytes
 
     def age_headers(self, served: Served) -> Headers:
         """The headers that change with the snapshot's age."""
@@ -143,7 +175,6 @@ class Reads:
         self._gateway = gateway
         self._prepared: dict[str, _PreparedAnswers] = {}
         """By account."""
-        self._compressing = asyncio.Lock()
 
     def from_memory(self, read: Read) -> Answer | None:
         """The answer, if memory has one and giving it starts nothing; `None`: only `read_as` can decide.
@@ -164,43 +195,51 @@ class Reads:
             self._prepared = kept | {account: answers}
         prepared = answers.find(read)
         if prepared is None:
-            require_grant(read.grant, read.selection, served.snapshot.margin_assets)
-            view = render_view(served.snapshot, read.selection, read.grant)
-            if _needs_thread(read, view):
+            if _uncompressed(read, served.snapshot) is not None:
                 return None
-            prepared = self._prepare(read, served.snapshot, view)
-            answers.add(read, prepared)
+            prepared = self._prepare(read, served.snapshot)
+            if not prepared.needs_thread:  # it can only say 304 by now
+                answers.add(read, prepared)
         return _answer(read, served, prepared, answers.age_headers(served))
 
-    def render(self, read: Read, served: Served, view: View) -> Answer:
-        """The answer from a snapshot that is fresh enough, and the view cut from it; nothing of it is kept."""
+    async def obtain(self, read: Read, cache: AccountCache, served: Served | None) -> Served:
+        """A snapshot for the read (`served`, if it has one), and its view compressed, if it is a large one.
+
+        Raises:
+            ExchangeError: as `AccountCache.get`.
+            FreshnessUnmetError: as `AccountCache.get`.
+        """
+        if served is None:
+            served = await cache.get(read.directives)
+        view = _uncompressed(read, served.snapshot)
+        if view is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(COMPRESSING_S):
+                    await in_thread(partial(_compress_view, view))
+        return served
+
+    def render(self, read: Read, served: Served) -> Answer:
+        """The answer from a snapshot that is fresh enough; nothing of it is kept.
+
+        Raises:
+            ForbiddenError: the selection names something that isn't granted.
+            ProblemError: as `render_view`.
+        """
         # Kept, reads that are never repeated would take the room of those that are, and a read that waited could put
         # an older snapshot in the place of memory's.
-        prepared = self._prepare(read, served.snapshot, view)
-        return _answer(read, served, prepared, _encoded(caching.age_headers(served)))
+        return _answer(read, served, self._prepare(read, served.snapshot), _encoded(caching.age_headers(served)))
 
-    async def compress(self, view: View) -> None:
-        """Compress a large view in a thread, one at a time; who comes meanwhile finds it done."""
-        async with self._compressing:
-            if view.compressed is None:
-                view.compressed = await asyncio.to_thread(compress, view.body)
-
-    def _prepare(self, read: Read, snapshot: Snapshot, view: View) -> _Prepared:
-        body, etags = view.body, (view.etag, compressed_etag(view.etag))
-        body_headers: Headers = []
-        gzip = read.gzip and is_compressible(body)
-        if gzip:
-            if view.compressed is None:
-                view.compressed = compress(body)
-            body, etags = view.compressed, (etags[1], etags[0])
-            body_headers.append(_GZIP)
-        headers = caching.snapshot_headers(snapshot, etags[0], self._gateway.config.settings.environment)
+    def _prepare(self, read: Read, snapshot: Snapshot) -> _Prepared:
+        require_grant(read.grant, read.selection, snapshot.margin_assets)
+        view = render_view(snapshot, read.selection, read.grant)
+        # Large and not compressed in time, or by a grant that has just changed: then it is sent as it is.
+        gzip = read.gzip and view.kept and is_compressible(view.body) and _uncompressed(read, snapshot) is None
+        headers = caching.snapshot_headers(snapshot, self._gateway.config.settings.environment)
         if gzip:
             headers["vary"] += ", Accept-Encoding"  # the plain body, as a cache may keep it, is right for everybody
         if snapshot.mode is not None and read.selection.shape in _WITH_POSITIONS:
             headers["gateway-position-mode"] = snapshot.mode
-        body_headers += _CONTENT_TYPE, (b"content-length", str(len(body)).encode())
-        return _Prepared(read.grant, etags, _encoded(headers), body_headers, body)
+        return _Prepared(read.grant, view, _encoded(headers), gzip=gzip)
 
 
 async def read(request: AnyRequest, account: str, select: Callable[[bytes], Selection]) -> Response[bytes]:
@@ -230,16 +269,18 @@ async def read_as(
     )
     etags = caching.header_lines(request.headers, "If-None-Match")
     gzip = accepts_gzip(caching.accepted_codings(request.headers))
+    reads: Reads = request.app.state.reads
     for _ in range(MAX_WAITS):
         cache = gateway.config.caches[account]
         require_grant(grant, selection, cache.margin_assets)
+        wanted = Read(client.name, grant, selection, directives, etags, gzip)
         served = cache.at_once(directives)
-        if served is not None:
+        if served is not None and _uncompressed(wanted, served.snapshot) is None:
             break
         # An error waits until the caller is checked again: one that lost its access meanwhile gets a 401 or 403.
         try:
             outcome: Served | ExchangeError | FreshnessUnmetError = await gateway.waiting.wait(
-                client.name, request.receive, partial(cache.get, directives)
+                client.name, request.receive, partial(reads.obtain, wanted, cache, served)
             )
         except NoRoomError:
             raise overloaded() from None
@@ -260,16 +301,7 @@ async def read_as(
     # The new snapshot may know the margin coin of a symbol that was unknown before. A miss must answer like a hit.
     require_grant(grant, selection, served.snapshot.margin_assets)
     context.served = served
-    reads: Reads = request.app.state.reads
-    wanted = Read(client.name, grant, selection, directives, etags, gzip)
-    view = render_view(served.snapshot, selection, grant)
-    if _needs_thread(wanted, view):
-        await reads.compress(view)
-        served = cache.as_of_now(served, directives)  # other large views may have been compressed before
-        if served is None:
-            raise overloaded()
-        context.served = served
-    answer = reads.render(wanted, served, view)
+    answer = reads.render(Read(client.name, grant, selection, directives, etags, gzip), served)
     sent = [*answer.headers, *(each for each in answer.body_headers if each[0] not in _OF_FRAMEWORK)]
     headers = {name.decode(): value.decode() for name, value in sent}
     media_type = JSON if answer.status == 200 else None
@@ -327,19 +359,32 @@ def require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str
         raise ForbiddenError(refusal)
 
 
-def _needs_thread(read: Read, view: View) -> bool:
-    """Whether compressing the view for this read would hold up the event loop."""
-    return read.gzip and view.compressed is None and len(view.body) >= LARGE_BODY
+def _uncompressed(read: Read, snapshot: Snapshot) -> View | None:
+    """The large view that the read's answer has in gzip, and that isn't compressed yet; `None`: there is none such."""
+    if not read.gzip:
+        return None
+    try:
+        view = render_view(snapshot, read.selection, read.grant)
+    except ProblemError:
+        return None  # the refusal comes in its order
+    if not view.kept or view.compressed is not None or len(view.body) < LARGE_BODY:
+        return None
+    known = read.etags and caching.matching_tag(read.etags, view.etag, compressed_etag(view.etag))
+    return None if known else view
+
+
+def _compress_view(view: View) -> None:
+    if view.compressed is None:  # by the work before, for another read
+        view.compressed = compress(view.body)
 
 
 def _answer(read: Read, served: Served, prepared: _Prepared, age_headers: Headers) -> Answer:
-    headers = [*prepared.headers, *age_headers]
     tag = caching.matching_tag(read.etags, *prepared.etags) if read.etags else None
     if tag is None:
-        return Answer(served, 200, headers, prepared.body_headers, prepared.body)
-    if tag != prepared.etags[0]:  # what the caller has is in the other encoding
-        headers = [(name, tag.encode() if name == b"etag" else value) for name, value in headers]
-    return Answer(served, 304, headers, [], b"")
+        return Answer(served, 200, [*prepared.headers, *age_headers], *prepared.sent())
+    # It names the tag that the caller has, and so renews what the caller has.
+    headers = [(name, tag.encode() if name == b"etag" else value) for name, value in prepared.headers]
+    return Answer(served, 304, headers + age_headers, [], b"")
 
 
 def _encoded(headers: Mapping[str, str]) -> Headers:

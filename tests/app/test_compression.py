@@ -2,14 +2,18 @@
 
 import asyncio
 import gzip
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import httpx
 import pytest
 
 from service.account.selection import Selection, Shape
-from service.web.compression import LARGE_BODY
-from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Replica, Stage
+from service.account.snapshot import MAX_VIEWS
+from service.web.compression import LARGE_BODY, in_thread
+from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Replica, Stage, settle
 from tests.support import TOKENS, bearer
 
 LARGE = [
@@ -77,6 +81,78 @@ async def test_a_view_is_compressed_once_for_all_who_read_it(stage: Stage) -> No
     assert gateway.app.edge.hits == hits + 1  # a large view goes past the framework too, once it is compressed
     assert view.compressed is packed
     assert set(bodies) == {packed}
+
+
+@asynccontextmanager
+async def compressing_held() -> AsyncIterator[None]:
+    """While it lasts, nothing is compressed in the thread."""
+    held = threading.Event()
+    work = asyncio.create_task(in_thread(held.wait))
+    await asyncio.sleep(0)
+    yield
+    held.set()
+    await work
+
+
+async def test_a_grant_that_shrinks_while_the_body_is_compressed_counts(stage: Stage) -> None:
+    stage.answer_with(positions=LARGE)
+    gateway, reloader = await stage.start_watched()
+    assert (await gateway.get()).status_code == 200
+    async with compressing_held():
+        reading = asyncio.create_task(gateway.get(ACCOUNT, accept_encoding="gzip"))
+        await settle()
+        assert not reading.done()
+        grant = '[clients.risk.accounts."*"]\nassets = '
+        stage.edit(f'{grant}"all"', f'{grant}["BTC"]')
+        await reloader.check_now()
+    assert [row["asset"] for row in (await reading).json()["assets"]] == ["BTC"]
+
+
+async def test_a_snapshot_that_gets_too_old_while_the_body_is_compressed_is_refreshed(stage: Stage) -> None:
+    stage.answer_with(positions=LARGE)
+    gateway = await stage.warm()
+    async with compressing_held():
+        demand = {"accept_encoding": "gzip", "cache_control": "max-age=1"}
+        reading = asyncio.create_task(gateway.get(ACCOUNT, **demand))
+        await settle()
+        await stage.advance(1_500)
+    answer = await reading
+    assert (answer.status_code, stage.account_calls) == (200, 2)
+    assert int(answer.headers["gateway-snapshot-age"]) <= 1_000
+
+
+async def test_a_body_that_is_not_compressed_in_time_is_sent_as_it_is(stage: Stage) -> None:
+    stage.answer_with(positions=LARGE)
+    gateway = await stage.warm()
+    async with compressing_held():
+        answer, body = await raw(gateway, ACCOUNT)
+    assert (answer.status_code, body) == (200, stage.raw())
+    assert "content-encoding" not in answer.headers
+
+
+async def test_nothing_is_compressed_for_a_caller_that_has_it_already(stage: Stage) -> None:
+    stage.answer_with(positions=LARGE)
+    gateway = await stage.warm()
+    tag = (await gateway.get(ACCOUNT)).headers["etag"]
+    snapshot = gateway.gateway.config.caches["main"].state.snapshot
+    assert snapshot is not None
+    view = snapshot.view(Selection(Shape.ACCOUNT))
+    for _ in range(3):
+        assert (await gateway.get(ACCOUNT, if_none_match=tag, accept_encoding="gzip")).status_code == 304
+    assert view is not None
+    assert view.compressed is None
+    assert (await raw(gateway, ACCOUNT))[0].headers["content-encoding"] == "gzip"
+
+
+async def test_a_view_that_the_snapshot_has_no_room_for_is_sent_as_it_is(stage: Stage) -> None:
+    gateway = await stage.warm()
+    snapshot = gateway.gateway.config.caches["main"].state.snapshot
+    assert snapshot is not None
+    for number in range(MAX_VIEWS):
+        snapshot.view(Selection(Shape.ASSETS, assets=frozenset({f"A{number}"})))
+    answer, body = await raw(gateway, ACCOUNT)
+    assert (answer.status_code, body) == (200, stage.raw())
+    assert "content-encoding" not in answer.headers
 
 
 async def test_a_grant_cuts_before_anything_is_compressed(gateway: Replica) -> None:

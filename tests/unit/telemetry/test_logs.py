@@ -244,6 +244,47 @@ def test_a_library_that_configures_logging_does_not_end_the_log() -> None:
     assert json.loads(logged(write))["event"] == "after"
 
 
+class Slow(io.StringIO):
+    """Takes a line in so many seconds."""
+
+    def write(self, text: str) -> int:
+        time.sleep(text.count("\n") * STALL_S / 20)
+        return super().write(text)
+
+
+def test_a_slow_reader_gets_all_lines_at_the_end() -> None:
+    stream, dropped = Slow(), list[int]()
+    with logging_to(stream, on_drop=lambda: dropped.append(1)):
+        for number in range(60):
+            log_request(logging.INFO, line(str(number)))
+    assert (stream.getvalue().count("\n"), dropped) == (60, [])
+
+
+def test_a_character_that_the_stream_has_no_code_for_costs_no_line() -> None:
+    binary = io.BytesIO()
+    stream = io.TextIOWrapper(binary, encoding="ascii")
+    with logging_to(stream):
+        logging.getLogger("x").warning("caf\u00e9")
+        logging.getLogger("x").warning("plain")
+    assert [b"caf" in each or b"plain" in each for each in binary.getvalue().splitlines()] == [True, True]
+
+
+def test_a_value_that_never_renders_does_not_hold_up_the_end_and_its_line_is_counted() -> None:
+    released, dropped = threading.Event(), list[int]()
+
+    class Endless:
+        def __repr__(self) -> str:
+            assert released.wait(30)
+            return "at last"
+
+    with logging_to(io.StringIO(), on_drop=lambda: dropped.append(1)):
+        structlog.get_logger("x").info("odd", value=Endless())
+        began = time.monotonic()
+    assert time.monotonic() - began < 10 * STALL_S
+    assert dropped == [1]
+    released.set()
+
+
 def test_draining_waits_for_the_lines_of_requests() -> None:
     stream = io.StringIO()
     queue = LogQueue(stream, Redactor(), lambda: None)

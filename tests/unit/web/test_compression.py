@@ -31,6 +31,7 @@ ROWS = b'{"asset":"BTC","walletBalance":"0.00000000"},' * 100
         ("gzip;q=soon", False),
         ("gzip;", False),
         ("xgzip", False),
+        ("x-gzip", True),
     ],
 )
 def test_gzip_is_accepted_as_the_rfc_says(accept_encoding: str, *, accepted: bool) -> None:
