@@ -109,7 +109,7 @@ class Server(Table, frozen=True, kw_only=True):
     drain: Duration = Duration(5_000)
     waiters: Positive = 2_000
     """Reads that may wait for a refresh at a time."""
-    scheduling: Scheduling = "batch"
+    scheduling: Scheduling = "normal"
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
 

@@ -2,10 +2,7 @@
 
 import io
 import logging
-import queue
-from collections.abc import Iterator
-from logging.handlers import QueueHandler
-from typing import cast
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -26,19 +23,39 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+class _Unmasked(logs.Redactor):
+    """Keeps every text as it was before it is masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def lines(self, texts: Sequence[str]) -> str:
+        self.texts += texts
+        return super().lines(texts)
+
+
 class LogText(io.StringIO):
     """What has been logged so far, whole: reading it waits for the lines that are still queued."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.redactor = _Unmasked()
+
     def getvalue(self) -> str:
         for handler in logging.getLogger().handlers:
-            if isinstance(handler, QueueHandler):
-                cast("queue.Queue[object]", handler.queue).join()
+            handler.flush()
         return super().getvalue()
+
+    def unmasked(self) -> list[str]:
+        """The lines before they were masked."""
+        self.getvalue()
+        return self.redactor.texts
 
 
 @pytest.fixture(autouse=True)
-def log_text() -> Iterator[io.StringIO]:
+def log_text() -> Iterator[LogText]:
     """All that a test logs, as JSON lines."""
     text = LogText()
-    with logs.logging_to(text):
+    with logs.logging_to(text, redactor=text.redactor):
         yield text

@@ -13,8 +13,8 @@ from service.access.grants import Grant
 ANY_ACCOUNT = "*"
 """The grant in the settings for accounts that have none of their own."""
 
-_PREFIX = 16
-"""Hex digits of a digest that index the tokens: 64 bits distinguish any number of them."""
+_PREFIX = 8
+"""Bytes of a digest that index the tokens: 64 bits distinguish any number of them."""
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -34,11 +34,11 @@ class Clients:
     """All clients of the settings, and what they may see of the accounts that exist."""
 
     def __init__(self, clients: Mapping[str, settings.Client], accounts: Collection[str]) -> None:
-        self._by_prefix: dict[str, list[tuple[str, Client]]] = defaultdict(list)
+        self._by_prefix: dict[bytes, list[tuple[bytes, Client]]] = defaultdict(list)
         self._by_service_account: dict[str, Client] = {}
         for name, given in clients.items():
             client = Client(name, _grants(given.accounts, accounts), given.requests_per_second)
-            for digest in given.token_sha256:
+            for digest in map(bytes.fromhex, given.token_sha256):
                 self._by_prefix[digest[:_PREFIX]].append((digest, client))
             self._by_service_account |= dict.fromkeys(given.service_accounts, client)
 
@@ -47,7 +47,7 @@ class Clients:
 
         A prefix of the token's digest finds the candidates; comparing whole digests in constant time decides.
         """
-        digest = hashlib.sha256(token).hexdigest()  # as `tokens.digest`, without the call: every read comes by here
+        digest = hashlib.sha256(token).digest()  # `tokens.digest` in bytes
         for known, client in self._by_prefix.get(digest[:_PREFIX], ()):
             if hmac.compare_digest(known, digest):
                 return client

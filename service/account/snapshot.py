@@ -43,11 +43,13 @@ class Spans(msgspec.Struct, frozen=True):
     """The positions of the members of `DOCUMENTED`, names included, in the body's order."""
 
 
-class View(msgspec.Struct, frozen=True):
+class View(msgspec.Struct):
     """An answer's body and its strong entity tag, quotes included: equal in every replica."""
 
     body: bytes
     etag: str
+    compressed: bytes | None = None
+    """The body in gzip, once somebody has asked for it; hardly larger than the body."""
 
 
 class Snapshot:

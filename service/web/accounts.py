@@ -8,9 +8,10 @@ from litestar.params import FromPath
 from msgspec import Meta
 
 from service.account.selection import Selection, Shape
-from service.web import parameters
+from service.web import caching, parameters
 from service.web.authentication import authenticate, gateway_of
-from service.web.openapi.operation import CALLER, OPERATION, READING, SNAPSHOT, Json, Operation, array_of, ref
+from service.web.compression import encoded
+from service.web.openapi.operation import CALLER, LIMITED, OPERATION, READING, SNAPSHOT, Json, Operation, array_of, ref
 from service.web.problems import AnyRequest
 from service.web.reads import JSON, LISTS_ACCOUNTS, READS, read
 
@@ -51,7 +52,12 @@ class Accounts(Controller):
         tags=["accounts"],
         opt={
             LISTS_ACCOUNTS: "accounts",
-            OPERATION: Operation("An account a row.", list[VisibleAccount], (*CALLER, "AuditUnavailable")),
+            OPERATION: Operation(
+                "An account a row.",
+                list[VisibleAccount],
+                (*CALLER, "AuditUnavailable"),
+                headers=(*LIMITED, "Content-Encoding"),
+            ),
         },
     )
     async def list_accounts(self, request: AnyRequest) -> Response[bytes]:
@@ -67,7 +73,9 @@ class Accounts(Controller):
             )
             for grant in client.grants.values()
         ]
-        return Response(msgspec.json.encode(visible), media_type=JSON, headers={"cache-control": "no-store"})
+        accepted = caching.header_lines(request.headers, "Accept-Encoding")
+        body, encoding = await encoded(msgspec.json.encode(visible), accepted)
+        return Response(body, media_type=JSON, headers={"cache-control": "no-store"} | encoding)
 
     @get(
         "/{account:str}",

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 
 from litestar.datastructures import Headers
 
-from service.account.snapshot import Snapshot, View
+from service.account.snapshot import Snapshot
 from service.cache.policy import NO_DIRECTIVES, RefreshReason, RequestDirectives
 from service.cache.ports import Served
 from service.clock import timestamp
@@ -36,7 +36,14 @@ MAX_DIRECTIVES = 1024
 """Characters of `Cache-Control`, and of `Pragma`: more than all existing directives together."""
 MAX_TAGS = 8192
 """Characters of `If-None-Match`: a hundred of our entity tags."""
-LIMITS: Mapping[str, int] = {"Cache-Control": MAX_DIRECTIVES, "Pragma": MAX_DIRECTIVES, "If-None-Match": MAX_TAGS}
+MAX_CODINGS = 512
+"""Characters of `Accept-Encoding`; browsers send 30."""
+LIMITS: Mapping[str, int] = {
+    "Accept-Encoding": MAX_CODINGS,
+    "Cache-Control": MAX_DIRECTIVES,
+    "If-None-Match": MAX_TAGS,
+    "Pragma": MAX_DIRECTIVES,
+}
 """Characters that a request header may have, all of its lines together."""
 
 UNBOUNDED = 2**31 * 1000
@@ -103,11 +110,11 @@ def request_directives(cache_control: list[str], pragma: list[str]) -> RequestDi
     )
 
 
-def snapshot_headers(snapshot: Snapshot, view: View, environment: str) -> dict[str, str]:
+def snapshot_headers(snapshot: Snapshot, etag: str, environment: str) -> dict[str, str]:
     """Headers fixed for the snapshot's life; also sent with 304."""
     return {
         "cache-control": RESPONSE_CACHE_CONTROL,
-        "etag": view.etag,
+        "etag": etag,
         "gateway-environment": environment,
         "gateway-snapshot-time": timestamp(snapshot.request_time),
         "vary": "Authorization",
@@ -144,10 +151,13 @@ def cache_status(served: Served) -> str:
     return "; ".join([CACHE_NAME, *parameters])
 
 
-def not_modified(if_none_match: list[str], etag: str) -> bool:
-    """Whether the caller has this representation already (weak comparison, RFC 9110 §13.1.2)."""
+def matching_tag(if_none_match: list[str], *etags: str) -> str | None:
+    """The first of a body's entity tags that the caller has, compared weakly (RFC 9110 §13.1.2), or `None`."""
     value = ",".join(if_none_match)
-    return value.strip() == "*" or etag in _ENTITY_TAG.findall(value)
+    if value.strip() == "*":
+        return etags[0]
+    known = _ENTITY_TAG.findall(value)
+    return next((etag for etag in etags if etag in known), None)
 
 
 def _directives(value: str) -> dict[str, str]:

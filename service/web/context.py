@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from service.access.limits import Quota
 from service.account.selection import Selection
 from service.cache.ports import Served
-from service.telemetry.logs import looks_secret
+from service.telemetry.logs import REQUESTS, RequestLine, looks_secret
 
 UNMATCHED = "unmatched"
 """The route of requests that match none: paths are unbounded, metric labels must not be."""
@@ -56,21 +57,29 @@ class RequestContext(msgspec.Struct, eq=False):
     logged: bool = True
     """Whether it has a log line."""
 
-    def log_fields(self) -> dict[str, Any]:
-        """The fields of the log line; what isn't known is left out."""
+    def log_line(self, level: str, duration_s: float) -> RequestLine:
+        """Its line in the log."""
         served = self.served
-        fields = {
-            "account": self.account,
-            "age_ms": served and served.age,
-            "client": self.client,
-            "problem": self.problem,
-            "refresh": served and served.refresh,
-            "refusal": self.refusal,
-            "request_id": self.request_id,
-            "result": served and served.result,
-            "service_account": self.service_account,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+        age_ms, refresh, result = (served.age, served.refresh, served.result) if served else (None, None, None)
+        return RequestLine(
+            datetime.now(UTC),
+            level,
+            REQUESTS,
+            "request",
+            self.method,
+            self.route,
+            self.status,
+            int(duration_s * 1_000_000) / 1000,  # whole microseconds
+            account=self.account,
+            age_ms=age_ms,
+            client=self.client,
+            problem=self.problem,
+            refresh=refresh,
+            refusal=self.refusal,
+            request_id=self.request_id,
+            result=result,
+            service_account=self.service_account,
+        )
 
 
 def attach(scope: MutableMapping[str, Any], context: RequestContext) -> None:

@@ -1,19 +1,23 @@
 """`/docs`: Swagger UI and the document. Everything comes from this process; the page may not contact another host.
 
-The UI's files are those of the `swagger-ui-py` distribution, of which nothing is imported. They are read on first use.
+The UI's files are those of the `swagger-ui-py` distribution, of which nothing is imported. Each is read and compressed
+once, on first use, in a thread: together that takes half a second.
 """
 
+import asyncio
 import hashlib
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
+import msgspec
 from litestar import Controller, Litestar, Response, get
 from litestar.params import FromPath
 from litestar.routes import HTTPRoute
 
 from service.web import caching
 from service.web.accounts import Accounts
+from service.web.compression import accepts_gzip, compress, compressed_etag, is_compressible
 from service.web.dropin import DropIn
 from service.web.openapi.document import as_json, as_yaml, document
 from service.web.openapi.operation import Json
@@ -81,13 +85,13 @@ class Docs(Controller):
 
     @get("/")
     async def get_page(self, request: AnyRequest) -> Response[bytes]:
-        return _answer(request, "", "text/html")
+        return await _answer(request, "", "text/html")
 
     @get("/{name:str}")
     async def get_file(self, request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
         if name not in _FILES:
             raise NotFoundError("there is no such path")
-        return _answer(request, name, _FILES[name])
+        return await _answer(request, name, _FILES[name])
 
 
 @cache
@@ -114,9 +118,15 @@ def document_bytes(*, json: bool) -> bytes:
     return as_json(openapi()) if json else as_yaml(openapi())
 
 
+class _File(msgspec.Struct, frozen=True):
+    body: bytes
+    compressed: bytes
+    etag: str
+
+
 @cache
-def _content(name: str) -> tuple[bytes, str]:
-    """A file's bytes and entity tag, for names of `_FILES` only; the page's name is empty."""
+def _file(name: str) -> _File:
+    """A file, for names of `_FILES` only; the page's name is empty."""
     match name:
         case "":
             body = _PAGE.encode()
@@ -128,12 +138,20 @@ def _content(name: str) -> tuple[bytes, str]:
             body = (Path(__file__).parent / name).read_bytes()
         case _:
             body = Path(str(distribution("swagger-ui-py").locate_file(f"swagger_ui/static/{name}"))).read_bytes()
-    return body, f'"{hashlib.sha256(body).hexdigest()}"'
+    return _File(body, compress(body), f'"{hashlib.sha256(body).hexdigest()}"')
 
 
-def _answer(request: AnyRequest, name: str, media_type: str) -> Response[bytes]:
-    body, etag = _content(name)
-    headers = {**_HEADERS, "etag": etag}
-    if caching.not_modified(caching.header_lines(request.headers, "If-None-Match"), etag):
+async def _answer(request: AnyRequest, name: str, media_type: str) -> Response[bytes]:
+    file = await asyncio.to_thread(_file, name)
+    body, headers, etags = file.body, {**_HEADERS, "vary": "Accept-Encoding"}, [file.etag]
+    if is_compressible(body) and not media_type.startswith("image/"):
+        etags.append(compressed_etag(file.etag))
+        if accepts_gzip(caching.header_lines(request.headers, "Accept-Encoding")):
+            body, headers["content-encoding"] = file.compressed, "gzip"
+            etags.reverse()
+    tag = caching.matching_tag(caching.header_lines(request.headers, "If-None-Match"), *etags)
+    headers["etag"] = tag or etags[0]
+    if tag is not None:
+        headers.pop("content-encoding", None)
         return Response(b"", status_code=304, headers=headers)
     return Response(body, media_type=media_type, headers=headers)

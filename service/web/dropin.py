@@ -17,9 +17,10 @@ from service.account.selection import Selection, Shape
 from service.exchange.gate import ADDRESS
 from service.exchange.public_api import PublicApi
 from service.fleet.errors import ExchangeUnavailableError
-from service.web import parameters
+from service.web import caching, parameters
 from service.web.authentication import gateway_of
 from service.web.binance_errors import MalformedKeyError
+from service.web.compression import encoded
 from service.web.openapi.operation import BINANCE, BINANCE_PUBLIC, EVERYWHERE, OPERATION, SNAPSHOT, Json, Operation, ref
 from service.web.operations import NO_STORE
 from service.web.problems import AnyRequest, NotFoundError
@@ -98,7 +99,7 @@ class DropIn(Controller):
         if len(keys) != 1 or "authorization" in request.headers or not _KEY.fullmatch(keys[0]):
             raise MalformedKeyError("exactly one token is needed, in X-MBX-APIKEY")
         answer = await read_as(keys[0].encode(), request, account, _whole)
-        answer.headers["vary"] = "X-MBX-APIKEY"  # not `Authorization`, as under `/v1`
+        answer.headers["vary"] = answer.headers["vary"].replace("Authorization", "X-MBX-APIKEY")  # the token is there
         return answer
 
     @get(
@@ -106,7 +107,9 @@ class DropIn(Controller):
         operation_id="binance_exchange_info",
         tags=_TAGS,
         opt=_without_token(
-            "The exchange's answer, as it sent it.", ref("ExchangeInfo"), (*EVERYWHERE, "Age", "Gateway-Environment")
+            "The exchange's answer, as it sent it.",
+            ref("ExchangeInfo"),
+            (*EVERYWHERE, "Age", "Gateway-Environment", "Content-Encoding"),
         ),
     )
     async def get_exchange_info(self, request: AnyRequest) -> Response[bytes]:
@@ -120,7 +123,9 @@ class DropIn(Controller):
             raise _not_yet(request, "exchangeInfo has not been read yet")
         environment = gateway_of(request).config.settings.environment
         headers = NO_STORE | {"age": str(public.exchange_info_age_ms // 1000), "gateway-environment": environment}
-        return Response(public.exchange_info.body, media_type=JSON, headers=headers)
+        accepted = caching.header_lines(request.headers, "Accept-Encoding")
+        body, encoding = await encoded(public.exchange_info.body, accepted)
+        return Response(body, media_type=JSON, headers=headers | encoding)
 
     @get("/ping", operation_id="binance_ping", tags=_TAGS, opt=_without_token("Alive.", ref("Empty")))
     async def get_ping(self, request: AnyRequest) -> Response[bytes]:

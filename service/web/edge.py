@@ -29,7 +29,6 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import Any, cast
 
-import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
@@ -37,6 +36,7 @@ from service.access.limits import Bucket, Quota, Rate, take
 from service.access.waiting import EACH_TURN, CallerLeftError, NoRoomError
 from service.gateway import Gateway
 from service.telemetry.attribution import CLIENT
+from service.telemetry.logs import log_request
 from service.web import problems
 from service.web.auditing import audit, note_route
 from service.web.context import RequestContext, attach, request_id_of
@@ -44,8 +44,6 @@ from service.web.fast_path import FastPath, ParsedRead
 from service.web.problems import Refusal, overloaded, whole_seconds
 from service.web.reads import Answer, Headers, Reads
 from service.web.refusals import UNSTORED, refused
-
-log = structlog.get_logger("coinm.request")
 
 TURN_S = 0.02
 """Seconds for which requests begin in one turn of the event loop: a fraction of what a probe's caller, or the renewal
@@ -64,6 +62,8 @@ NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _PROBES = frozenset({"/healthz", "/readyz"})
 _ANSWERED = frozenset({200, 304})
 """The statuses of reads that were answered."""
+_LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
+"""As log lines have them."""
 
 
 class Turns:
@@ -240,13 +240,9 @@ class Edge:
             CLIENT.reset(no_client)  # the task may be the server's own, and outlive this request
             note_route(context, fields)
             self._finish(context, started)
-        if (
-            context.status in _ANSWERED
-            and context.account
-            and context.selection
-            and context.route.startswith(_FORMS[0])
-        ):
-            self.fast_path.learn(fields, ParsedRead(context.route, context.account, context.selection))
+        account, selection, shape = context.account, context.selection, context.shape
+        if context.status in _ANSWERED and account and selection and shape and context.route.startswith(_FORMS[0]):
+            self.fast_path.learn(fields, ParsedRead(context.route, account, selection, shape))
 
     def _may_log(self) -> bool:
         """Whether one more request that came to nothing gets a log line; the counters have all of them.
@@ -268,15 +264,8 @@ class Edge:
         if self.gateway.audit is not None:
             audit(self.gateway.audit, self.gateway, context)
         if context.logged:
-            log.log(
-                _level(context),
-                "request",
-                method=context.method,
-                route=context.route,
-                status=context.status,
-                duration_ms=round(duration_s * 1000, 3),
-                **context.log_fields(),
-            )
+            level = _level(context)
+            log_request(level, context.log_line(_LEVELS[level], duration_s))
 
 
 def _refusal_headers(refusal: Refusal) -> Headers:

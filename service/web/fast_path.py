@@ -32,6 +32,7 @@ from service.cache.policy import NO_DIRECTIVES, RequestDirectives
 from service.gateway import Gateway
 from service.kubernetes.token_review import MAX_TOKEN, Refusal
 from service.web import caching
+from service.web.compression import accepts_gzip
 from service.web.context import RequestContext, request_id
 from service.web.problems import ProblemError
 from service.web.reads import Answer, Headers, Read, Reads
@@ -40,12 +41,13 @@ log = structlog.get_logger("coinm.web")
 
 MAX_PARSED_READS = 1024
 """Requests that are remembered; the oldest is dropped first. A dozen services with a few polls each stay far below."""
-MAX_CACHE_CONTROLS = 64
-"""Spellings of `Cache-Control` that are remembered: a client uses one or two. Together they take 0.5 MB at most."""
+MAX_SPELLINGS = 64
+"""Of `Cache-Control`, and of `Accept-Encoding`, that are remembered: a client uses one or two. Together they take 1 MB
+at most."""
 MAX_QUERY = 1024
 """Bytes of a query that is remembered, so that a parsed read takes some kilobytes at most."""
 
-_READ = frozenset({b"authorization", b"cache-control", b"host", b"if-none-match", b"x-request-id"})
+_READ = frozenset({b"accept-encoding", b"authorization", b"cache-control", b"host", b"if-none-match", b"x-request-id"})
 _CREDENTIALS = frozenset({b"authorization", b"x-mbx-apikey"})
 _UNUSUAL = frozenset({b"pragma", b"x-mbx-apikey"})
 _BEARER = b"bearer "
@@ -58,6 +60,8 @@ class ParsedRead(msgspec.Struct, frozen=True):
     """The template of the path."""
     account: str
     selection: Selection
+    shape: str
+    """The selection's, as the audit log has it."""
 
 
 class FastPath:
@@ -118,11 +122,12 @@ class FastPath:
         grant = client.grants.get(parsed.account) if client else None
         if client is None or grant is None:
             return None
-        control, tags = sent.get(b"cache-control"), sent.get(b"if-none-match")
+        control, tags, codings = sent.get(b"cache-control"), sent.get(b"if-none-match"), sent.get(b"accept-encoding")
         # The cache repeats its last decision only for the same object: equal directives must be identical ones.
         directives = NO_DIRECTIVES if control is None else _directives(control)
         etags = [] if tags is None else caching.bounded("If-None-Match", [tags.decode("latin-1")])
-        answer = self._reads.from_memory(Read(client.name, grant, parsed.selection, directives, etags))
+        gzip = codings is not None and _accepts_gzip(codings)
+        answer = self._reads.from_memory(Read(client.name, grant, parsed.selection, directives, etags, gzip))
         if answer is None:
             return None
         # The charge comes after every other decision: an admitted request has spent its token.
@@ -143,7 +148,7 @@ class FastPath:
             served=answer.served,
             quota=quota,
             audited=True,
-            shape=parsed.selection.shape.value,
+            shape=parsed.shape,
             named_account=parsed.account,
         )
 
@@ -159,6 +164,11 @@ class FastPath:
         return gateway.config.clients.of_service_account(review.name), review.name
 
 
-@lru_cache(MAX_CACHE_CONTROLS)
+@lru_cache(MAX_SPELLINGS)
 def _directives(cache_control: bytes) -> RequestDirectives:
     return caching.request_directives(caching.bounded("Cache-Control", [cache_control.decode("latin-1")]), [])
+
+
+@lru_cache(MAX_SPELLINGS)
+def _accepts_gzip(accept_encoding: bytes) -> bool:
+    return accepts_gzip(caching.bounded("Accept-Encoding", [accept_encoding.decode("latin-1")]))

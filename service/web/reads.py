@@ -13,7 +13,11 @@ The order is the same on hits and misses, so an answer's status reveals nothing 
 # What a selection renders to from one snapshot, for one client under one grant, is prepared once for the fast path and
 # kept as long as that snapshot is served. A reload that changes the grant changes the value that is compared, which
 # voids the entry.
+#
+# A view is compressed once, for the first caller that accepts gzip; a large one in a thread, so that callers with other
+# wishes don't wait. Until that is done, the fast path leaves its reads to the handlers.
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -33,6 +37,7 @@ from service.fleet.errors import ExchangeError
 from service.gateway import Gateway
 from service.web import caching
 from service.web.authentication import authenticate_token, bearer_of, client_of, gateway_of
+from service.web.compression import LARGE_BODY, accepts_gzip, compress, compressed_etag, is_compressible
 from service.web.context import context_of
 from service.web.parameters import FILTERS, require_readable
 from service.web.problems import (
@@ -58,7 +63,9 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
 _OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})
-_CONTENT_TYPE = (b"content-type", JSON.encode())
+_CONTENT_TYPE, _GZIP = (b"content-type", JSON.encode()), (b"content-encoding", b"gzip")
+_OF_FRAMEWORK = frozenset({b"content-type", b"content-length"})
+"""Headers that the framework adds by itself."""
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -70,6 +77,8 @@ class Read(msgspec.Struct, frozen=True):
     directives: RequestDirectives
     etags: list[str]
     """The lines of `If-None-Match`: what the caller has already."""
+    gzip: bool
+    """Whether the caller accepts it."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -88,10 +97,12 @@ class _Prepared(NamedTuple):
     """What a selection renders to from one snapshot, under one grant."""
 
     grant: Grant
-    view: View
+    etags: tuple[str, str]
+    """Of the body, and of the same in the other encoding."""
     headers: Headers
     """Fixed for the snapshot's life."""
     body_headers: Headers
+    body: bytes
 
 
 class _PreparedAnswers:
@@ -101,21 +112,21 @@ class _PreparedAnswers:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self._answers: dict[tuple[Selection, str], _Prepared] = {}
+        self._answers: dict[tuple[Selection, str, bool], _Prepared] = {}
         self._bytes = 0
         self._served: Served | None = None
         self._age_headers: Headers = []
 
     def find(self, read: Read) -> _Prepared | None:
         """What was prepared for this client and selection, if that was under the same grant."""
-        prepared = self._answers.get((read.selection, read.client))
+        prepared = self._answers.get((read.selection, read.client, read.gzip))
         return prepared if prepared is not None and prepared.grant == read.grant else None
 
     def add(self, read: Read, prepared: _Prepared) -> None:
         """Remember an answer, within the bounds of the snapshot's own views: up to there they hold the same body."""
-        size_bytes = len(prepared.view.body)
+        size_bytes = len(prepared.body)
         if len(self._answers) < MAX_VIEWS and self._bytes + size_bytes <= MAX_VIEW_BYTES:
-            self._answers[read.selection, read.client] = prepared
+            self._answers[read.selection, read.client, read.gzip] = prepared
             self._bytes += size_bytes
 
     def age_headers(self, served: Served) -> Headers:
@@ -132,6 +143,7 @@ class Reads:
         self._gateway = gateway
         self._prepared: dict[str, _PreparedAnswers] = {}
         """By account."""
+        self._compressing = asyncio.Lock()
 
     def from_memory(self, read: Read) -> Answer | None:
         """The answer, if memory has one and giving it starts nothing; `None`: only `read_as` can decide.
@@ -151,11 +163,14 @@ class Reads:
             self._prepared = kept | {account: answers}
         prepared = answers.find(read)
         if prepared is None:
-            prepared = self._prepare(read, served.snapshot)
+            view = _view(read, served.snapshot)
+            if _needs_thread(read, view):
+                return None
+            prepared = self._prepare(read, served.snapshot, view)
             answers.add(read, prepared)
         return _answer(read, served, prepared, answers.age_headers(served))
 
-    def render(self, read: Read, served: Served) -> Answer:
+    async def render(self, read: Read, served: Served) -> Answer:
         """The answer from a snapshot that is fresh enough; nothing of it is kept.
 
         Raises:
@@ -164,16 +179,30 @@ class Reads:
         """
         # Kept, reads that are never repeated would take the room of those that are, and a read that waited could put
         # an older snapshot in the place of memory's.
-        return _answer(read, served, self._prepare(read, served.snapshot), _encoded(caching.age_headers(served)))
+        view = _view(read, served.snapshot)
+        if _needs_thread(read, view):
+            async with self._compressing:  # who comes meanwhile finds it done
+                if view.compressed is None:
+                    view.compressed = await asyncio.to_thread(compress, view.body)
+        prepared = self._prepare(read, served.snapshot, view)
+        return _answer(read, served, prepared, _encoded(caching.age_headers(served)))
 
-    def _prepare(self, read: Read, snapshot: Snapshot) -> _Prepared:
-        require_grant(read.grant, read.selection, snapshot.margin_assets)
-        view = render_view(snapshot, read.selection, read.grant)
-        headers = caching.snapshot_headers(snapshot, view, self._gateway.config.settings.environment)
+    def _prepare(self, read: Read, snapshot: Snapshot, view: View) -> _Prepared:
+        body, etags = view.body, (view.etag, compressed_etag(view.etag))
+        body_headers: Headers = []
+        gzip = read.gzip and is_compressible(body)
+        if gzip:
+            if view.compressed is None:
+                view.compressed = compress(body)
+            body, etags = view.compressed, (etags[1], etags[0])
+            body_headers.append(_GZIP)
+        headers = caching.snapshot_headers(snapshot, etags[0], self._gateway.config.settings.environment)
+        if gzip:
+            headers["vary"] += ", Accept-Encoding"  # the plain body, as a cache may keep it, is right for everybody
         if snapshot.mode is not None and read.selection.shape in _WITH_POSITIONS:
             headers["gateway-position-mode"] = snapshot.mode
-        body_headers = [_CONTENT_TYPE, (b"content-length", str(len(view.body)).encode())]
-        return _Prepared(read.grant, view, _encoded(headers), body_headers)
+        body_headers += _CONTENT_TYPE, (b"content-length", str(len(body)).encode())
+        return _Prepared(read.grant, etags, _encoded(headers), body_headers, body)
 
 
 async def read(request: AnyRequest, account: str, select: Callable[[bytes], Selection]) -> Response[bytes]:
@@ -202,6 +231,7 @@ async def read_as(
         caching.header_lines(request.headers, "Cache-Control"), caching.header_lines(request.headers, "Pragma")
     )
     etags = caching.header_lines(request.headers, "If-None-Match")
+    gzip = accepts_gzip(caching.header_lines(request.headers, "Accept-Encoding"))
     for _ in range(MAX_WAITS):
         cache = gateway.config.caches[account]
         require_grant(grant, selection, cache.margin_assets)
@@ -233,8 +263,9 @@ async def read_as(
     require_grant(grant, selection, served.snapshot.margin_assets)
     context.served = served
     reads: Reads = request.app.state.reads
-    answer = reads.render(Read(client.name, grant, selection, directives, etags), served)
-    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    answer = await reads.render(Read(client.name, grant, selection, directives, etags, gzip), served)
+    sent = [*answer.headers, *(each for each in answer.body_headers if each[0] not in _OF_FRAMEWORK)]
+    headers = {name.decode(): value.decode() for name, value in sent}
     media_type = JSON if answer.status == 200 else None
     return Response(answer.body, status_code=answer.status, media_type=media_type, headers=headers)
 
@@ -290,11 +321,24 @@ def require_grant(grant: Grant, selection: Selection, margin_assets: Mapping[str
         raise ForbiddenError(refusal)
 
 
+def _view(read: Read, snapshot: Snapshot) -> View:
+    require_grant(read.grant, read.selection, snapshot.margin_assets)
+    return render_view(snapshot, read.selection, read.grant)
+
+
+def _needs_thread(read: Read, view: View) -> bool:
+    """Whether compressing the view for this read would hold up the event loop."""
+    return read.gzip and view.compressed is None and len(view.body) >= LARGE_BODY
+
+
 def _answer(read: Read, served: Served, prepared: _Prepared, age_headers: Headers) -> Answer:
     headers = [*prepared.headers, *age_headers]
-    if read.etags and caching.not_modified(read.etags, prepared.view.etag):
-        return Answer(served, 304, headers, [], b"")
-    return Answer(served, 200, headers, prepared.body_headers, prepared.view.body)
+    tag = caching.matching_tag(read.etags, *prepared.etags) if read.etags else None
+    if tag is None:
+        return Answer(served, 200, headers, prepared.body_headers, prepared.body)
+    if tag != prepared.etags[0]:  # what the caller has is in the other encoding
+        headers = [(name, tag.encode() if name == b"etag" else value) for name, value in headers]
+    return Answer(served, 304, headers, [], b"")
 
 
 def _encoded(headers: Mapping[str, str]) -> Headers:

@@ -1,8 +1,6 @@
 """A stage for every test; after it the canary, and the document held against every answer."""
 
-import io
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -10,31 +8,13 @@ import pytest
 from tests.app.canary import leaks
 from tests.app.contract import deviations
 from tests.app.harness import Replica, Stage
+from tests.conftest import LogText
 
 MakeStage = Callable[..., Stage]
 
 
-class _Unredacted(logging.Handler):
-    """Every log record as it was given, before anything masks it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(repr(record.__dict__))
-
-
 @pytest.fixture
-def unredacted(log_text: io.StringIO) -> Iterator[list[str]]:
-    handler = _Unredacted()
-    logging.getLogger().addHandler(handler)
-    yield handler.texts
-    logging.getLogger().removeHandler(handler)
-
-
-@pytest.fixture
-async def make_stage(tmp_path: Path, log_text: io.StringIO, unredacted: list[str]) -> AsyncIterator[MakeStage]:
+async def make_stage(tmp_path: Path, log_text: LogText) -> AsyncIterator[MakeStage]:
     """Worlds with settings of the test's own; each is searched for secrets when the test is over."""
     stages: list[Stage] = []
 
@@ -50,7 +30,7 @@ async def make_stage(tmp_path: Path, log_text: io.StringIO, unredacted: list[str
         secrets = stage.secrets()
         found = [leak async for place, text in stage.traces() for leak in leaks(place, text, secrets)]
         found += leaks("the log", log_text.getvalue(), secrets)
-        found += leaks("the log before it is masked", "\n".join(unredacted), secrets)
+        found += leaks("the log before it is masked", "\n".join(log_text.unmasked()), secrets)
         assert not found
         assert [deviation for answer in stage.answers for deviation in deviations(answer)] == []
 

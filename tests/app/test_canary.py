@@ -1,12 +1,12 @@
 """Proof that the canary, which searches what every test of this folder produced, bites."""
 
-import io
 import logging
 
 import pytest
 
 from tests.app.canary import leaks
 from tests.app.harness import ACCOUNT, Replica, Stage
+from tests.conftest import LogText
 from tests.support import IDENTITY, TOKENS
 
 
@@ -38,11 +38,9 @@ async def test_every_place_is_searched(stage: Stage, gateway: Replica) -> None:
     }
 
 
-async def test_what_is_logged_is_searched_before_and_after_masking(
-    log_text: io.StringIO, unredacted: list[str]
-) -> None:
+async def test_what_is_logged_is_searched_before_and_after_masking(log_text: LogText) -> None:
     logging.getLogger("anybody").error("it was %s", TOKENS["risk"])
     secrets = {"token": TOKENS["risk"]}
-    assert leaks("raw", "".join(unredacted), secrets) == ["token in raw"]
+    assert leaks("raw", "".join(log_text.unmasked()), secrets) == ["token in raw"]
     assert "it was …" in log_text.getvalue()
     assert leaks("masked", log_text.getvalue(), secrets) == []

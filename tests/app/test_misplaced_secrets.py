@@ -3,7 +3,6 @@
 `COINM_TEST_MISPLACED` is how many files each test tries, the same at every run, of some fifty thousand.
 """
 
-import io
 import os
 import random
 import tomllib
@@ -21,6 +20,7 @@ from service.reload import read
 from service.settings import effective
 from service.settings_file import SettingsError
 from tests.app.harness import Stage
+from tests.conftest import LogText
 from tests.misplaced import MARK, SECRETS, keys, misplaced, mistyped, toml
 from tests.process.conftest import run_command
 from tests.support import write_settings
@@ -89,9 +89,7 @@ def test_a_command_that_refuses_its_settings_says_so_in_one_line(tmp_path: Path,
             assert MARK.lower() not in result.output.lower(), text
 
 
-async def test_a_secret_at_a_wrong_place_is_not_logged_by_a_running_gateway(
-    stage: Stage, log_text: io.StringIO, unredacted: list[str]
-) -> None:
+async def test_a_secret_at_a_wrong_place_is_not_logged_by_a_running_gateway(stage: Stage, log_text: LogText) -> None:
     gateway, reloader = await stage.start_watched()
     whole = stage.file.read_text()
     for text in sample(all_files(stage.folder)):
@@ -103,7 +101,7 @@ async def test_a_secret_at_a_wrong_place_is_not_logged_by_a_running_gateway(
     await reloader.check_now()
     assert 'settings_refused"' in log_text.getvalue()
     assert "settings_fault" not in log_text.getvalue()
-    assert MARK.lower() not in f"{log_text.getvalue()}{unredacted}".lower()
+    assert MARK.lower() not in f"{log_text.getvalue()}{log_text.unmasked()}".lower()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Reads that wait: who may, until when, and what they are given after it."""
 
 import asyncio
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from service.access import tokens
 from service.telemetry.audit import Line
 from service.web.edge import FUTILE_LINES
 from tests.app.conftest import MakeStage
-from tests.app.harness import BTC, Replica, Stage, cache_status, problem, settle, told
+from tests.app.harness import BTC, Replica, Stage, cache_status, logged, problem, settle, told
 from tests.app.pods import CLIENTS, KUBERNETES, Pods, ask
 from tests.support import TOKENS, bearer
 
@@ -164,7 +165,7 @@ async def test_that_there_is_no_room_is_logged_once_and_so_is_its_end(
 
 
 async def test_all_of_a_burst_that_finds_no_room_are_refused_alike_and_few_have_a_log_line(
-    make_stage: MakeStage, caplog: pytest.LogCaptureFixture
+    make_stage: MakeStage, log_text: io.StringIO
 ) -> None:
     stage = make_stage(server={"waiters": 3}, audit=None)
     gateway = await _slow(stage)
@@ -194,9 +195,7 @@ async def test_all_of_a_burst_that_finds_no_room_are_refused_alike_and_few_have_
     bodies = [msgspec.json.decode(sent[1]["body"]) for sent in refused]
     assert len({body.pop("instance") for body in bodies}) == len(refused)
     assert {body["type"].rpartition(":")[2] for body in bodies} == {"overloaded"}
-    lines = [
-        record.msg for record in caplog.records if isinstance(record.msg, dict) and record.msg["event"] == "request"
-    ]
+    lines = logged(log_text)
     assert sum((line["route"], line["status"]) == ("unmatched", 503) for line in lines) == FUTILE_LINES.per_second
     waited = max(line["duration_ms"] for line in lines if line["status"] == 503 and line["route"] != "unmatched")
     assert waited > 5  # one of the three that found a place: it waited while hundreds were refused

@@ -8,7 +8,7 @@ import pytest
 from tests.process.conftest import gateway_process, tables
 
 
-@pytest.mark.parametrize(("setting", "policy"), [(None, os.SCHED_BATCH), ("normal", os.SCHED_OTHER)])
+@pytest.mark.parametrize(("setting", "policy"), [(None, os.SCHED_OTHER), ("batch", os.SCHED_BATCH)])
 async def test_the_threads_that_serve_are_scheduled_as_the_settings_say(
     tmp_path: Path, redis_port: int, exchange_url: str, setting: str | None, policy: int
 ) -> None:

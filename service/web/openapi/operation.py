@@ -23,6 +23,7 @@ LIMITED = (*EVERYWHERE, "RateLimit-Policy", "RateLimit")
 SNAPSHOT = (
     *LIMITED,
     *("Age", "Gateway-Snapshot-Age", "Gateway-Snapshot-Time", "Gateway-Environment", "Cache-Status", "ETag", "Vary"),
+    "Content-Encoding",
 )
 """Of every answer cut from a snapshot."""
 

@@ -5,13 +5,23 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import structlog
 
 from service.settings import Secret
-from service.telemetry.logs import QUEUE_LINES, STALL_S, Redactor, logging_to, stray_output_logged
+from service.telemetry.logs import (
+    QUEUE_LINES,
+    STALL_S,
+    LogQueue,
+    Redactor,
+    RequestLine,
+    log_request,
+    logging_to,
+    stray_output_logged,
+)
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----"
 
@@ -155,6 +165,84 @@ def test_ending_with_a_full_queue_loses_nothing_of_it() -> None:
         stream.fill(extra=0)
         threading.Timer(0.05, stream.released.set).start()  # the reader comes back while logging ends
     assert stream.getvalue().count("\n") == 1 + QUEUE_LINES
+
+
+def line(request_id: str, **known: Any) -> RequestLine:
+    """A request's line."""
+    now = datetime(2026, 1, 2, 3, 4, 5, 678_901, UTC)
+    fixed = (now, "info", "coinm.request", "request", "GET", "/v1/x", 200, 0.125)
+    return RequestLine(*fixed, request_id=request_id, **known)
+
+
+def test_a_request_is_a_line_of_what_is_known_of_it() -> None:
+    text = logged(lambda _: log_request(logging.INFO, line("r1", client="risk", age_ms=0)))
+    assert text == (
+        '{"time":"2026-01-02T03:04:05.678901Z","level":"info","logger":"coinm.request","event":"request","method":"GET",'
+        '"route":"/v1/x","status":200,"duration_ms":0.125,"age_ms":0,"client":"risk","request_id":"r1"}\n'
+    )
+
+
+def test_a_request_below_the_level_leaves_no_line() -> None:
+    assert logged(lambda _: log_request(logging.DEBUG, line("r1"))) == ""
+
+
+def test_requests_and_events_are_written_in_the_order_in_which_they_were_logged() -> None:
+    def write(log: Any) -> None:
+        for number in range(300):
+            log_request(logging.INFO, line(str(number)))
+            if number % 7 == 0:
+                log.info("after", number=number)
+
+    lines = [json.loads(each) for each in logged(write).splitlines()]
+    seen = [each.get("request_id", each.get("number")) for each in lines]
+    expected = [[str(number), number] if number % 7 == 0 else [str(number)] for number in range(300)]
+    assert seen == [each for pair in expected for each in pair]
+
+
+def test_a_request_is_masked_too_and_by_itself() -> None:
+    def write(_: Any) -> None:
+        log_request(logging.INFO, line("-----BEGIN RSA PRIVATE KEY-----canary"))
+        log_request(logging.INFO, line("hunter2-canary"))
+        log_request(logging.INFO, line("harmless"))
+
+    text = logged(write, "hunter2-canary")
+    assert "canary" not in text
+    assert text.count("\n") == 3
+    assert json.loads(text.splitlines()[2])["request_id"] == "harmless"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_request_reads_like_an_event() -> None:
+    stream = Terminal()
+    with logging_to(stream):
+        log_request(logging.INFO, line("r1", client="risk"))
+    assert "request_id" in stream.getvalue()
+    assert "risk" in stream.getvalue()
+    assert "{" not in stream.getvalue()
+
+
+def test_a_request_that_finds_the_queue_full_is_counted_as_dropped() -> None:
+    stream, dropped = Stalled(), list[int]()
+    with logging_to(stream, on_drop=lambda: dropped.append(1)):
+        stream.fill(extra=0)
+        log_request(logging.INFO, line("r1"))
+        assert len(dropped) == 1
+        stream.released.set()
+    assert "r1" not in stream.getvalue()
+
+
+def test_flushing_waits_for_the_lines_of_requests() -> None:
+    stream = io.StringIO()
+    queue = LogQueue(stream, Redactor(), lambda: None)
+    queue.put(b"one")
+    queue.flush()
+    assert stream.getvalue() == "one\n"
+    queue.close()
+    queue.flush()  # after its end there is nothing to wait for
 
 
 def test_afterwards_logging_is_as_it_was() -> None:

@@ -12,7 +12,8 @@ from service.account.selection import Shape
 from service.kubernetes.token_review import precheck
 from service.telemetry.logs import looks_secret
 from service.web.authentication import bearer_token
-from service.web.caching import bounded, not_modified, request_directives
+from service.web.caching import bounded, matching_tag, request_directives
+from service.web.compression import accepts_gzip
 from service.web.parameters import accept_only, filtered, no_filters, path_value, require_readable
 from service.web.problems import ProblemError
 
@@ -22,7 +23,8 @@ PARSERS: dict[str, Parser] = {
     "Cache-Control": lambda text: request_directives([text], []),
     "Cache-Control, lines": lambda text: request_directives(text.split(), []),
     "Pragma": lambda text: request_directives([], [text]),
-    "If-None-Match": lambda text: not_modified([text], '"a"'),
+    "If-None-Match": lambda text: matching_tag([text], '"a"'),
+    "Accept-Encoding": lambda text: accepts_gzip([text]),
     "Authorization": lambda text: bearer_token([text], another=False),
     "Authorization, token": lambda text: bearer_token([f"Bearer {text}"], another=False),
     "X-Request-Id": looks_secret,
