@@ -210,7 +210,7 @@ def _observe(gateway: Gateway) -> None:
     metrics.client_counter(
         "weight_saved",
         "Request weight of calls that a snapshot spared, by its reader.",
-        lambda: weight_saved(metrics.cache_results),
+        lambda: weight_saved(metrics.cache_results.counts()),
     )
     metrics.account_gauge(
         "snapshot_age_seconds",

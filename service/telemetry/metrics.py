@@ -4,8 +4,11 @@ Labels are bounded: route templates, statuses, accounts' and clients' names, out
 an address or a symbol. Values that are read rather than counted are gauges with a function, called at scrape time.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
+from operator import add
 from typing import TypeAlias
 
 from prometheus_client import (
@@ -18,15 +21,18 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series per counter, of no use here
 
 _Family: TypeAlias = GaugeMetricFamily | CounterMetricFamily
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-"""Seconds. Hits take well below a millisecond, misses a round trip, the slowest answer `exchange.timeout` + 3 s."""
+"""Seconds. Misses take a round trip, the slowest answer `exchange.timeout` + 3 s."""
+_REQUEST_LATENCY = (0.000025, 0.00005, 0.0001, 0.00025, *_LATENCY)
+"""The same, and finer where hits are."""
 
 
 class Metrics:
@@ -37,17 +43,10 @@ class Metrics:
         # These belong to the default registry; without this, ours would lack the process's own figures.
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             self.registry.register(collector)
-        self.requests = self._counter("requests", "Requests answered.", "route", "method", "status")
-        self.request_duration = Histogram(
-            "coinm_request_duration_seconds",
-            "From a request's arrival to its answer.",
-            ["route"],
-            buckets=_LATENCY,
-            registry=self.registry,
-        )
-        self.cache_results = self._counter(
-            "cache_results", "Reads, by the result of the cache.", "account", "client", "result"
-        )
+        self.requests = Requests()
+        self.registry.register(self.requests)
+        self.cache_results = CacheResults()
+        self.registry.register(self.cache_results)
         self.overloaded = self._counter(
             "overloaded", "Reads refused, or displaced by another client's, because too many wait.", "client"
         )
@@ -135,4 +134,69 @@ class _ScrapedFamily(Collector):
         family = self._family()
         for labels, value in self._read():
             family.add_metric(labels, value)
+        yield family
+
+
+# What every request counts is counted in plain numbers: prometheus_client's counters and histograms take a lock each.
+# So only the event loop's thread may count. A scrape reads in another thread, which may take its turn between any two
+# steps here. It takes a dict or a list by its `copy`, which is one step: iterating fails if a key comes in between. So
+# each figure is whole and never falls, but figures may be some requests apart, as the library's own are.
+
+
+class Requests(Collector):
+    """Requests answered, and how long they took; counted in the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str, int], list[float]] = {}
+        """By route, method and status: how many requests are in each bucket, then the sum of their seconds."""
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        key = route, method, status
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = _no_requests()
+        tally[bisect_left(_REQUEST_LATENCY, seconds)] += 1
+        tally[-1] += seconds
+
+    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
+        requests = CounterMetricFamily("coinm_requests", "Requests answered.", labels=["route", "method", "status"])
+        routes = dict[str, list[float]]()
+        for (route, method, status), tally in self._tallies.copy().items():
+            counted = tally.copy()
+            requests.add_metric([route, method, str(status)], sum(counted[:-1]))
+            routes[route] = [*map(add, routes.get(route, _no_requests()), counted)]
+        yield requests
+        durations = HistogramMetricFamily(
+            "coinm_request_duration_seconds", "From a request's arrival to its answer.", labels=["route"]
+        )
+        bounds = [*map(floatToGoString, _REQUEST_LATENCY), "+Inf"]
+        for route, (*buckets, seconds) in routes.items():
+            durations.add_metric([route], list(zip(bounds, accumulate(buckets), strict=True)), seconds)
+        yield durations
+
+
+def _no_requests() -> list[float]:
+    return [0] * (len(_REQUEST_LATENCY) + 1) + [0.0]
+
+
+class CacheResults(Collector):
+    """Reads, by account, client and the result of the cache; counted in the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, str], int] = {}
+
+    def count(self, account: str, client: str, result: str) -> None:
+        key = account, client, result
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def counts(self) -> Mapping[tuple[str, str, str], int]:
+        """The counts of this moment, in any thread."""
+        return self._counts.copy()
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "coinm_cache_results", "Reads, by the result of the cache.", labels=["account", "client", "result"]
+        )
+        for labels, count in self.counts().items():
+            family.add_metric(labels, count)
         yield family

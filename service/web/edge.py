@@ -31,7 +31,6 @@ from typing import Any, cast
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
-from prometheus_client import Counter, Histogram
 
 from service.access.limits import Bucket, Quota, Rate, take
 from service.access.waiting import EACH_TURN, CallerLeftError, NoRoomError
@@ -122,9 +121,6 @@ class Edge:
         """Reads that the fast path answered."""
         self._turns = Turns()
         self._futile_lines: Bucket | None = None
-        # Kept, because a look-up by labels costs more than a count.
-        self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._results: dict[tuple[str | None, str | None, str], Counter] = {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Not `async` itself: a hit runs through one coroutine, and each further one would cost as much as its counters.
@@ -262,19 +258,9 @@ class Edge:
     def _finish(self, context: RequestContext, started: float) -> None:
         """Count, audit and log a request that has ended, whichever way it took, and also if its caller hung up."""
         duration_s, metrics = time.perf_counter() - started, self.gateway.metrics
-        route = context.route, context.method, context.status
-        counters = self._requests.get(route)
-        if counters is None:
-            requests = metrics.requests.labels(context.route, context.method, str(context.status))
-            counters = self._requests[route] = requests, metrics.request_duration.labels(context.route)
-        counters[0].inc()
-        counters[1].observe(duration_s)
-        if context.served is not None:
-            read = context.account, context.client, context.served.result
-            results = self._results.get(read)
-            if results is None:
-                results = self._results[read] = metrics.cache_results.labels(*read)
-            results.inc()
+        metrics.requests.count(context.route, context.method, context.status, duration_s)
+        if context.served and context.account and context.client:  # whoever is served has both
+            metrics.cache_results.count(context.account, context.client, context.served.result)
         if self.gateway.audit is not None:
             audit(self.gateway.audit, self.gateway, context)
         if context.logged:

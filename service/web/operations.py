@@ -147,7 +147,7 @@ def readiness(gateway: Gateway) -> tuple[int, bytes]:
 def status_of(gateway: Gateway, client: Client) -> Status:
     """What a client may know of this replica. What counts reads counts its own alone, never those of others."""
     address, clock = gateway.exchange.address, gateway.exchange.clock
-    saved = weight_saved(gateway.metrics.cache_results)
+    saved = weight_saved(gateway.metrics.cache_results.counts())
     weight = Weight(
         used=address.used,
         ceiling=int(address.ceiling),
