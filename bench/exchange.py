@@ -1,7 +1,7 @@
 """The simulated exchange with an account of any size, in a process of its own: `python -m bench.exchange PORT ROWS`.
 
-`/account` is the account without a signature, for peers that can't sign; `/calls` says how often the gateway asked for
-it.
+`/account` is the account without a signature, for peers that can't sign; `/calls` says how often the account was
+requested, signed or not.
 """
 
 import asyncio
@@ -31,13 +31,16 @@ def statement_of(exchange: Exchange, rows: int) -> bytes:
 async def main(port: int, rows: int) -> None:
     exchange = Exchange(Settings(weight_limit=WEIGHT_LIMIT))
     body = exchange.book(MAIN).raw = statement_of(exchange, rows)
+    unsigned = 0
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal unsigned
         match scope.get("path"):
             case "/account":
+                unsigned += 1
                 await _answer(send, body)
             case "/calls":
-                await _answer(send, str(exchange.calls.count(ACCOUNT_PATH)).encode())
+                await _answer(send, str(exchange.calls.count(ACCOUNT_PATH) + unsigned).encode())
             case _:
                 await exchange(scope, receive, send)
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -9,8 +10,21 @@ from bench.processes import Load, Request, load
 from bench.world import Target
 
 CONNECTIONS = 32
-PAUSE = 10
-"""Ms between two requests of a connection where the rate is fixed; the number of connections makes the rate."""
+PAUSE_MS = 10
+"""Between two requests of a connection where the rate is fixed; the number of connections makes the rate."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """How long everything is measured, and where."""
+
+    folder: Path
+    """For what servers write."""
+    rounds: int
+    seconds: float
+    say: Callable[[str], None]
+    """Called with each line of progress."""
+    plot: Path | None = None
+    """Where to draw the rates of all targets; `None`: not at all."""
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -35,31 +49,30 @@ class Results(msgspec.Struct):
         return [of(own) / of(other) for own, other in zip(self.rounds[name], self.rounds[to], strict=True)]
 
 
-async def measured(targets: Sequence[Target], rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
+async def measured(targets: Sequence[Target], run: Run) -> Results:
     results = Results({target.name: [] for target in targets}, {})
     for target in targets:
         await load(target.request, 1, CONNECTIONS)  # caches fill, code warms up
-    for number in range(1, rounds + 1):
+    for number in range(1, run.rounds + 1):
         for target in targets:
-            one = await _round(target, seconds)
-            results.rounds[target.name].append(one)
-            say(f"round {number} of {rounds}: {target.name}: {one.rate:,.0f}/s, {one.cpu:.0f} µs")
+            rate, cpu = await cost(target, run.seconds)
+            results.rounds[target.name].append(Round(rate, cpu, await at_half(target.request, rate, run.seconds)))
+            run.say(f"round {number} of {run.rounds}: {target.name}: {rate:,.0f}/s, {cpu:.0f} µs")
     for target in targets:
         results.resident[target.name] = target.server.resident
     return results
 
 
-async def _round(target: Target, seconds: float) -> Round:
-    rate, cpu = await cost(target, target.request, seconds)
-    steady = await load(target.request, seconds, connections=max(1, round(rate / 2 * PAUSE / 1000)), pause=PAUSE)
-    return Round(rate, cpu, steady)
-
-
-async def cost(target: Target, request: Request, seconds: float) -> tuple[float, float]:
+async def cost(target: Target, seconds: float) -> tuple[float, float]:
     """Requests a second at full speed, and microseconds of CPU a request."""
     before = target.server.cpu
-    full = await load(request, seconds, CONNECTIONS)
+    full = await load(target.request, seconds, CONNECTIONS)
     return full.rate, (target.server.cpu - before) * 1e6 / full.requests
+
+
+async def at_half(request: Request, rate: float, seconds: float) -> Load:
+    """At half of a rate, from as many connections as that takes."""
+    return await load(request, seconds, max(1, round(rate / 2 * PAUSE_MS / 1000)), PAUSE_MS)
 
 
 def median(values: Sequence[float]) -> float:

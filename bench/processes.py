@@ -1,9 +1,9 @@
 """Processes that are measured, on a core of their own; everything else is on the other."""
 
 import asyncio
-import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -12,10 +12,11 @@ import httpx
 import msgspec
 
 SERVER_CORE, LOAD_CORE = 0, 1
-STARTUP = 20.0
-"""Seconds for a process to answer."""
-_TICK = os.sysconf("SC_CLK_TCK")
-_SHARED = Path(__file__).parent / "load.lua"
+STARTUP_S = 20.0
+"""For a process to answer."""
+POLL_S = 0.01
+"""Between two looks whether it does: well below what a start takes."""
+_SCRIPT = Path(__file__).parent / "load.lua"
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Process:
-    """A server, pinned to a core; started by `async with`, dead after the block."""
+    """A program, pinned to a core; started by `async with`, ended with the block. Its stdout is `/dev/null`."""
 
     def __init__(self, *command: str, core: int = SERVER_CORE, check: str = "") -> None:
         self._command = ("taskset", "--cpu-list", str(core), *command)
@@ -45,7 +46,7 @@ class Process:
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(*self._command, stdout=subprocess.DEVNULL)
         try:
-            async with asyncio.timeout(STARTUP):
+            async with asyncio.timeout(STARTUP_S):
                 await self._until_it_answers()
         except BaseException:
             await self.__aexit__()
@@ -87,7 +88,7 @@ class Process:
                 try:
                     await client.get(self._check)
                 except httpx.TransportError:
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(POLL_S)
                 else:
                     return
 
@@ -97,14 +98,16 @@ def python(module: str, *arguments: object) -> tuple[str, ...]:
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What callers ask, again and again."""
+    """What callers request, again and again."""
 
     url: str
     headers: Sequence[str] = ()
+    paths: Sequence[str] = ()
+    """Requested in turn, instead of the URL's."""
 
 
-async def load(request: Request, seconds: float, connections: int, pause: int = 0) -> Load:
-    """Ask on so many connections; with a pause (ms) between two requests of each.
+async def load(request: Request, seconds: float, connections: int, pause_ms: int = 0) -> Load:
+    """Request on so many connections; with a pause between two requests of each.
 
     Raises:
         RuntimeError: wrk failed, or a request did.
@@ -112,7 +115,8 @@ async def load(request: Request, seconds: float, connections: int, pause: int = 
     headers = [part for header in request.headers for part in ("--header", header)]
     process = await asyncio.create_subprocess_exec(
         *("taskset", "--cpu-list", str(LOAD_CORE), "wrk", "--threads", "1", "--connections", str(connections)),
-        *("--duration", f"{seconds:.0f}s", "--script", str(_SHARED), *headers, request.url, "--", str(pause)),
+        *("--duration", f"{seconds:.0f}s", "--script", str(_SCRIPT), *headers, request.url),
+        *("--", str(pause_ms), *request.paths),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -127,8 +131,9 @@ async def load(request: Request, seconds: float, connections: int, pause: int = 
 
 
 def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
+    # The clock that clock_getcpuclockid(3) names, which Python lacks. In nanoseconds: /proc has hundredths of seconds,
+    # and a second of few refreshes is some of these.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def _resident(pid: int) -> int:

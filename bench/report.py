@@ -8,8 +8,9 @@ from pathlib import Path
 from bench.measure import Results, Round, median
 from bench.world import BARE
 
-READS = ("gateway: one asset", "gateway: one position")
-"""What a poll asks, most often."""
+INSTALLED = "gateway: one asset"
+SAMPLED = "gateway: one asset, one hit in a hundred logged"
+BATCHES = "gateway: one asset, in batches"
 
 Row = tuple[str, ...]
 
@@ -22,7 +23,7 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
 
 
-def table(results: Results) -> list[str]:
+def table(results: Results) -> str:
     """A row a target: rate, CPU and latencies, the medians of the rounds, with ratios and spread."""
     lines = [
         "| | requests/s | to bare | CPU, µs a request | to bare | p50, ms | p99, ms | p99.9, ms | resident, MiB |",
@@ -33,30 +34,35 @@ def table(results: Results) -> list[str]:
         tails = [f"{median([pick(each) for each in rounds]) / 1000:.2f}" for pick in _LATENCIES]
         cells = [name, *rate, *cpu, *tails, f"{results.resident[name] / 2**20:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return "\n".join(lines)
 
 
-def grid(head: str, rows: Sequence[Row]) -> list[str]:
+def grid(head: str, rows: Sequence[Row]) -> str:
     """A table of figures; `|` between the columns' names."""
     columns = head.split("|")
     lines = [f"| {' | '.join(columns)} |", f"|{'--:|' * len(columns)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def ratios(results: Results) -> list[str]:
-    """A row a peer: how the commonest reads compare with it, the medians of the rounds' ratios."""
-    cells = [f"{read.partition(': ')[2]}: {what}" for read in READS for what in ("requests/s", "CPU", "p99")]
+def ratios(results: Results) -> str:
+    """A row a peer: how the commonest read compares with it, the medians of the rounds' ratios."""
+    reads = (INSTALLED, SAMPLED, BATCHES)
+    cells = [f"{read.partition(': ')[2]}: {what}" for read in reads for what in ("requests/s", "CPU", "p99")]
     lines = [f"| ratio to | {' | '.join(cells)} |", f"|---{'|--:' * len(cells)}|"]
     for peer in (name for name in results.rounds if not name.startswith("gateway")):
-        found = [median(results.ratios(read, peer, pick)) for read in READS for pick in _COMPARED]
+        found = [median(results.ratios(read, peer, pick)) for read in reads for pick in _COMPARED]
         lines.append(f"| {peer} | {' | '.join(f'{ratio:.2f}' for ratio in found)} |")
-    return lines
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The median, in brackets the lowest and the highest."""
+    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def _of(results: Results, name: str, pick: Callable[[Round], float]) -> tuple[str, str]:
-    values = [pick(each) for each in results.rounds[name]]
     ratio = median(results.ratios(name, BARE, pick))
-    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})", f"{ratio:.2f}"
+    return spread([pick(each) for each in results.rounds[name]], ",.0f"), f"{ratio:.2f}"
 
 
 _COMPARED: Sequence[Callable[[Round], float]] = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from bench.processes import LOAD_CORE, Process, Request, python
@@ -16,39 +17,46 @@ from service.settings import Scheduling
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 
 BARE = "bare ASGI app on granian"
-BATCH = "bare ASGI app, scheduled as the gateway"
+BATCH = "bare ASGI app on granian, in batches"
 ASSET = "/v1/accounts/main/assets/BTC"
-"""What is asked most."""
+"""What is requested most."""
 ROWS = 210
 """Position rows: 70 symbols in hedge mode, 84 KB."""
 
+# Everything that isn't here is as installed; the weight limit is the simulated exchange's.
 SETTINGS = """
 environment = "bench"
 [server]
 port = {port}
 metrics_port = {metrics_port}
-scheduling = "{scheduling}"
-[log]
-hits = {log_hits}
+{scheduling}
 [redis]
 url = "redis://127.0.0.1:{redis}/0"
 key_prefix = "{fleet}"
-[freshness]
-fresh_for = "{fresh_for}"
-min_refresh_interval = "{fresh_for}"
 [exchange]
 base_url = "http://127.0.0.1:{exchange}"
 weight_limit = 1000000
-{accounts}
-[clients.bench]
-token_sha256 = ["{digest}"]
-[clients.bench.accounts."*"]
-assets = "all"
+{tables}
+"""
+LOG = """
+[log]
+hits = {log_hits}
+"""
+FRESHNESS = """
+[freshness]
+fresh_for = "{fresh_for}"
+min_refresh_interval = "{fresh_for}"
 """
 ACCOUNT = """
 [accounts.{name}]
 api_key_file = "api_key"
 secret_key_file = "secret_key"
+"""
+CLIENT = """
+[clients.{name}]
+token_sha256 = ["{digest}"]
+[clients.{name}.accounts."*"]
+assets = "all"
 """
 NGINX = """
 {user}
@@ -89,7 +97,7 @@ def free_port() -> int:
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What is measured: a name, who serves it, and what is asked."""
+    """What is measured: a name, who serves it, and what is requested."""
 
     name: str
     server: Process
@@ -97,19 +105,41 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What sets one gateway apart from another."""
+    """What sets one gateway apart from another; `None`: as installed, the key isn't in its settings file."""
 
     accounts: int = 1
-    log_hits: int = 100
+    log_hits: int | None = None
     """One log line for so many hits."""
-    scheduling: Scheduling = "batch"
-    fresh_for: str = "1s"
+    scheduling: Scheduling | None = None
+    fresh_for: str | None = None
     fleet: str = ""
     """Gateways of one name share snapshots; without, it is alone, so that none works while another is measured."""
+    tokens: tuple[str, ...] = ()
+    """Of further clients, which may read every account too."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of its accounts: one account of the exchange by any number of names."""
+        return ["main", *(f"a{number}" for number in range(1, self.accounts))]
 
 
-class Ground(msgspec.Struct):
-    """What the servers share: a Redis, an exchange, and a folder."""
+class Gateway(msgspec.Struct, frozen=True):
+    """One that runs."""
+
+    process: Process
+    url: str
+    metrics_url: str
+
+    async def count(self, name: str, **labels: str) -> float:
+        """A counter's value, summed over all series that have these labels."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(self.metrics_url)).raise_for_status().text
+        samples = (each for family in text_string_to_metric_families(text) for each in family.samples)
+        return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
+
+
+class BenchServers(msgspec.Struct):
+    """What the measured servers share: a Redis, an exchange, a folder, and a client's token."""
 
     folder: Path
     redis: int
@@ -117,45 +147,59 @@ class Ground(msgspec.Struct):
     token: str
 
     @property
+    def exchange_url(self) -> str:
+        return f"http://127.0.0.1:{self.exchange}"
+
+    @property
     def authorization(self) -> str:
         return f"Authorization: Bearer {self.token}"
+
+    def client(self, url: str, token: str | None = None) -> httpx.AsyncClient:
+        """For single requests to a gateway. The first of an account waits for the exchange: hence the time limit."""
+        headers = {"authorization": f"Bearer {token or self.token}", "accept-encoding": "identity"}
+        return httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=30)
 
     async def calls(self) -> int:
         """How often the exchange was asked for an account so far."""
         async with httpx.AsyncClient(trust_env=False) as client:
-            return int((await client.get(f"http://127.0.0.1:{self.exchange}/calls")).text)
+            return int((await client.get(f"{self.exchange_url}/calls")).text)
+
+    def settings(self, setup: Setup, port: int, metrics_port: int) -> str:
+        """The settings file of one gateway, as TOML."""
+        clients = {"bench": self.token} | {f"bench-{number}": token for number, token in enumerate(setup.tokens, 1)}
+        tables = [
+            *([LOG.format(log_hits=setup.log_hits)] if setup.log_hits else []),
+            *([FRESHNESS.format(fresh_for=setup.fresh_for)] if setup.fresh_for else []),
+            *(ACCOUNT.format(name=name) for name in setup.names),
+            *(CLIENT.format(name=name, digest=tokens.digest(token.encode())) for name, token in clients.items()),
+        ]
+        return SETTINGS.format(
+            port=port,
+            metrics_port=metrics_port,
+            redis=self.redis,
+            exchange=self.exchange,
+            scheduling=f'scheduling = "{setup.scheduling}"' if setup.scheduling else "",
+            fleet=setup.fleet or f"alone-{port}",
+            tables="".join(tables),
+        )
 
     @asynccontextmanager
-    async def gateway(self, setup: Setup = Setup()) -> AsyncIterator[tuple[Process, str]]:  # noqa: B008 - it is frozen
-        """A gateway on ports of its own, and its URL."""
-        port = free_port()
+    async def gateway(self, setup: Setup = Setup()) -> AsyncIterator[Gateway]:  # noqa: B008 - it is frozen
+        """A gateway on ports of its own."""
+        port, metrics_port = free_port(), free_port()
         folder = self.folder / f"gateway-{port}"
         folder.mkdir()
         (folder / "api_key").write_text(DEMO_API_KEY)
         (folder / "secret_key").write_text(DEMO_SECRET_KEY)
-        names = ["main", *(f"a{number}" for number in range(1, setup.accounts))]
-        (folder / "gateway.toml").write_text(
-            SETTINGS.format(
-                port=port,
-                metrics_port=free_port(),
-                redis=self.redis,
-                exchange=self.exchange,
-                accounts="".join(ACCOUNT.format(name=name) for name in names),
-                log_hits=setup.log_hits,
-                scheduling=setup.scheduling,
-                fresh_for=setup.fresh_for,
-                fleet=setup.fleet or f"alone-{port}",
-                digest=tokens.digest(self.token.encode()),
-            )
-        )
+        (folder / "gateway.toml").write_text(self.settings(setup, port, metrics_port))
         command = python("service", "serve", "--config", folder / "gateway.toml")
         url = f"http://127.0.0.1:{port}"
         async with Process(*command, check=f"{url}/readyz") as process:
-            yield process, url
+            yield Gateway(process, url, f"http://127.0.0.1:{metrics_port}/metrics")
 
 
 @asynccontextmanager
-async def ground(folder: Path, rows: int = ROWS) -> AsyncIterator[Ground]:
+async def bench_servers(folder: Path, rows: int = ROWS) -> AsyncIterator[BenchServers]:
     """A Redis and an exchange, on the load's core."""
     redis, exchange = free_port(), free_port()
     folder.mkdir(exist_ok=True)
@@ -163,35 +207,34 @@ async def ground(folder: Path, rows: int = ROWS) -> AsyncIterator[Ground]:
     server = python("bench.exchange", exchange, rows)
     check = f"http://127.0.0.1:{exchange}/calls"
     async with Process(*command, core=LOAD_CORE), Process(*server, core=LOAD_CORE, check=check):
-        yield Ground(folder, redis, exchange, tokens.generate())
+        yield BenchServers(folder, redis, exchange, tokens.generate())
 
 
 @asynccontextmanager
-async def peers(ground: Ground, row: bytes) -> AsyncIterator[Mapping[str, tuple[Process, str]]]:
+async def peers(servers: BenchServers, row: bytes) -> AsyncIterator[Mapping[str, tuple[Process, str]]]:
     """The others, by name, and the URL of one asset (or of the whole account) at each."""
-    (body := ground.folder / "row.json").write_bytes(row)
+    (body := servers.folder / "row.json").write_bytes(row)
     bare, batch, first, decorated, nginx = (free_port() for _ in range(5))
-    (folder := ground.folder / "nginx").mkdir()
+    (folder := servers.folder / "nginx").mkdir()
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(user=_USER, folder=folder, port=nginx, upstream=bare))
-    exchange = f"http://127.0.0.1:{ground.exchange}"
-    async with Redis(port=ground.redis) as redis, httpx.AsyncClient(trust_env=False) as client:
-        await redis.set("account", (await client.get(f"{exchange}/account")).content)
+    async with Redis(port=servers.redis) as redis, httpx.AsyncClient(trust_env=False) as client:
+        await redis.set("account", (await client.get(f"{servers.exchange_url}/account")).content)
     async with AsyncExitStack() as stack:
-        servers = {
+        commands = {
             BARE: (python("bench.peers.bare", bare, body), f"http://127.0.0.1:{bare}/"),
             BATCH: (python("bench.peers.bare", batch, body, "batch"), f"http://127.0.0.1:{batch}/"),
             "nginx proxy_cache": (("nginx", "-c", str(configuration)), f"http://127.0.0.1:{nginx}/"),
             "FastAPI, JSON from Redis": (
-                python("bench.peers.first_idea", first, ground.redis),
+                python("bench.peers.first_idea", first, servers.redis),
                 f"http://127.0.0.1:{first}/assets/BTC",
             ),
             "FastAPI, cashews": (
-                python("bench.peers.decorated", decorated, ground.redis, exchange),
+                python("bench.peers.decorated", decorated, servers.redis, servers.exchange_url),
                 f"http://127.0.0.1:{decorated}/assets/BTC",
             ),
         }
         yield {
             name: (await stack.enter_async_context(Process(*command, check=url)), url)
-            for name, (command, url) in servers.items()
+            for name, (command, url) in commands.items()
         }

@@ -1,6 +1,6 @@
 """The least there is: an ASGI function that returns bytes, on the gateway's server, set up as it is there.
 
-As such servers come, or with `batch` as third argument scheduled as the gateway is.
+As such servers come, scheduled normally, or with `batch` as third argument in batches as a gateway may be.
 """
 
 import sys
