@@ -1,57 +1,64 @@
-"""HTTP to hosts that may send anything: one kind of client, and one way to read an answer's body."""
+"""HTTP to hosts that may send anything: one kind of client, its connections, and one way to read an answer's body."""
 
-# The libraries below leave two holes; both are closed here.
+# HTTP/1.1 matches answers to requests by their order on the connection, and by nothing else. If a host (or a proxy
+# before it) sends one answer twice, the second copy is taken for the answer to the next request. Bytes beyond an answer
+# can wait in three places:
 #
-# Left-over bytes. HTTP/1.1 matches answers to requests by their order on the connection, and by nothing else. If a host
-# (or a proxy before it) sends one answer twice, the second copy is taken for the answer to the next request. Bytes
-# beyond an answer can wait in four places:
+#     h11's buffer, for h11 is fed with whatever arrives     seen when the answer ends (`trailing_data`)
+#     the event loop and the TLS layer                       nothing stays there: they pass on all they have read
+#     the kernel                                             polled just before the next request is sent
 #
-#     h11's buffer, which reads past the message's end             checked by `left_over`
-#     the TLS layer, which takes whole records from the socket     read by `_is_silent`
-#     the event loop's queue                                       read by `_is_silent`
-#     the kernel                                                   read by `_is_silent` (httpcore checks only this one)
-#
-# Invariant: a connection is reused only if all four are empty.
-#
-# - When an answer is complete, and again before each reuse, `left_over` checks h11's buffer. A connection with anything
-#   in it counts as expired (`has_expired`), and the pool closes it.
-# - Just before a request is sent, `_is_silent` reads from the connection without waiting. If it finds anything, the end
-#   of the connection included, the connection is closed and the pool opens another.
+# Invariant: a connection is reused only if all three are empty. An idle one goes on reading: any byte closes it, and so
+# does its end.
 #
 # What arrives after the next request was sent can't be distinguished from an answer to it. So each credential has a
 # client of its own: a wrong answer is then at least an answer to the same credential.
 #
-# httpcore itself closes a connection whose call was cancelled or timed out, for h11 has not seen the end of its answer.
+# A connection whose call failed, was cancelled or timed out is closed: the end of its answer has not been seen.
 #
-# Compressed bodies. httpx inflates a whole network chunk before its size can be checked: 980 bytes of gzip in gzip
-# become 1 GiB. So no compression is requested and bodies are read raw. What comes compressed all the same is refused,
-# or inflated in bounded steps between which other tasks run.
+# Compressed bodies. 980 bytes of gzip in gzip become 1 GiB. So no compression is requested, and bodies are read raw.
+# What comes compressed all the same is refused, or inflated in bounded steps between which other tasks run.
 #
-# Not done here, because the layers below do it: h11 refuses a message head or trailer above 100 KiB, contradicting
-# lengths, control characters, and transfer codings other than chunked. An answer with both framings is read as chunked,
-# and what is left over then ends the connection. The caller's deadline stops a host that sends slowly, or sends
+# Not done here, because h11 does it: a message head or trailer above `MAX_HEAD_BYTES`, contradicting lengths, control
+# characters, and transfer codings other than chunked are refused. An answer with both framings is read as chunked, and
+# what is left over then ends the connection. The caller's deadline stops a host that sends slowly, or sends
 # informational answers without end.
 
 import asyncio
+import contextlib
+import select
+import socket
 import ssl
 import zlib
-from collections.abc import Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from asyncio.staggered import staggered_race
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
+from typing import Any, Self, TypeAlias, cast
 
-import httpcore
+import h11
 import httpx
 
 STEP = 64 * 1024
 """Bytes inflated in one step: a fraction of a millisecond."""
-PROBE_TURNS = 8
-"""Event loop turns for a read that doesn't wait. Bytes in the TLS layer or in the loop's queue take four."""
 CODINGS: Mapping[str, int] = {
     "gzip": zlib.MAX_WBITS | 16,
     "x-gzip": zlib.MAX_WBITS | 16,
     "deflate": zlib.MAX_WBITS,
 }
 """Supported content codings (RFC 9110 §8.4.1), each with zlib's `wbits`."""
+
+IDLE_S = 5.0
+"""Seconds for which an idle connection is kept: hosts close theirs after some more."""
+RACE_DELAY_S = 0.25
+"""Between attempts to connect to several addresses of one host (RFC 8305 §5): one family may lead nowhere."""
+MAX_HEAD_BYTES = 100 * 1024
+"""Of a message's head or trailer that has not ended; real ones have a few KB."""
+MAX_UNREAD_BYTES = 1024 * 1024
+"""Received, but not read yet by the caller; the connection reads no more then. Two reads of the loop fit in."""
+
+AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
+"""Family, kind, protocol, canonical name and address, as `getaddrinfo` returns them."""
 
 
 class BodyError(Exception):
@@ -66,6 +73,65 @@ class BodyEncodingError(BodyError):
     """A content coding that isn't accepted, or bytes that don't fit it."""
 
 
+class Client:
+    """Requests to one host, on connections of its own.
+
+    Nothing is added to a request but its own headers: no cookies, no credentials from a netrc. No proxy of the
+    environment is used and no redirect is followed. All of these would carry secrets elsewhere.
+
+    Args:
+        base_url: scheme, host and port.
+        transport: sends the requests; it is closed with the client.
+        timeout: of each step, for the transport; the caller bounds the whole.
+        headers: sent with every request.
+    """
+
+    # Not `httpx.AsyncClient`: it does all that, and for some 0.2 ms of CPU a request.
+
+    def __init__(
+        self, base_url: str, transport: httpx.AsyncBaseTransport, timeout: httpx.Timeout, headers: Mapping[str, str]
+    ) -> None:
+        self.timeout = timeout
+        self._url = httpx.URL(base_url)
+        self._transport = transport
+        self._headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "connection": "keep-alive",
+            "user-agent": "coinm-account-gateway",
+            **headers,
+        }
+        self._extensions = {"timeout": timeout.as_dict()}
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, method: str, target: bytes, headers: Mapping[str, str], content: bytes | None = None
+    ) -> AsyncGenerator[httpx.Response, None]:
+        """Send a request, with path and query as they are in `target`; the answer's body is unread.
+
+        Raises:
+            httpx.HTTPError: no answer came.
+        """
+        url = self._url.copy_with(raw_path=target)
+        merged = {**self._headers, **headers}
+        request = httpx.Request(method, url, headers=merged, content=content, extensions=self._extensions)
+        response = await self._transport.handle_async_request(request)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
 def open_client(  # noqa: PLR0913 - the ways in which hosts differ, by name
     base_url: str,
     *,
@@ -74,10 +140,8 @@ def open_client(  # noqa: PLR0913 - the ways in which hosts differ, by name
     timeout: httpx.Timeout,
     connections: int,
     headers: Mapping[str, str],
-) -> httpx.AsyncClient:
+) -> Client:
     """A client for one host.
-
-    No proxies or netrc from the environment, no redirects, no cookies: they would carry secrets elsewhere.
 
     Args:
         base_url: scheme, host and port.
@@ -87,20 +151,8 @@ def open_client(  # noqa: PLR0913 - the ways in which hosts differ, by name
         connections: the most that are open at a time.
         headers: sent with every request.
     """
-    return httpx.AsyncClient(
-        base_url=base_url,
-        transport=transport or _Transport(trust or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), connections),
-        trust_env=False,
-        follow_redirects=False,
-        timeout=timeout,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # accepts no cookie, so sends none
-        headers={
-            "user-agent": "coinm-account-gateway",
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            **headers,
-        },
-    )
+    network = transport or _Transport(trust or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), connections)
+    return Client(base_url, network, timeout, headers)
 
 
 async def read_into(body: bytearray, response: httpx.Response, limit: int) -> None:
@@ -120,7 +172,7 @@ async def read_into(body: bytearray, response: httpx.Response, limit: int) -> No
     async for chunk in response.aiter_raw():
         raw_bytes += len(chunk)
         if inflater is None:
-            body += chunk
+            body += chunk[: limit + 1 - len(body)]
         else:
             await _inflate(body, inflater, chunk, limit)
         # Checked after the append: the start of a long error body still says what went wrong.
@@ -148,103 +200,231 @@ async def _inflate(body: bytearray, inflater: "zlib._Decompress", chunk: bytes, 
         raise BodyEncodingError("bytes after the end")
 
 
-class _Transport(httpx.AsyncHTTPTransport):
-    """httpx's transport, on a pool that reuses connections only if no bytes are left over on them."""
+class _Connection(asyncio.Protocol):
+    """One connection, with h11's view of it. It carries one request at a time; the loop calls the public methods."""
 
-    def __init__(self, trust: ssl.SSLContext, connections: int) -> None:
-        super().__init__(verify=trust, trust_env=False)
-        if not isinstance(
-            getattr(self, "_pool", None), httpcore.AsyncConnectionPool
-        ):  # a later httpx may keep it elsewhere
-            raise TypeError("expected httpx to keep its connections in _pool")
-        self._pool: httpcore.AsyncConnectionPool = _Pool(
-            ssl_context=trust,
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=httpx.Limits().keepalive_expiry,
-        )
+    # States: busy (from its creation, or from `_take_idle` on), idle, closed. h11 is fed as soon as bytes arrive, and
+    # only while busy; the one caller takes its events. `closed` is set last, after whatever arrived before the end.
 
+    def __init__(self) -> None:
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._unread_bytes = 0
+        self._arrival: asyncio.Future[None] | None = None
+        self._idle_until: float | None = None
+        """By the loop's clock; `None`: it is busy."""
+        self.closed = asyncio.get_running_loop().create_future()
 
-class _Pool(httpcore.AsyncConnectionPool):
-    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
-        return _Connection(super().create_connection(origin))
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
 
+    def data_received(self, data: bytes) -> None:
+        if self._idle_until is not None:
+            self.abort()  # nothing was requested
+            return
+        self._h11.receive_data(data)
+        self._unread_bytes += len(data)
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            self._transport.pause_reading()
+        self._wake()
 
-class _Connection(httpcore.AsyncConnectionInterface):
-    """A connection of httpcore's, checked before it is reused."""
+    def eof_received(self) -> None:
+        if self._idle_until is not None:
+            self.abort()
+            return
+        self._h11.receive_data(b"")
+        self._wake()
 
-    # States: new (`_stream` is None), starting, busy (httpcore's), idle, closed.
-    # Two requests may race for one idle connection, since `_is_silent` gives other tasks their turn. `_starting` makes
-    # the later one take another connection: its probe could read bytes of the first one's answer. While it is set, the
-    # connection is neither available, idle nor expired to the pool, so the pool doesn't close it under the probe.
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self.closed.set_result(None)
+        self._wake()
 
-    def __init__(self, inner: httpcore.AsyncConnectionInterface) -> None:
-        self._inner = inner
-        self._stream: httpcore.AsyncNetworkStream | None = None
-        """The stream of the last answer; `None` before the first."""
-        self._starting = False
-        """Whether a request is being started. httpcore's own state shows it only some steps later."""
+    def abort(self) -> None:
+        """Close it at once; nothing is left to send by then."""
+        self._transport.abort()
 
-    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        if self._starting or (self._stream is not None and not self._inner.is_available()):
-            raise httpcore.ConnectionNotAvailable
-        self._starting = True
+    async def send(self, request: httpx.Request) -> h11.Response:
+        """Send a request; the head of its answer.
+
+        Raises:
+            httpx.TransportError: it can't be sent, or there was none.
+        """
         try:
-            if self._stream is not None and not await _is_silent(self._stream):
-                await self._inner.aclose()
-                raise httpcore.ConnectionNotAvailable
-            response = await self._inner.handle_async_request(request)
-        finally:
-            self._starting = False
-        self._stream = response.extensions["network_stream"]
-        return response
+            head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
+            events = (head, h11.Data(data=request.content), h11.EndOfMessage())
+            self._transport.write(b"".join(self._h11.send(event) or b"" for event in events))
+        except h11.LocalProtocolError as exc:
+            raise httpx.LocalProtocolError(str(exc)) from exc
+        while not isinstance(event := await self.receive(), h11.Response):
+            pass  # an informational answer
+        return event
+
+    async def receive(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """The next part of the answer.
+
+        Raises:
+            httpx.TransportError: the connection broke, or what arrived is no answer.
+        """
+        try:
+            while (event := self._h11.next_event()) is h11.NEED_DATA:
+                if self.closed.done():
+                    raise httpx.ReadError("the connection broke")
+                if self._unread_bytes > MAX_UNREAD_BYTES:
+                    self._transport.resume_reading()
+                self._unread_bytes = 0
+                self._arrival = asyncio.get_running_loop().create_future()
+                await self._arrival
+        except h11.RemoteProtocolError as exc:
+            raise httpx.RemoteProtocolError(str(exc)) from exc
+        return event
+
+    def end(self) -> bool:
+        """After an answer, or instead of one: whether the connection is idle now. Otherwise it is closed."""
+        whole = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        paused = self._unread_bytes > MAX_UNREAD_BYTES  # more may wait in the TLS layer
+        if not whole or paused or self._h11.trailing_data != (b"", False) or self._transport.is_closing():
+            self.abort()
+            return False
+        self._h11.start_next_cycle()
+        self._idle_until = asyncio.get_running_loop().time() + IDLE_S
+        return True
+
+    def begin(self) -> bool:
+        """Before another request: whether the connection is still good. Otherwise it is closed."""
+        expired = self._idle_until is None or self._idle_until < asyncio.get_running_loop().time()
+        if expired or self._transport.is_closing() or _readable(self._transport.get_extra_info("socket").fileno()):
+            self.abort()
+            return False
+        self._idle_until, self._unread_bytes = None, 0
+        return True
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+
+class _Body(httpx.AsyncByteStream):
+    """An answer's body, as it arrives; the connection is released when it is closed."""
+
+    def __init__(self, connection: _Connection, release: Callable[[], None]) -> None:
+        self._connection = connection
+        self._release = release
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while isinstance(event := await self._connection.receive(), h11.Data):
+            yield event.data
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    def info(self) -> str:
-        return self._inner.info()
-
-    def can_handle_request(self, origin: httpcore.Origin) -> bool:
-        return self._inner.can_handle_request(origin)
-
-    def is_available(self) -> bool:
-        return self._inner.is_available() and not self._starting
-
-    def has_expired(self) -> bool:
-        """The pool calls this whenever a request starts or ends, and closes an expired connection."""
-        if self._starting:
-            return False
-        return self._inner.has_expired() or (self._inner.is_idle() and left_over(self._inner))
-
-    def is_idle(self) -> bool:
-        return self._inner.is_idle() and not self._starting
-
-    def is_closed(self) -> bool:
-        return self._inner.is_closed()
+        self._release()
 
 
-def left_over(connection: Any) -> bool:
-    """Whether h11 holds bytes beyond the answer that was read.
+class _Transport(httpx.AsyncBaseTransport):
+    """A pool of connections to one host."""
 
-    httpcore keeps h11's state private, behind a proxy one connection further in. If a later httpcore keeps it
-    elsewhere, this is always true: then no connection is reused, which is slow but safe.
+    # A request holds a slot until its answer is closed, and connects only if no connection is idle. So there are never
+    # more connections than slots.
+
+    def __init__(self, trust: ssl.SSLContext, connections: int) -> None:
+        trust.set_alpn_protocols(["http/1.1"])
+        self._trust = trust
+        self._slots = asyncio.Semaphore(connections)
+        self._busy: set[_Connection] = set()
+        self._idle: list[_Connection] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await self._slots.acquire()
+        try:
+            connection = self._take_idle() or await self._connect(request)
+        except BaseException:
+            self._slots.release()
+            raise
+        self._busy.add(connection)
+        release = partial(self._release, connection)
+        try:
+            head = await connection.send(request)
+        except BaseException:
+            release()
+            raise
+        return httpx.Response(head.status_code, headers=list(head.headers), stream=_Body(connection, release))
+
+    async def aclose(self) -> None:
+        """Close all connections, also those that are in use, and wait until they are closed."""
+        closing = [*self._busy, *self._idle]
+        for each in closing:
+            each.abort()
+        if closing:
+            await asyncio.wait([each.closed for each in closing])
+
+    def _take_idle(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.begin():
+                return connection
+        return None
+
+    def _release(self, connection: _Connection) -> None:
+        if connection in self._busy:
+            self._busy.remove(connection)
+            self._slots.release()
+            if connection.end():
+                self._idle.append(connection)
+
+    async def _connect(self, request: httpx.Request) -> _Connection:
+        """Open a connection, to whichever of the host's addresses answers first.
+
+        Raises:
+            httpx.ConnectError: there is none.
+            httpx.ConnectTimeout: there is none in time.
+        """
+        loop, url = asyncio.get_running_loop(), request.url
+        host, trust = url.raw_host.decode("ascii"), self._trust if url.scheme == "https" else None
+        try:
+            async with asyncio.timeout(request.extensions["timeout"]["connect"]):
+                found = await loop.getaddrinfo(host, url.port or (443 if trust else 80), type=socket.SOCK_STREAM)
+                dialled = await dial(found)
+                _, connection = await loop.create_connection(
+                    _Connection, sock=dialled, ssl=trust, server_hostname=host if trust else None
+                )
+        except TimeoutError as exc:
+            raise httpx.ConnectTimeout(str(exc)) from exc
+        except OSError as exc:
+            raise httpx.ConnectError(str(exc)) from exc
+        return connection
+
+
+async def dial(found: Sequence[AddressInfo]) -> socket.socket:
+    """Connect to whichever of a host's addresses answers first; each gets a head start of `RACE_DELAY_S` on the next.
+
+    uvloop doesn't race addresses itself.
+
+    Args:
+        found: what `getaddrinfo` found, the preferred first. Families are tried in turn (RFC 8305 §4).
+
+    Raises:
+        OSError: none answers.
     """
-    while connection is not None and not hasattr(connection, "_h11_state"):
-        connection = getattr(connection, "_connection", None)
-    return connection is None or connection._h11_state.trailing_data != (b"", False)  # noqa: SLF001 - no public way
+    preferred = [each for each in found if each[0] == found[0][0]]
+    others = [each for each in found if each[0] != found[0][0]]
+    in_turn = [each for pair in zip_longest(preferred, others) for each in pair if each is not None]
+    connected, _, failures = await staggered_race([partial(_dial, each) for each in in_turn], RACE_DELAY_S)
+    if connected is None:
+        raise next(failure for failure in failures if failure is not None)
+    return cast("socket.socket", connected)
 
 
-async def _is_silent(stream: httpcore.AsyncNetworkStream) -> bool:
-    """Whether an idle connection has nothing to read: no bytes, no end, no error. Doesn't wait for the network."""
-    reading = asyncio.ensure_future(stream.read(1))
+async def _dial(found: AddressInfo) -> socket.socket:
+    family, kind, protocol, _, address = found
+    dialled = socket.socket(family, kind, protocol)
+    dialled.setblocking(False)
     try:
-        for _ in range(PROBE_TURNS):
-            await asyncio.sleep(0)
-    finally:
-        reading.cancel()
-    await asyncio.wait([reading])  # not `await reading`: it raises, and a cancellation of ours would look the same
-    if reading.cancelled():
-        return True
-    reading.exception()  # retrieved, so that asyncio doesn't report it
-    return False
+        await asyncio.get_running_loop().sock_connect(dialled, address)
+    except BaseException:
+        dialled.close()
+        raise
+    return dialled
+
+
+def _readable(descriptor: int) -> bool:
+    """Whether the kernel has anything for this socket: bytes, its end, or an error."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

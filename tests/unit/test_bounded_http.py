@@ -2,22 +2,25 @@
 
 import asyncio
 import gzip
+import socket
 import ssl
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-import httpcore
 import httpx
 import pytest
 
 from service.bounded_http import (
+    RACE_DELAY_S,
+    AddressInfo,
     BodyEncodingError,
     BodyError,
     BodyTooLargeError,
-    left_over,
+    Client,
+    dial,
     open_client,
     read_into,
 )
@@ -37,7 +40,8 @@ class Host:
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
-        self.connections = self.requests = 0
+        self.connections = self.requests = self._open = 0
+        self.ended = asyncio.Event()
         self.url = ""
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -48,6 +52,7 @@ class Host:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._open += 1
         self._writers.append(writer)
         try:
             while await reader.readuntil(b"\r\n\r\n"):
@@ -56,12 +61,15 @@ class Host:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
+            self._open -= 1
+            if not self._open:
+                self.ended.set()
 
 
 @asynccontextmanager
 async def hosting(
     answering: Answering, certificate: tuple[Path, Path] | None = None
-) -> AsyncIterator[tuple[Host, httpx.AsyncClient]]:
+) -> AsyncIterator[tuple[Host, Client]]:
     host, trust, tls = Host(answering), None, None
     if certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -80,9 +88,9 @@ async def hosting(
         await host.hang_up()
 
 
-async def read(client: httpx.AsyncClient, limit: int = LIMIT) -> bytes:
+async def read(client: Client, limit: int = LIMIT) -> bytes:
     body = bytearray()
-    async with client.stream("GET", "/") as response:
+    async with client.stream("GET", b"/", {}) as response:
         await read_into(body, response, limit)
     return bytes(body)
 
@@ -113,14 +121,6 @@ async def test_a_connection_whose_answers_are_whole_is_used_again(certificate: t
     async with hosting(once, certificate) as (host, client):
         assert [await read(client) for _ in range(5)] == [b"1", b"2", b"3", b"4", b"5"]
     assert host.connections == 1
-
-
-class ElsewhereConnection(httpcore.AsyncConnectionInterface):
-    """As of a later httpcore, which keeps h11's state under another name."""
-
-
-def test_a_connection_whose_buffer_cannot_be_seen_counts_as_one_with_left_over_bytes() -> None:
-    assert left_over(ElsewhereConnection())
 
 
 SIZES = [1, 1_000, 16_384, 65_536 - len(answer(b"x" * 65_000)) + 65_000, 65_536, 100_000]
@@ -249,6 +249,87 @@ async def test_a_flood_of_informational_answers_ends_with_the_callers_deadline()
                 await read(client)
 
 
+async def test_what_nobody_reads_is_not_kept_in_memory_without_end() -> None:
+    sent = 0
+
+    async def endless(_: int, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(bytes(LIMIT))
+            await writer.drain()
+            sent += LIMIT
+
+    async with hosting(endless) as (_, client), client.stream("GET", b"/", {}):
+        before = -1
+        while before < sent:  # until the buffers of both sides are full
+            before = sent
+            await asyncio.sleep(0.1)
+        assert sent < 64 * 1024 * 1024
+
+
+async def test_a_client_that_is_closed_leaves_no_connection_behind() -> None:
+    begun = asyncio.Event()
+
+    async def first(number: int, writer: asyncio.StreamWriter) -> None:
+        if number < 3:
+            writer.write(answer(b"%d" % number))
+        else:
+            begun.set()
+
+    async with hosting(first) as (host, client):
+        await asyncio.gather(read(client), read(client))
+        reading = asyncio.create_task(read(client))
+        await begun.wait()
+        await client.aclose()
+        with pytest.raises(httpx.ReadError):
+            await reading
+        async with asyncio.timeout(5):
+            await host.ended.wait()
+    assert host.connections == 2
+
+
+# Addresses.
+
+
+def listening(address: str, queue: int = 8) -> socket.socket:
+    listener = socket.socket()
+    listener.bind((address, 0))
+    listener.listen(queue)
+    return listener
+
+
+def found(*listeners: tuple[str, int]) -> list[AddressInfo]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in listeners]
+
+
+async def connected_to(*addresses: tuple[str, int]) -> tuple[str, int]:
+    with await dial(found(*addresses)) as connected:
+        peer: tuple[str, int] = connected.getpeername()
+        return peer
+
+
+async def test_an_address_that_refuses_gives_way_to_the_next_and_the_last_one_is_the_error() -> None:
+    with listening("127.0.0.1") as one, listening("127.0.0.2") as other:
+        closed, open_ = one.getsockname(), other.getsockname()
+        one.close()
+        assert await connected_to(closed, open_) == open_
+        assert await connected_to(open_, closed) == open_
+        with pytest.raises(ConnectionRefusedError):
+            await dial(found(closed, closed))
+
+
+async def test_an_address_that_leads_nowhere_has_a_moments_start() -> None:
+    with listening("127.0.0.1", 0) as silent, listening("127.0.0.2") as other, ExitStack() as stack:
+        for _ in range(8):  # its queue is full: the kernel drops what comes next
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        began = asyncio.get_running_loop().time()
+        assert await connected_to(silent.getsockname(), other.getsockname()) == other.getsockname()
+        assert RACE_DELAY_S <= asyncio.get_running_loop().time() - began < RACE_DELAY_S + 1
+
+
 # Bodies.
 
 
@@ -315,7 +396,7 @@ async def test_a_raw_body_is_bounded_too_and_what_has_come_is_kept() -> None:
     body = bytearray()
     async with hosting(endless) as (_, client):
         with pytest.raises(BodyError):
-            async with client.stream("GET", "/") as response:
+            async with client.stream("GET", b"/", {}) as response:
                 await read_into(body, response, LIMIT)
     assert LIMIT < len(body) <= LIMIT + 65_536
 
