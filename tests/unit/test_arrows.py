@@ -28,6 +28,7 @@ OWNERS = {
     "httpcore": set(),  # its connections look into one of the places where bytes can be left over
     "jwt": set(),  # a token's own words are read with the bounds of everything from outside
     "redis": {"store", "app", "wiring"},
+    "hiredis": {"store"},
     "watchfiles": {"reload"},
 }
 
