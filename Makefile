@@ -40,7 +40,7 @@ test: install .venv/clients/.installed .venv/policies/.installed  ## every test,
 # Left out: what waits for real time (notifications, reviews, watching, logs), measures time (linear), inflates large bodies
 # (bounded_http), or tries thousands of interleavings (lease_model). Hypothesis tries a tenth of its examples.
 SLOW := store/test_lease_model.py store/test_notifications.py kubernetes/test_reviews.py test_watching.py telemetry/test_logs.py \
-	web/test_linear.py test_bounded_http.py
+	web/test_linear.py bounded_http/test_client.py bounded_http/test_connections.py
 unit: install  ## the quick unit tests, without coverage
 	$(BIN)/pytest --quiet --numprocesses 2 --hypothesis-profile quick $(addprefix --ignore=tests/unit/,$(SLOW)) tests/unit
 

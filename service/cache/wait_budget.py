@@ -11,7 +11,7 @@ is a round trip, not a wait.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -39,6 +39,35 @@ class WaitBudget:
             if now() - began < 2 * TICK_S and not task.done():
                 self.ticks -= 1
         return task.done()
+
+    @contextlib.asynccontextmanager
+    async def bound(self) -> AsyncGenerator[None, None]:
+        """Give the block up when no ticks are left.
+
+        Raises:
+            TimeoutError: that has happened.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        end = began + LONGEST_WAIT_S  # a loop that is late every time would count no tick
+        ticking: asyncio.TimerHandle
+        async with asyncio.timeout(None) as timeout:
+
+            def tick() -> None:
+                nonlocal began, ticking
+                now = loop.time()
+                if now - began < 2 * TICK_S:
+                    self.ticks -= 1
+                if self.ticks > 0 and now < end:
+                    began, ticking = now, loop.call_later(TICK_S, tick)
+                else:
+                    timeout.reschedule(now)
+
+            ticking = loop.call_later(TICK_S, tick)
+            try:
+                yield
+            finally:
+                ticking.cancel()
 
 
 _carried: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None)

@@ -23,9 +23,9 @@ from typing import TypeAlias
 
 import httpx
 
-from service import bounded_http
 from service.account.parsing import MAX_BODY
-from service.bounded_http import BodyEncodingError, BodyError, BodyTooLargeError
+from service.bounded_http import client as bounded_http
+from service.bounded_http.client import BodyEncodingError, BodyError, BodyTooLargeError
 from service.exchange import responses
 from service.exchange.responses import MAX_ERROR_BODY, Answer
 from service.fleet.errors import (
@@ -37,8 +37,7 @@ from service.fleet.errors import (
 )
 from service.settings import Exchange
 
-HttpClient: TypeAlias = httpx.AsyncClient
-"""A pool of connections to one host, with its limits and headers."""
+HttpClient: TypeAlias = bounded_http.Client
 
 CONNECTIONS = 2  # per credential, and for unsigned calls: a refresh beside a rotation's proof or a probe
 REFUSAL_BODY_TIMEOUT_S = 0.2  # for the body of a refusal that binds
@@ -120,14 +119,12 @@ async def fetch(client: HttpClient, path: str, query: bytes, headers: Mapping[st
     Raises:
         ExchangeError: no whole answer came, or one that exceeds `MAX_BODY` or has an encoding that isn't accepted.
     """
-    # `raw_path` keeps the bytes: the signature covers the query exactly as sent.
     target = path.encode() + (b"?" + query if query else b"")
-    url = client.base_url.copy_with(raw_path=target)
     try:
         # httpx applies the same limit to each step; this one is for all of them together.
         async with (
             asyncio.timeout(client.timeout.read),
-            client.stream("GET", url, headers=dict(headers)) as response,
+            client.stream("GET", target, headers) as response,
         ):
             names = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status_code, names, await _read(response, names))

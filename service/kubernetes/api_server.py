@@ -18,14 +18,14 @@ import ssl
 import httpx
 import msgspec
 
-from service import bounded_http
-from service.bounded_http import BodyError
+from service.bounded_http import client as bounded_http
+from service.bounded_http.client import BodyError, Client
 from service.kubernetes.errors import NotVerifiedError
 from service.settings import Kubernetes
 from service.settings_file import SettingsError, read_secret
 from service.tls import trust
 
-PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
+PATH = b"/apis/authentication.k8s.io/v1/tokenreviews"
 CONNECT_TIMEOUT = 1.0
 """Seconds to connect; within the cluster it takes milliseconds."""
 CONNECTIONS = 16
@@ -59,7 +59,7 @@ class ApiServer:
         SettingsError: the token can't be read.
     """
 
-    def __init__(self, settings: Kubernetes, http: httpx.AsyncClient) -> None:
+    def __init__(self, settings: Kubernetes, http: Client) -> None:
         self._token_file = settings.token_file
         self._http = http
         self._own_token()
@@ -99,7 +99,7 @@ class ApiServer:
 
     async def _post(self, content: bytes) -> bytes:
         headers = {"authorization": f"Bearer {self._read_token()}"}
-        async with self._http.stream("POST", PATH, content=content, headers=headers) as response:
+        async with self._http.stream("POST", PATH, headers, content) as response:
             if response.status_code != httpx.codes.CREATED:
                 other = "unavailable" if response.status_code >= 500 else "invalid"
                 raise NotVerifiedError(_REFUSALS.get(response.status_code, other))
@@ -120,7 +120,7 @@ class ApiServer:
         return read_secret(self._token_file, "kubernetes.token_file").reveal()
 
 
-def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+def open_client(settings: Kubernetes, transport: httpx.AsyncBaseTransport | None) -> Client:
     """The HTTP client; it trusts the cluster's CA and no other.
 
     Raises:

@@ -180,16 +180,9 @@ class RedisGuard:
                 raise RedisUnavailableError(self._kind)
             self._next_trial_ms = now + PAUSE_MS  # this operation is the trial; the others go on without Redis
         full_budget = budget.ticks >= WAIT_TICKS
-
-        async def in_slot() -> T:
-            async with self._slots:
-                return await operation()
-
-        running = asyncio.create_task(in_slot())
         try:
-            if not await budget.wait(running):
-                raise TimeoutError
-            result = running.result()
+            async with budget.bound(), self._slots:
+                result = await operation()
         except TimeoutError as exc:
             if full_budget:
                 await self._open_breaker(exc)
@@ -197,8 +190,6 @@ class RedisGuard:
         except (RedisError, OSError) as exc:
             await self._open_breaker(exc)
             raise RedisUnavailableError(self._kind) from None
-        finally:
-            running.cancel()  # also when the caller was cancelled: an operation doesn't outlive its caller
         if not self.up:
             self.up = True
             log.info("redis_back")

@@ -9,6 +9,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 
 from service.cache.flight import cancel_and_wait
 from service.cache.wait_budget import TICK_S, WAIT_TICKS, WaitBudget
+from service.settings import Duration
 from service.settings import Redis as RedisSettings
 from service.settings_file import SettingsError
 from service.store.guard import (
@@ -199,6 +200,16 @@ async def test_a_heartbeat_has_more_patience_than_a_request(wire: Wire) -> None:
         return True
 
     assert await wire.guard.run(slow, WaitBudget(4 * WAIT_TICKS))
+
+
+async def test_a_script_takes_a_setting_as_it_is(wire: Wire) -> None:
+    assert await wire.guard.acquire_once("once", Duration(5_000))
+    assert 4_000 < await wire.redis.pttl("once") <= 5_000
+
+
+async def test_a_script_that_redis_has_forgotten_is_loaded_again(wire: Wire) -> None:
+    await wire.redis.script_flush()
+    assert await wire.guard.acquire_once("once", 5_000)
 
 
 async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
