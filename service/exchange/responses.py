@@ -41,7 +41,6 @@ MAX_ERROR_BODY = 64 * 1024
 """Bytes of an error's body that are read: the exchange's are below 1 KB, its CDN's pages a few KB."""
 
 _REJECTED = frozenset({-2014, -2015, -1022, -1002})
-_MAINTENANCE_KEY = "239999"
 _USED_WEIGHT = re.compile(r"x-mbx-used-weight(?:-(\d{1,4})([sm]))?")
 _BANNED_UNTIL = re.compile(rb"banned until (\d{13})(?!\d)")
 
@@ -75,6 +74,14 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class _Members(msgspec.Struct, frozen=True):
+    """What a body says of an error; its other members are skipped, since most answers are accounts."""
+
+    code: object = None
+    maintenance: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="239999", default=msgspec.UNSET)
+    assets: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 def used_weight(answer: Answer) -> int | None:
     """The address's weight this minute; `None` without a figure (`-1` is none)."""
     figures: list[int] = []
@@ -99,11 +106,11 @@ def error_in(answer: Answer, now: int) -> ExchangeError | None:
 
     `retry_at` is set where the answer names a future time, at most `MAX_COOLDOWN` from now.
     """
-    members: Mapping[str, object] = {}
+    members = _Members()
     # An error's body is small: a larger one has no code to read, and neither has one that is no JSON object.
     if len(answer.body) <= MAX_ERROR_BODY:
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            members = msgspec.json.decode(answer.body, type=dict[str, object])
+            members = msgspec.json.decode(answer.body.decode(), type=_Members)  # msgspec takes invalid UTF-8
     named = _retry_after(answer, now)
     error = _by_limit(answer, members)
     if error is None and _is_challenge(answer.headers):
@@ -121,9 +128,9 @@ def error_in(answer: Answer, now: int) -> ExchangeError | None:
     return error
 
 
-def _by_limit(answer: Answer, members: Mapping[str, object]) -> ExchangeError | None:
+def _by_limit(answer: Answer, members: _Members) -> ExchangeError | None:
     """429 and 418, whatever the body says; -1003 under any status."""
-    throttled = members.get("code") == -1003
+    throttled = members.code == -1003
     banned = _BANNED_UNTIL.search(answer.body[:MAX_ERROR_BODY])
     code = -1003 if throttled else None
     if answer.status == 418 or (throttled and banned):
@@ -145,12 +152,12 @@ def _is_challenge(headers: Mapping[str, str]) -> bool:
     )
 
 
-def _by_code(answer: Answer, members: Mapping[str, object]) -> ExchangeError | None:
-    code = members.get("code")
-    if _MAINTENANCE_KEY in members or code == -1016:
+def _by_code(answer: Answer, members: _Members) -> ExchangeError | None:
+    code = members.code
+    if members.maintenance is not msgspec.UNSET or code == -1016:
         return ExchangeUnavailableError("the exchange is under maintenance", answered=answer.status)
     # A body with `assets` is an account, even with a `code` in it.
-    if not isinstance(code, int) or "assets" in members:
+    if not isinstance(code, int) or members.assets is not msgspec.UNSET:
         return None
     if code in _REJECTED:
         return ExchangeRejectedCredentialsError(

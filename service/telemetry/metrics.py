@@ -5,6 +5,7 @@ an address or a symbol. Values that are read rather than counted are gauges with
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -147,14 +148,11 @@ class Requests(Collector):
     """Requests answered, and how long they took; counted in the event loop's thread."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str, int], list[float]] = {}
+        self._tallies = defaultdict[tuple[str, str, int], list[float]](_no_requests)
         """By route, method and status: how many requests are in each bucket, then the sum of their seconds."""
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
-        key = route, method, status
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = _no_requests()
+        tally = self._tallies[route, method, status]
         tally[bisect_left(_REQUEST_LATENCY, seconds)] += 1
         tally[-1] += seconds
 
@@ -183,11 +181,10 @@ class CacheResults(Collector):
     """Reads, by account, client and the result of the cache; counted in the event loop's thread."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str, str], int] = {}
+        self._counts = defaultdict[tuple[str, str, str], int](int)
 
     def count(self, account: str, client: str, result: str) -> None:
-        key = account, client, result
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._counts[account, client, result] += 1
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """The counts of this moment, in any thread."""

@@ -171,9 +171,7 @@ class Edge:
 
     async def _send(self, answer: Answer, context: RequestContext, send: Send, started: float) -> None:
         """Send an answer from memory, with the headers that all answers have."""
-        headers = answer.headers
-        headers += answer.body_headers
-        headers += (b"x-request-id", context.request_id.encode()), NO_SNIFFING
+        headers = [*answer.headers, (b"x-request-id", context.request_id.encode()), NO_SNIFFING]
         if context.quota is not None:
             headers += _limits(context.quota)
         self.hits += 1

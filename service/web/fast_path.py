@@ -121,17 +121,13 @@ class FastPath:
         grant = client.grants.get(parsed.account) if client else None
         if client is None or grant is None:
             return None
-        control, tags, codings = (
-            sent.get(b"cache-control"),
-            sent.get(b"if-none-match"),
-            sent.get(b"accept-encoding", b""),
-        )
-        if len(codings) > caching.MAX_CODINGS:
+        control, tags, codings = sent.get(b"cache-control"), sent.get(b"if-none-match"), sent.get(b"accept-encoding")
+        if codings is not None and len(codings) > caching.MAX_CODINGS:
             return None
         # The cache repeats its last decision only for the same object: equal directives must be identical ones.
         directives = NO_DIRECTIVES if control is None else _directives(control)
         etags = [] if tags is None else caching.bounded("If-None-Match", [tags.decode("latin-1")])
-        gzip = accepts_gzip(codings.decode("latin-1"))
+        gzip = codings is not None and accepts_gzip(codings.decode("latin-1"))
         answer = self._reads.from_memory(Read(client.name, grant, parsed.selection, directives, etags, gzip))
         if answer is None:
             return None

@@ -99,16 +99,14 @@ class Answer(msgspec.Struct, frozen=True):
     served: Served
     status: int
     headers: Headers
-    """A list of its own: the sender appends what every answer has."""
-    body_headers: Headers
-    """They describe the body; a 304 has none."""
+    """All but those that every answer has; equal reads share the list."""
     body: bytes
 
 
 class _Prepared:
     """What a selection renders to from one snapshot, under one grant."""
 
-    __slots__ = ("_gzip", "_sent", "_view", "etags", "grant", "headers", "size_bytes")
+    __slots__ = ("_gzip", "_last", "_sent", "_view", "etags", "grant", "headers", "size_bytes")
 
     def __init__(self, grant: Grant, view: View, headers: Headers, *, gzip: bool) -> None:
         own, packed = view.etag, compressed_etag(view.etag)
@@ -121,13 +119,22 @@ class _Prepared:
         self._view = view
         self._gzip = gzip
         self._sent: tuple[Headers, bytes] | None = None
+        self._last: Answer | None = None
+        """The last answer with the body; it is given again while its age is the same, for a millisecond."""
 
     @property
     def needs_thread(self) -> bool:
         """Whether compressing the body now would hold up the event loop."""
         return self._gzip and self._view.compressed is None and self.size_bytes >= LARGE_BODY
 
-    def sent(self) -> tuple[Headers, bytes]:
+    def answer(self, served: Served, age_headers: Headers) -> Answer:
+        """The answer with the body."""
+        if self._last is None or self._last.served is not served:
+            body_headers, body = self._encoded()
+            self._last = Answer(served, 200, [*self.headers, *age_headers, *body_headers], body)
+        return self._last
+
+    def _encoded(self) -> tuple[Headers, bytes]:
         """The headers that describe the body, and the body; compressed for the first answer that isn't a 304."""
         if self._sent is None:
             view, headers = self._view, [_GZIP] if self._gzip else []
@@ -302,8 +309,7 @@ async def read_as(
     require_grant(grant, selection, served.snapshot.margin_assets)
     context.served = served
     answer = reads.render(Read(client.name, grant, selection, directives, etags, gzip), served)
-    sent = [*answer.headers, *(each for each in answer.body_headers if each[0] not in _OF_FRAMEWORK)]
-    headers = {name.decode(): value.decode() for name, value in sent}
+    headers = {name.decode(): value.decode() for name, value in answer.headers if name not in _OF_FRAMEWORK}
     media_type = JSON if answer.status == 200 else None
     return Response(answer.body, status_code=answer.status, media_type=media_type, headers=headers)
 
@@ -381,10 +387,10 @@ def _compress_view(view: View) -> None:
 def _answer(read: Read, served: Served, prepared: _Prepared, age_headers: Headers) -> Answer:
     tag = caching.matching_tag(read.etags, *prepared.etags) if read.etags else None
     if tag is None:
-        return Answer(served, 200, [*prepared.headers, *age_headers], *prepared.sent())
+        return prepared.answer(served, age_headers)
     # It names the tag that the caller has, and so renews what the caller has.
     headers = [(name, tag.encode() if name == b"etag" else value) for name, value in prepared.headers]
-    return Answer(served, 304, headers + age_headers, [], b"")
+    return Answer(served, 304, headers + age_headers, b"")
 
 
 def _encoded(headers: Mapping[str, str]) -> Headers:

@@ -59,6 +59,41 @@ def test_a_damaged_byte_is_refused_or_means_what_a_second_parser_reads(body: Bod
     assert [json.loads(bytes(row.raw)) for row in snapshot.assets] == json.loads(damaged)["assets"]
 
 
+ROWS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["asset", "walletBalance", "marginBalance", "x", "é", ","]),
+        st.sampled_from(["0", "1.50", "A", ",", "", 0, 1, None, True, [], [1], [1, 2], {}, {"y": 1}, {"y": 1, "z": 2}]),
+    ),
+    max_size=3,
+)
+"""Rows as they come from few words, so that names are there or not, and separators where they might mislead."""
+
+
+def outcome(body: bytes) -> object:
+    """What `parse` makes of the assets: by their bytes, or nothing."""
+    try:
+        return [(bytes(row.raw), row.asset, row.zero) for row in parse(body, 0, 0, {}).assets]
+    except MalformedAccountError:
+        return None
+
+
+@given(ROWS)
+def test_rows_are_judged_alike_with_and_without_a_text_that_only_the_strict_parser_reads(rows: list[object]) -> None:
+    assets = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()[1:-1]
+    assert outcome(account(assets)) == outcome(account(assets, extra=b',"note":","'))
+
+
+@given(ROWS.filter(any), st.data())
+def test_a_key_that_is_there_twice_is_refused_wherever_it_is(
+    rows: list[dict[str, object]], data: st.DataObject
+) -> None:
+    row = data.draw(st.sampled_from([row for row in rows if row]))
+    pairs = [*row.items(), data.draw(st.sampled_from(list(row.items())))]
+    twice = ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in data.draw(st.permutations(pairs)))
+    texts = [f"{{{twice}}}" if each is row else json.dumps(each) for each in rows]
+    assert outcome(account(",".join(texts).encode())) is None
+
+
 REFUSED = {
     "no document": [b"", b"null", b"[]", b"{}", account() + b"x", account() + account()],
     "a byte order mark, another encoding": [b"\xef\xbb\xbf" + account(), account().decode().encode("utf-16")],
