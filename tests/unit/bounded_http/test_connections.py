@@ -151,6 +151,40 @@ async def test_a_flood_of_informational_answers_ends_with_the_callers_deadline()
                 await read(client)
 
 
+FLOODS = {
+    "informational answers": (b"", b"HTTP/1.1 100 C\r\n\r\n"),
+    "chunks of one byte": (OK + b"transfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_other_tasks_have_their_turn_while_a_flood_that_has_arrived_is_parsed(kind: str) -> None:
+    head, unit = FLOODS[kind]
+    parts = 20_000
+    sent, turns, over = asyncio.Event(), 0, asyncio.Event()
+
+    async def flood(_: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(head + unit * parts)
+        await writer.drain()
+        sent.set()
+        writer.close()
+
+    async def count() -> None:
+        nonlocal turns
+        await sent.wait()
+        while not over.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with hosting(flood) as (_, client):
+        counting = asyncio.create_task(count())
+        with pytest.raises(httpx.TransportError):
+            await read(client)
+        over.set()
+        await counting
+    assert turns > parts / 200
+
+
 async def test_what_nobody_reads_is_not_kept_in_memory_without_end() -> None:
     sent = 0
 
@@ -189,6 +223,22 @@ async def test_a_client_that_is_closed_leaves_no_connection_behind() -> None:
         async with asyncio.timeout(5):
             await host.ended.wait()
     assert host.connections == 2
+
+
+async def test_a_client_that_is_closed_while_it_connects_sends_nothing_and_leaves_no_connection_behind() -> None:
+    async def never(_: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(b"x"))
+
+    async with hosting(never) as (host, client):
+        reading = [asyncio.create_task(read(client)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await client.aclose()
+        for each in reading:
+            with pytest.raises(httpx.ConnectError):
+                await each
+        async with asyncio.timeout(5):
+            await host.ended.wait()
+    assert host.requests == 0
 
 
 async def test_an_address_that_refuses_gives_way_to_the_next() -> None:
