@@ -166,7 +166,8 @@ class _Body(httpx.AsyncByteStream):
             yield event.data
 
     async def aclose(self) -> None:
-        self._release()
+        release, self._release = self._release, lambda: None  # once: another request may have the connection by then
+        release()
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -219,11 +220,10 @@ class Transport(httpx.AsyncBaseTransport):
         return None
 
     def _release(self, connection: _Connection) -> None:
-        if connection in self._busy:
-            self._busy.remove(connection)
-            self._slots.release()
-            if connection.end():
-                self._idle.append(connection)
+        self._busy.remove(connection)
+        self._slots.release()
+        if connection.end():
+            self._idle.append(connection)
 
     async def _connect(self, request: httpx.Request) -> _Connection:
         """Open a connection, to whichever of the host's addresses answers first.

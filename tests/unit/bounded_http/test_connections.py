@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.bounded_http.client import open_client
+from service.bounded_http.client import open_client, read_into
 from tests.process.certificates import write_certificate
 from tests.unit.bounded_http.host import LIMIT, answer, hosting, raw, read
 
@@ -76,6 +76,22 @@ async def test_concurrent_requests_never_share_a_connection_or_an_answer() -> No
         bodies = [body for _ in range(20) for body in await asyncio.gather(*(read(client) for _ in range(5)))]
     assert sorted(map(int, bodies)) == list(range(1, 101))
     assert host.connections == 2
+
+
+async def test_an_answer_that_is_closed_twice_leaves_the_next_request_its_connection() -> None:
+    async def once(number: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(b"%d" % number))
+
+    async with hosting(once) as (host, client):
+        async with client.stream("GET", b"/", {}) as first:
+            await read_into(bytearray(), first, LIMIT)
+            stream = first.stream
+        async with client.stream("GET", b"/", {}) as second:
+            assert isinstance(stream, httpx.AsyncByteStream)
+            await stream.aclose()
+            await read_into(bytearray(), second, LIMIT)
+        assert await read(client) == b"3"
+    assert host.connections == 1
 
 
 async def test_a_connection_whose_call_was_given_up_is_not_used_again() -> None:
