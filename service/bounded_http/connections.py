@@ -5,14 +5,15 @@
 # can wait in three places:
 #
 #     h11's buffer, for h11 is fed with whatever arrives     seen when the answer ends (`trailing_data`)
-#     the event loop and the TLS layer                       nothing stays there: they pass on all they have read
+#     the event loop and the TLS layer                       nothing readable stays there: they pass on all of it
 #     the kernel                                             polled just before the next request is sent
 #
 # Invariant: a connection is reused only if all three are empty. An idle one goes on reading: any byte closes it, and so
 # does its end.
 #
-# What arrives after the next request was sent can't be distinguished from an answer to it. So each credential has a
-# client of its own: a wrong answer is then at least an answer to the same credential.
+# What arrives after the next request was sent can't be distinguished from an answer to it. The start of a TLS record,
+# whose end arrives only then, is such a case: neither loop shows it. So each credential has a client of its own: a
+# wrong answer is then at least an answer to the same credential.
 #
 # A connection whose call failed, was cancelled or timed out is closed: the end of its answer has not been seen.
 #
@@ -41,6 +42,8 @@ MAX_HEAD_BYTES = 100 * 1024
 """Of a message's head or trailer that has not ended; real ones have a few KB."""
 MAX_UNREAD_BYTES = 1024 * 1024
 """Received, but not read yet by the caller; the connection reads no more then. Two reads of the loop fit in."""
+EVENTS_AT_A_TIME = 100
+"""Parsed before other tasks have their turn: a few milliseconds. A MiB can hold 170,000 chunks of one byte."""
 
 
 class _Connection(asyncio.Protocol):
@@ -52,6 +55,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._unread_bytes = 0
+        self._events = 0
+        """Since other tasks had their turn."""
         self._arrival: asyncio.Future[None] | None = None
         self._idle_until: float | None = None
         """By the loop's clock; `None`: it is busy."""
@@ -107,6 +112,10 @@ class _Connection(asyncio.Protocol):
         Raises:
             httpx.TransportError: the connection broke, or what arrived is no answer.
         """
+        if self._events == EVENTS_AT_A_TIME:
+            self._events = 0
+            await asyncio.sleep(0)
+        self._events += 1
         try:
             while (event := self._h11.next_event()) is h11.NEED_DATA:
                 if self.closed.done():
@@ -157,7 +166,8 @@ class _Body(httpx.AsyncByteStream):
             yield event.data
 
     async def aclose(self) -> None:
-        self._release()
+        release, self._release = self._release, lambda: None  # once: another request may have the connection by then
+        release()
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -172,6 +182,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._slots = asyncio.Semaphore(connections)
         self._busy: set[_Connection] = set()
         self._idle: list[_Connection] = []
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await self._slots.acquire()
@@ -190,7 +201,11 @@ class Transport(httpx.AsyncBaseTransport):
         return httpx.Response(head.status_code, headers=list(head.headers), stream=_Body(connection, release))
 
     async def aclose(self) -> None:
-        """Close all connections, also those that are in use, and wait until they are closed."""
+        """Close all connections, also those that are in use, and wait until they are closed.
+
+        One that is just being opened is closed as soon as it is open; no request is sent on it.
+        """
+        self._closed = True
         closing = [*self._busy, *self._idle]
         for each in closing:
             each.abort()
@@ -205,17 +220,16 @@ class Transport(httpx.AsyncBaseTransport):
         return None
 
     def _release(self, connection: _Connection) -> None:
-        if connection in self._busy:
-            self._busy.remove(connection)
-            self._slots.release()
-            if connection.end():
-                self._idle.append(connection)
+        self._busy.remove(connection)
+        self._slots.release()
+        if connection.end():
+            self._idle.append(connection)
 
     async def _connect(self, request: httpx.Request) -> _Connection:
         """Open a connection, to whichever of the host's addresses answers first.
 
         Raises:
-            httpx.ConnectError: there is none.
+            httpx.ConnectError: there is none, or the client was closed.
             httpx.ConnectTimeout: there is none in time.
         """
         loop, url = asyncio.get_running_loop(), request.url
@@ -232,6 +246,9 @@ class Transport(httpx.AsyncBaseTransport):
             raise httpx.ConnectTimeout(str(exc)) from exc
         except (OSError, RuntimeError) as exc:  # uvloop raises RuntimeErrors too
             raise httpx.ConnectError(str(exc)) from exc
+        if self._closed:
+            connection.abort()
+            raise httpx.ConnectError("the client was closed")
         return connection
 
 

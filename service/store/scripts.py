@@ -11,6 +11,7 @@ whole milliseconds, or weight.
 # Scripts go past redis-py's commands, straight to a connection of its pool: what a command does besides (retries,
 # figures for OpenTelemetry, packing in Python) takes more CPU than sending the script and reading its answer.
 
+import asyncio
 import hashlib
 from importlib import resources
 from typing import Any, TypeAlias
@@ -87,10 +88,16 @@ async def run(redis: Redis, *calls: tuple[Script, list[str], Args]) -> list[Any]
 async def _run(redis: Redis, calls: tuple[tuple[Script, list[str], Args], ...]) -> list[Any]:
     pool: Any = redis.connection_pool  # redis-py leaves it untyped
     connection = await pool.get_connection()
+    task: Any = asyncio.current_task()
+    cancellations = task.cancelling()
     results: list[Any] = []
     # If anything but an answer ends this, redis-py closes the connection: no answer is left on it for the next caller.
     try:
         await connection.send_packed_command(b"".join(_packed(*call) for call in calls))
+        # redis-py sends under `asyncio.wait_for`, which in Python 3.11 swallows a cancellation that comes as it ends.
+        if task.cancelling() > cancellations:
+            await connection.disconnect(nowait=True)
+            raise asyncio.CancelledError
         for _ in calls:
             try:
                 results.append(await connection.read_response())

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.bounded_http.client import open_client
+from service.bounded_http.client import open_client, read_into
 from tests.process.certificates import write_certificate
 from tests.unit.bounded_http.host import LIMIT, answer, hosting, raw, read
 
@@ -76,6 +76,22 @@ async def test_concurrent_requests_never_share_a_connection_or_an_answer() -> No
         bodies = [body for _ in range(20) for body in await asyncio.gather(*(read(client) for _ in range(5)))]
     assert sorted(map(int, bodies)) == list(range(1, 101))
     assert host.connections == 2
+
+
+async def test_an_answer_that_is_closed_twice_leaves_the_next_request_its_connection() -> None:
+    async def once(number: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(b"%d" % number))
+
+    async with hosting(once) as (host, client):
+        async with client.stream("GET", b"/", {}) as first:
+            await read_into(bytearray(), first, LIMIT)
+            stream = first.stream
+        async with client.stream("GET", b"/", {}) as second:
+            assert isinstance(stream, httpx.AsyncByteStream)
+            await stream.aclose()
+            await read_into(bytearray(), second, LIMIT)
+        assert await read(client) == b"3"
+    assert host.connections == 1
 
 
 async def test_a_connection_whose_call_was_given_up_is_not_used_again() -> None:
@@ -151,6 +167,40 @@ async def test_a_flood_of_informational_answers_ends_with_the_callers_deadline()
                 await read(client)
 
 
+FLOODS = {
+    "informational answers": (b"", b"HTTP/1.1 100 C\r\n\r\n"),
+    "chunks of one byte": (OK + b"transfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_other_tasks_have_their_turn_while_a_flood_that_has_arrived_is_parsed(kind: str) -> None:
+    head, unit = FLOODS[kind]
+    parts = 20_000
+    sent, turns, over = asyncio.Event(), 0, asyncio.Event()
+
+    async def flood(_: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(head + unit * parts)
+        await writer.drain()
+        sent.set()
+        writer.close()
+
+    async def count() -> None:
+        nonlocal turns
+        await sent.wait()
+        while not over.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with hosting(flood) as (_, client):
+        counting = asyncio.create_task(count())
+        with pytest.raises(httpx.TransportError):
+            await read(client)
+        over.set()
+        await counting
+    assert turns > parts / 200
+
+
 async def test_what_nobody_reads_is_not_kept_in_memory_without_end() -> None:
     sent = 0
 
@@ -189,6 +239,22 @@ async def test_a_client_that_is_closed_leaves_no_connection_behind() -> None:
         async with asyncio.timeout(5):
             await host.ended.wait()
     assert host.connections == 2
+
+
+async def test_a_client_that_is_closed_while_it_connects_sends_nothing_and_leaves_no_connection_behind() -> None:
+    async def never(_: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(b"x"))
+
+    async with hosting(never) as (host, client):
+        reading = [asyncio.create_task(read(client)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await client.aclose()
+        for each in reading:
+            with pytest.raises(httpx.ConnectError):
+                await each
+        async with asyncio.timeout(5):
+            await host.ended.wait()
+    assert host.requests == 0
 
 
 async def test_an_address_that_refuses_gives_way_to_the_next() -> None:

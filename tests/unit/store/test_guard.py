@@ -212,6 +212,28 @@ async def test_a_script_that_redis_has_forgotten_is_loaded_again(wire: Wire) -> 
     assert await wire.guard.acquire_once("once", 5_000)
 
 
+async def test_a_cancelled_script_ends_at_once_whatever_step_it_had_reached(clock: FakeClock) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    redis = connect(RedisSettings(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    loop, guard = asyncio.get_running_loop(), RedisGuard(redis, clock, Metrics())
+    longest = 0.0
+    for steps in range(20):
+        task = asyncio.create_task(guard.acquire_once("once", 5_000, WaitBudget(10 * WAIT_TICKS)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        began = loop.time()
+        task.cancel()  # once
+        await asyncio.wait({task})
+        longest = max(longest, loop.time() - began)
+    await guard.close()
+    server.close()
+    assert longest < 1  # the budget allows 2 s
+
+
 async def test_who_is_not_let_through_is_told_why(wire: Wire) -> None:
     async def refused() -> None:
         raise errors.NoPermissionError
