@@ -117,6 +117,7 @@ async def serve(app: App, *background: BackgroundTask, stop: Stop) -> None:
     gateway = app.gateway
     settings = gateway.config.settings.server
     require_pair(settings)
+    process.hand_over_soon()
     process.schedule(settings.scheduling)  # before granian's threads begin: they inherit it
     files, encrypted = process.open_files(), settings.tls_certificate_file is not None
     limit = process.connections(files, encrypted=encrypted)

@@ -1,6 +1,7 @@
 """What is asked of the kernel, and what if it says no."""
 
 import os
+import sys
 from typing import Literal
 
 import pytest
@@ -48,6 +49,15 @@ def test_where_it_is_not_wanted_or_not_known_nothing_is_said(how: Scheduling) ->
     with capture_logs() as logged:
         process.schedule(how, kernel if how == "normal" else None)
     assert logged == []
+
+
+def test_a_thread_that_computes_hands_over_well_within_what_a_hit_takes_at_the_slowest() -> None:
+    usual = sys.getswitchinterval()
+    try:
+        process.hand_over_soon()
+        assert sys.getswitchinterval() <= 0.001
+    finally:
+        sys.setswitchinterval(usual)
 
 
 @pytest.mark.parametrize(
