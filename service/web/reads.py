@@ -127,6 +127,10 @@ class _Prepared:
         """Whether compressing the body now would hold up the event loop."""
         return self._gzip and self._view.compressed is None and self.size_bytes >= LARGE_BODY
 
+    def known_tag(self, read: Read) -> str | None:
+        """The entity tag of this answer that the caller has already."""
+        return caching.matching_tag(read.etags, *self.etags) if read.etags else None
+
     def answer(self, served: Served, age_headers: Headers) -> Answer:
         """The answer with the body."""
         if self._last is None or self._last.served is not served:
@@ -202,11 +206,10 @@ class Reads:
             self._prepared = kept | {account: answers}
         prepared = answers.find(read)
         if prepared is None:
-            if _uncompressed(read, served.snapshot) is not None:
-                return None
-            prepared = self._prepare(read, served.snapshot)
-            if not prepared.needs_thread:  # it can only say 304 by now
-                answers.add(read, prepared)
+            prepared = self._prepare(read, served.snapshot, gzip=read.gzip)
+            answers.add(read, prepared)
+        if prepared.needs_thread and prepared.known_tag(read) is None:
+            return None
         return _answer(read, served, prepared, answers.age_headers(served))
 
     async def obtain(self, read: Read, cache: AccountCache, served: Served | None) -> Served:
@@ -234,13 +237,16 @@ class Reads:
         """
         # Kept, reads that are never repeated would take the room of those that are, and a read that waited could put
         # an older snapshot in the place of memory's.
-        return _answer(read, served, self._prepare(read, served.snapshot), _encoded(caching.age_headers(served)))
+        prepared = self._prepare(read, served.snapshot, gzip=read.gzip)
+        if prepared.needs_thread and prepared.known_tag(read) is None:
+            # Not compressed in time, or by a grant that has just changed: then it is sent as it is.
+            prepared = self._prepare(read, served.snapshot, gzip=False)
+        return _answer(read, served, prepared, _encoded(caching.age_headers(served)))
 
-    def _prepare(self, read: Read, snapshot: Snapshot) -> _Prepared:
+    def _prepare(self, read: Read, snapshot: Snapshot, *, gzip: bool) -> _Prepared:
         require_grant(read.grant, read.selection, snapshot.margin_assets)
         view = render_view(snapshot, read.selection, read.grant)
-        # Large and not compressed in time, or by a grant that has just changed: then it is sent as it is.
-        gzip = read.gzip and view.kept and is_compressible(view.body) and _uncompressed(read, snapshot) is None
+        gzip = gzip and view.kept and is_compressible(view.body)
         headers = caching.snapshot_headers(snapshot, self._gateway.config.settings.environment)
         if gzip:
             headers["vary"] += ", Accept-Encoding"  # the plain body, as a cache may keep it, is right for everybody
@@ -385,7 +391,7 @@ def _compress_view(view: View) -> None:
 
 
 def _answer(read: Read, served: Served, prepared: _Prepared, age_headers: Headers) -> Answer:
-    tag = caching.matching_tag(read.etags, *prepared.etags) if read.etags else None
+    tag = prepared.known_tag(read)
     if tag is None:
         return prepared.answer(served, age_headers)
     # It names the tag that the caller has, and so renews what the caller has.
