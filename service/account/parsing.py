@@ -156,7 +156,7 @@ def _strict_rows(body: bytes) -> _Rows:
         raise MalformedAccountError(f"the answer has more than {MAX_MEMBERS} members")
     try:
         return msgspec.convert(document, _Rows)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # `json` takes half of a surrogate pair, msgspec doesn't
         raise MalformedAccountError("the answer has no arrays of objects named assets and positions") from None
 
 

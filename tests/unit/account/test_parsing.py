@@ -98,10 +98,11 @@ REFUSED = {
     "no document": [b"", b"null", b"[]", b"{}", account() + b"x", account() + account()],
     "a byte order mark, another encoding": [b"\xef\xbb\xbf" + account(), account().decode().encode("utf-16")],
     "no arrays": [b'{"assets":[]}', b'{"assets":null,"positions":[]}', b'{"assets":{},"positions":[]}'],
+    "a text in an array's place, half a surrogate pair": [b'{"assets":"\\udc00","positions":[]}'],
     "invalid UTF-8, half a surrogate pair": [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b'"\n"'],
     "no JSON": [b"NaN", b"-Infinity", b"01", b"1.", b"", b"1,", b"{x:1}", b"'x'"],
     "a key twice": [b'1,"assets":[]', b'1,"\\u0061ssets":[]', b'{"y":[{"z":1,"z":1}]}', b'1,"x":2'],
-    "an asset that is none": [b"1", b"null", b"[]", b'"BTC"', b"{}", ASSET + b"," + ASSET],
+    "an asset that is none": [b"1", b"null", b"[]", b'"BTC"', b'"\\ud800"', b"{}", ASSET + b"," + ASSET],
     "an asset without its name": [b'{"asset":""}', b'{"asset":null}', b'{"asset":1}', b'{"asset":1.5}'],
     "an asset with a key twice": [b'{"asset":"BTC","asset":"BTC"}', b'{"asset":"BTC","x":{"y":1,"y":2}}'],
     "a position without its key": [
