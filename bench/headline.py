@@ -67,8 +67,8 @@ async def _installed(servers: BenchServers, gateway: Gateway) -> list[Target]:
 TEXT = """## Reads
 
 {rounds} rounds, interleaved: in each every row is requested by 32 connections at full speed for {seconds} s, and then
-for {seconds} s at half of the rate that it reached (latencies). Medians of the rounds, in brackets the lowest and the
-highest; ratios are of the same round.
+for {seconds} s at nearly half of the rate that it reached (latencies). Medians of the rounds, in brackets the lowest
+and the highest; ratios are of the same round.
 
 {table}
 
@@ -81,8 +81,8 @@ otherwise. It authenticates each request, applies the grant, counts it, writes a
 it dropped {dropped}), and says how old the data is. Its default windows hold (`fresh_for` is 1 s), so it also refreshes
 the account once a second meanwhile. Two further gateways differ from it in one setting each: one logs one hit in a
 hundred (`log.hits = 100`), one is scheduled in batches (`server.scheduling = "batch"`), where its threads don't
-interrupt each other. That saves the server more than the rest of a request costs, so the bare app stands here twice as
-well, scheduled normally and in batches.
+interrupt each other. The bare app, which has the same server, stands here twice as well: scheduled normally and in
+batches.
 
 The bare app, on the gateway's server and set up like it, and nginx send the bytes of the same asset, and do none of
 that. Both FastAPI apps find the asset for each request, and log nothing: the first in the account's JSON, which it gets

@@ -35,7 +35,7 @@ class Round(msgspec.Struct, frozen=True):
     cpu: float
     """Microseconds of the serving process a request, then."""
     steady: Load
-    """At half of that rate."""
+    """At nearly half of that rate."""
 
 
 class Results(msgspec.Struct):
@@ -71,7 +71,7 @@ async def cost(target: Target, seconds: float) -> tuple[float, float]:
 
 
 async def at_half(request: Request, rate: float, seconds: float) -> Load:
-    """At half of a rate, from as many connections as that takes."""
+    """At half of a rate, or a little less: the connections are as many as that takes of answers without a delay."""
     return await load(request, seconds, max(1, round(rate / 2 * PAUSE_MS / 1000)), PAUSE_MS)
 
 

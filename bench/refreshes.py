@@ -67,7 +67,7 @@ Milliseconds of one process's CPU for each refresh. Three replicas share an acco
 some nine refreshes a second; the two others are read as often, but start none (`only-if-cached`): they adopt what the
 first has shared in Redis. Their reads and everything else that they do meanwhile are counted in. The poller is what a
 team would write itself: a process that requests the same body with httpx as often, parses it with `json`, and puts it
-into Redis. It checks nothing, has no lease, and whoever reads what it has put there parses it again. Rounds of
+into Redis. It signs and checks nothing, has no lease, and whoever reads what it puts there parses it again. Rounds of
 {run.seconds:.0f} s ({run.rounds}), fleet and poller in turn.
 
 {grid(head, lines)}
