@@ -10,6 +10,7 @@ module imports only modules below it:
     control.py           the JSON control API under /_sim/, in front of an exchange
     operations.py        what the control API can do
     exchange.py          Exchange, the app: routes, the way of one request, what a test may turn
+    documents.py         a book as the bytes of its other documents: balance, position risk, leverage brackets
     statement.py         a book as the bytes of /dapi/v1/account
     book.py              an account: balances and positions, and their arithmetic
     listing.py           /dapi/v1/exchangeInfo

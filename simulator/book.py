@@ -90,6 +90,7 @@ class Holding(msgspec.Struct, frozen=True):
     cross_wallet: Decimal
     unrealized: Decimal
     cross_unrealized: Decimal
+    cross_maintenance: Decimal
     maintenance: Decimal
     position_initial: Decimal
     open_order: Decimal
@@ -116,6 +117,7 @@ def holding(wallet: Decimal, rows: Iterable[tuple[Position, Margins]]) -> Holdin
         cross_wallet=cross_wallet,
         unrealized=sum((row.unrealized for _, row in every), ZERO),
         cross_unrealized=cross_unrealized,
+        cross_maintenance=sum((row.maintenance for row in cross), ZERO),
         maintenance=sum((row.maintenance for _, row in every), ZERO),
         position_initial=sum((row.position_initial for _, row in every), ZERO),
         open_order=sum((row.open_order for _, row in every), ZERO),

@@ -9,15 +9,17 @@ import asyncio
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from urllib.parse import unquote
 
 import msgspec
 
 from simulator.asgi import Ending, Receive, Reply, Request, Scope, Send, deliver, error, json_reply, outlasts
 from simulator.book import MIN_ASSETS, Book, Options, demo_book
+from simulator.documents import Wanted, balances, leverage_brackets, position_risk
 from simulator.faults import ACCOUNT_PATH, Circumstances, Faults, inflict
 from simulator.limits import Limits, Policy, Verdict
 from simulator.listing import exchange_info
-from simulator.market import Market
+from simulator.market import CONTRACTS, Contract, Market
 from simulator.observing import Call, Calls, Clock, Gate
 from simulator.signature import (
     DEMO_API_KEY,
@@ -33,6 +35,10 @@ from simulator.wallet import RESTRICTIONS_PATH, WALLET_WEIGHT_LIMIT, Restriction
 
 MAIN = "main"  # the account there is from the start
 WALLET_PREFIX = "/sapi/"
+BALANCE_PATH = "/dapi/v1/balance"
+POSITION_RISK_PATH = "/dapi/v1/positionRisk"
+LEVERAGE_BRACKET_PATH = "/dapi/v2/leverageBracket"
+DOCUMENTS = frozenset({ACCOUNT_PATH, BALANCE_PATH, POSITION_RISK_PATH, LEVERAGE_BRACKET_PATH})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +146,7 @@ class Exchange:
     # Holding answers back
 
     def hold(self) -> None:
-        """Hold the answers of account calls back from now on."""
+        """Hold the answers of calls for an account's documents back from now on."""
         self.gate.hold()
 
     def release(self) -> None:
@@ -185,7 +191,7 @@ class Exchange:
     def _answer(self, request: Request, now_ms: int) -> Reply:
         route = ROUTES.get(request.path) if request.method == "GET" else None
         limits = self._limits_of(request)
-        verdict = limits.spend(request.client, route.weight if route else 1, now_ms)
+        verdict = limits.spend(request.client, route.weigh(request) if route else 1, now_ms)
         if route is None:
             return error(404, -5000, f"Path {request.path}, Method {request.method} is invalid")
         if verdict is not Verdict.ADMITTED:
@@ -200,7 +206,7 @@ class Exchange:
         return self.wallet_limits if request.path.startswith(WALLET_PREFIX) else self.limits
 
     def _must_wait(self, request: Request, reply: Reply) -> bool:
-        return reply.hangs or reply.delay > 0 or (self.gate.closed and request.path == ACCOUNT_PATH)
+        return reply.hangs or reply.delay > 0 or (self.gate.closed and request.path in DOCUMENTS)
 
     async def _due(self, reply: Reply) -> None:
         if reply.delay:
@@ -214,6 +220,11 @@ class Route(msgspec.Struct, frozen=True):
 
     weight: int
     answer: Callable[[Exchange, Request, int], Reply]
+    weight_of_one: int | None = None  # with `symbol`, where that costs less
+
+    def weigh(self, request: Request) -> int:
+        one = self.weight_of_one is not None and parse(request.query).values.get(b"symbol")
+        return self.weight_of_one if one and self.weight_of_one is not None else self.weight
 
 
 def _public(content: Callable[[Exchange, int], object]) -> Callable[[Exchange, Request, int], Reply]:
@@ -228,11 +239,38 @@ def _public(content: Callable[[Exchange, int], object]) -> Callable[[Exchange, R
     return answer
 
 
-def _account(exchange: Exchange, request: Request, now_ms: int) -> Reply:
-    key = authenticate(request, exchange.keys, now_ms)
-    if isinstance(key, Reply):
-        return key
-    return Reply(200, statement(exchange.book(key.account), exchange.market, now_ms))
+def _signed(
+    content: Callable[[Exchange, Book, Wanted, int], bytes], *filters: str
+) -> Callable[[Exchange, Request, int], Reply]:
+    """The answer to a key, of the account that is its; *filters*: the parameters that choose among the contracts."""
+    read = [name.encode() for name in filters]
+
+    def answer(exchange: Exchange, request: Request, now_ms: int) -> Reply:
+        key = authenticate(request, exchange.keys, now_ms, read)
+        if isinstance(key, Reply):
+            return key
+        sent = parse(request.query).values
+        given = {
+            name: unquote(sent[encoded].decode("latin-1"))
+            for name, encoded in zip(filters, read, strict=True)
+            if encoded in sent
+        }
+        if len(given) > 1:
+            return error(400, -1128, "Combination of optional parameters invalid.")
+
+        def wanted(contract: Contract) -> bool:
+            own = {
+                "symbol": contract.symbol,
+                "pair": contract.pair,
+                "marginAsset": exchange.market.margin_asset(contract),
+            }
+            return given.items() <= own.items()
+
+        if given and not any(map(wanted, CONTRACTS)):
+            return error(400, -1121, "Invalid symbol.")
+        return Reply(200, content(exchange, exchange.book(key.account), wanted, now_ms))
+
+    return answer
 
 
 def _restrictions(exchange: Exchange, request: Request, now_ms: int) -> Reply:
@@ -247,7 +285,18 @@ ROUTES = {
         1,
         _public(lambda exchange, now_ms: exchange_info(exchange.market, exchange.limits.policy.weight_limit, now_ms)),
     ),
-    ACCOUNT_PATH: Route(5, _account),
+    ACCOUNT_PATH: Route(5, _signed(lambda exchange, book, _, now_ms: statement(book, exchange.market, now_ms))),
+    BALANCE_PATH: Route(1, _signed(lambda exchange, book, _, now_ms: balances(book, exchange.market, now_ms))),
+    POSITION_RISK_PATH: Route(
+        1,
+        _signed(
+            lambda exchange, book, wanted, now_ms: position_risk(book, exchange.market, now_ms, wanted),
+            *("marginAsset", "pair"),
+        ),
+    ),
+    LEVERAGE_BRACKET_PATH: Route(
+        2, _signed(lambda _, book, wanted, __: leverage_brackets(book, wanted), "symbol"), weight_of_one=1
+    ),
     RESTRICTIONS_PATH: Route(1, _restrictions),
 }
 

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -107,8 +107,10 @@ def parse(query: bytes) -> SignedQuery:
     return SignedQuery(payload, tuple((unquote_to_bytes(name), value) for name, _, value in pairs))
 
 
-def authenticate(request: Request, keys: Mapping[str, ApiKey], now_ms: int) -> ApiKey | Reply:
-    """The key that signed *request*, or the exchange's refusal."""
+def authenticate(
+    request: Request, keys: Mapping[str, ApiKey], now_ms: int, read: Collection[bytes] = ()
+) -> ApiKey | Reply:
+    """The key that signed *request*, or the exchange's refusal; *read*: the parameters of the endpoint itself."""
     query = parse(request.query)
     refusal = _refuse_key_format(request.api_key) or _refuse_parameters(query) or _refuse_time(query, now_ms)
     if refusal is not None:
@@ -120,7 +122,7 @@ def authenticate(request: Request, keys: Mapping[str, ApiKey], now_ms: int) -> A
     # Behind the signature nothing is signed; letting it pass would forgive a client's mistake.
     if last_name != b"signature" or not verifies(key, query.payload, signature):
         return INVALID_SIGNATURE
-    return _refuse_unread(query) or key
+    return _refuse_unread(query, read) or key
 
 
 INVALID_SIGNATURE = error(400, -1022, "Signature for this request is not valid.")
@@ -167,9 +169,9 @@ def _refuse_time(query: SignedQuery, now_ms: int) -> Reply | None:
     return timestamp_refusal(int(query.values[b"timestamp"]), recv_window_ms, now_ms)
 
 
-def _refuse_unread(query: SignedQuery) -> Reply | None:
+def _refuse_unread(query: SignedQuery, own: Collection[bytes]) -> Reply | None:
     sent = len(query.parameters)
-    read = sum(name in SIGNED_PARAMETERS for name, _ in query.parameters)
+    read = sum(name in SIGNED_PARAMETERS or name in own for name, _ in query.parameters)
     if read == sent:
         return None
     text = f"Not all sent parameters were read; read '{read}' parameter(s) but was sent '{sent}'."

@@ -52,24 +52,24 @@ def statement(book: Book, market: Market, now_ms: int) -> bytes:
     return msgspec.json.encode(ordered)
 
 
-def _eight(amount: Decimal) -> str:
+def eight(amount: Decimal) -> str:
     return f"{amount:.8f}"
 
 
 def _asset_row(asset: str, held: Holding, updated_ms: int, options: Options) -> Row:
     row: Row = {
         "asset": asset,
-        "walletBalance": _eight(held.wallet),
-        "unrealizedProfit": _eight(held.unrealized),
-        "marginBalance": _eight(held.margin_balance),
-        "maintMargin": _eight(held.maintenance),
-        "initialMargin": _eight(held.initial),
-        "positionInitialMargin": _eight(held.position_initial),
-        "openOrderInitialMargin": _eight(held.open_order),
-        "maxWithdrawAmount": _eight(max(ZERO, min(held.cross_wallet, held.available))),
-        "crossWalletBalance": _eight(held.cross_wallet),
-        "crossUnPnl": _eight(held.cross_unrealized),
-        "availableBalance": _eight(held.available),
+        "walletBalance": eight(held.wallet),
+        "unrealizedProfit": eight(held.unrealized),
+        "marginBalance": eight(held.margin_balance),
+        "maintMargin": eight(held.maintenance),
+        "initialMargin": eight(held.initial),
+        "positionInitialMargin": eight(held.position_initial),
+        "openOrderInitialMargin": eight(held.open_order),
+        "maxWithdrawAmount": eight(max(ZERO, min(held.cross_wallet, held.available))),
+        "crossWalletBalance": eight(held.cross_wallet),
+        "crossUnPnl": eight(held.cross_unrealized),
+        "availableBalance": eight(held.available),
         "updateTime": updated_ms,
     }
     if options.extra_fields:
@@ -105,7 +105,7 @@ def _zero_row(contract: Contract, side: Side) -> Row:
         "positionSide": side,
         "entryPrice": "0.0",
         "breakEvenPrice": "0.0",
-        "maxQty": _max_quantity(DEFAULT_LEVERAGE),
+        "maxQty": max_quantity(DEFAULT_LEVERAGE),
         "notionalValue": "0",
         "isolatedWallet": "0.00000000",
         "updateTime": 0,
@@ -113,28 +113,32 @@ def _zero_row(contract: Contract, side: Side) -> Row:
 
 
 def _open_row(position: Position, figures: Margins) -> Row:
-    fee = TAKER_FEE if position.amount > 0 else -TAKER_FEE
     return {
         "symbol": position.symbol,
         "positionAmt": str(position.amount),
-        "initialMargin": _eight(figures.initial),
-        "maintMargin": _eight(figures.maintenance),
-        "unrealizedProfit": _eight(figures.unrealized),
-        "positionInitialMargin": _eight(figures.position_initial),
-        "openOrderInitialMargin": _eight(figures.open_order) if figures.open_order else "0",
+        "initialMargin": eight(figures.initial),
+        "maintMargin": eight(figures.maintenance),
+        "unrealizedProfit": eight(figures.unrealized),
+        "positionInitialMargin": eight(figures.position_initial),
+        "openOrderInitialMargin": eight(figures.open_order) if figures.open_order else "0",
         "leverage": str(position.leverage),
         "isolated": position.isolated,
         "positionSide": position.side,
         "entryPrice": f"{position.entry_price:f}" if position.amount else "0.0",
-        "breakEvenPrice": _eight(position.entry_price * (1 + fee)) if position.amount else "0.0",
-        "maxQty": _max_quantity(position.leverage),
-        "notionalValue": _eight(figures.notional),
-        "isolatedWallet": _eight(position.isolated_wallet),
+        "breakEvenPrice": break_even(position),
+        "maxQty": max_quantity(position.leverage),
+        "notionalValue": eight(figures.notional),
+        "isolatedWallet": eight(position.isolated_wallet),
         "updateTime": position.updated_ms,
     }
 
 
-def _max_quantity(leverage: int) -> str:
+def break_even(position: Position) -> str:
+    fee = TAKER_FEE if position.amount > 0 else -TAKER_FEE
+    return eight(position.entry_price * (1 + fee)) if position.amount else "0.0"
+
+
+def max_quantity(leverage: int) -> str:
     """50 contracts at leverage 125, as in the docs' example, and more below."""
     return LONG_MAX if leverage == 1 else str(6250 // leverage)
 
