@@ -88,13 +88,16 @@ async def test_a_caller_who_hangs_up_has_its_line(
     tmp_path: Path, redis_port: int, exchange_url: str, exchange: Exchange
 ) -> None:
     exchange.hold()
+    audit = tmp_path / "audit.jsonl"
     async with gateway_process(tmp_path, audited(redis_port, exchange_url, file="audit.jsonl")) as gateway:
         async with httpx.AsyncClient(headers=bearer()) as caller:
             with pytest.raises(httpx.ReadTimeout):
                 await caller.get(gateway.url + BTC, timeout=0.5)
+        # Not before: an answer that comes as the caller hangs up may still be sent.
+        await until(lambda: audit.read_text() != "", 5, "the line of a caller who has gone")
         exchange.release()
         await gateway.stop()
-    line = msgspec.json.decode((tmp_path / "audit.jsonl").read_text(), type=Line)
+    line = msgspec.json.decode(audit.read_text(), type=Line)
 
     assert (line.client, line.status, line.snapshot) == ("risk", None, None)
 
