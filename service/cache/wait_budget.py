@@ -31,13 +31,10 @@ class WaitBudget:
 
     async def wait(self, task: asyncio.Task[Any]) -> bool:
         """Wait for a task while ticks are left; return whether it is done. The task goes on either way."""
-        now = asyncio.get_running_loop().time
-        end = now() + LONGEST_WAIT_S  # a loop that is late every time would count no tick
-        while not task.done() and self.ticks > 0 and now() < end:
-            began = now()
-            await asyncio.wait({task}, timeout=TICK_S)
-            if now() - began < 2 * TICK_S and not task.done():
-                self.ticks -= 1
+        if not task.done() and self.ticks > 0:
+            with contextlib.suppress(TimeoutError):
+                async with self.bound():
+                    await asyncio.wait({task})
         return task.done()
 
     @contextlib.asynccontextmanager
@@ -46,8 +43,13 @@ class WaitBudget:
 
         Raises:
             TimeoutError: that has happened.
+            asyncio.CancelledError: the task was cancelled, even if the block went on or failed otherwise.
         """
-        loop = asyncio.get_running_loop()
+        # redis-py waits by `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that comes as what it waits
+        # for ends. It must not be lost: who cancels waits for the task's end. A task counts its cancellations.
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None  # noqa: S101 - a coroutine that awaits timers is run by one
+        cancellations = task.cancelling()
         began = loop.time()
         end = began + LONGEST_WAIT_S  # a loop that is late every time would count no tick
         ticking: asyncio.TimerHandle
@@ -68,6 +70,8 @@ class WaitBudget:
                 yield
             finally:
                 ticking.cancel()
+                if task.cancelling() > cancellations:
+                    raise asyncio.CancelledError
 
 
 _carried: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None)

@@ -179,15 +179,10 @@ class RedisGuard:
             if now < self._next_trial_ms:
                 raise RedisUnavailableError(self._kind)
             self._next_trial_ms = now + PAUSE_MS  # this operation is the trial; the others go on without Redis
-        full_budget, caller = budget.ticks >= WAIT_TICKS, asyncio.current_task()
-        cancellations = caller.cancelling() if caller else 0
+        full_budget = budget.ticks >= WAIT_TICKS
         try:
             async with budget.bound(), self._slots:
                 result = await operation()
-                # redis-py sends under `asyncio.wait_for`, which on Python 3.11 swallows a cancellation that comes as
-                # the sending ends. It must not be lost: who cancels waits for the end.
-                if caller is not None and caller.cancelling() > cancellations:
-                    raise asyncio.CancelledError
         except TimeoutError as exc:
             if full_budget:
                 await self._open_breaker(exc)

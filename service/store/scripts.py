@@ -94,7 +94,7 @@ async def _run(redis: Redis, calls: tuple[tuple[Script, list[str], Args], ...]) 
     # If anything but an answer ends this, redis-py closes the connection: no answer is left on it for the next caller.
     try:
         await connection.send_packed_command(b"".join(_packed(*call) for call in calls))
-        # redis-py sends under `asyncio.wait_for`, which in Python 3.11 swallows a cancellation that comes as it ends.
+        # What `WaitBudget.bound` says of swallowed cancellations, seen before the answer is waited for.
         if task.cancelling() > cancellations:
             await connection.disconnect(nowait=True)
             raise asyncio.CancelledError

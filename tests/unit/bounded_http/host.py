@@ -25,14 +25,21 @@ class Host:
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
         self.connections = self.requests = self._open = 0
-        self.ended = asyncio.Event()
+        self._ended = asyncio.Event()
         self.url = ""
         self._writers: list[asyncio.StreamWriter] = []
 
     async def hang_up(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            await self.all_ended()
+
+    async def all_ended(self) -> None:
+        """Return once no connection is open."""
+        while self._open:
+            self._ended.clear()
+            await self._ended.wait()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -45,9 +52,9 @@ class Host:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
+        finally:
             self._open -= 1
-            if not self._open:
-                self.ended.set()
+            self._ended.set()
 
 
 @asynccontextmanager

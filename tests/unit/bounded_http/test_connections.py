@@ -1,6 +1,7 @@
 """What is left over on a connection never becomes an answer, whatever a host sends."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import httpx
@@ -49,27 +50,25 @@ async def test_an_answer_that_is_sent_twice_is_not_taken_for_the_next_ones(
 async def test_bytes_that_arrive_while_a_connection_is_idle_close_it(
     certificate: tuple[Path, Path] | None, late: bytes
 ) -> None:
-    sent: list[asyncio.Task[None]] = []
+    writers: list[asyncio.StreamWriter] = []
 
-    async def unasked(number: int, writer: asyncio.StreamWriter) -> None:
-        async def afterwards() -> None:
-            await asyncio.sleep(0.02)
-            writer.write(late)
-
+    async def once(number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(answer(b"%d" % number))
-        sent.append(asyncio.create_task(afterwards()))
+        writers.append(writer)
 
-    async with hosting(unasked, certificate) as (host, client):
+    async with hosting(once, certificate) as (host, client):
         for number in (1, 2, 3):
             assert await read(client) == b"%d" % number
-            await sent[-1]
-            await asyncio.sleep(0.02)
+            writers[-1].write(late)
+            async with asyncio.timeout(5):
+                await host.all_ended()
     assert host.connections == 3
 
 
 async def test_concurrent_requests_never_share_a_connection_or_an_answer() -> None:
     async def echo(number: int, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.001 * (number % 3))
+        for _ in range(number % 3):  # they overtake each other
+            await asyncio.sleep(0)
         writer.write(answer(b"%d" % number))
 
     async with hosting(echo) as (host, client):
@@ -202,22 +201,22 @@ async def test_other_tasks_have_their_turn_while_a_flood_that_has_arrived_is_par
 
 
 async def test_what_nobody_reads_is_not_kept_in_memory_without_end() -> None:
-    sent = 0
+    sent, full = 0, asyncio.Event()
 
     async def endless(_: int, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        while not writer.is_closing():
-            writer.write(bytes(LIMIT))
-            await writer.drain()
-            sent += LIMIT
+        with contextlib.suppress(TimeoutError):
+            while sent < 64 * 1024 * 1024:
+                writer.write(bytes(LIMIT))
+                async with asyncio.timeout(0.5):  # the buffers of both sides are full
+                    await writer.drain()
+                sent += LIMIT
+        full.set()
 
     async with hosting(endless) as (_, client), client.stream("GET", b"/", {}):
-        before = -1
-        while before < sent:  # until the buffers of both sides are full
-            before = sent
-            await asyncio.sleep(0.1)
-        assert sent < 64 * 1024 * 1024
+        await full.wait()
+        assert 0 < sent < 64 * 1024 * 1024
 
 
 async def test_a_client_that_is_closed_leaves_no_connection_behind() -> None:
@@ -237,7 +236,7 @@ async def test_a_client_that_is_closed_leaves_no_connection_behind() -> None:
         with pytest.raises(httpx.ReadError):
             await reading
         async with asyncio.timeout(5):
-            await host.ended.wait()
+            await host.all_ended()
     assert host.connections == 2
 
 
@@ -253,7 +252,7 @@ async def test_a_client_that_is_closed_while_it_connects_sends_nothing_and_leave
             with pytest.raises(httpx.ConnectError):
                 await each
         async with asyncio.timeout(5):
-            await host.ended.wait()
+            await host.all_ended()
     assert host.requests == 0
 
 

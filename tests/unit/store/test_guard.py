@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,36 @@ async def test_a_heartbeat_has_more_patience_than_a_request(wire: Wire) -> None:
         return True
 
     assert await wire.guard.run(slow, WaitBudget(4 * WAIT_TICKS))
+
+
+@pytest.mark.parametrize("end", [None, ConnectionError(), errors.TimeoutError(), TimeoutError()])
+async def test_a_cancellation_that_an_operation_swallows_is_not_lost(wire: Wire, end: Exception | None) -> None:
+    begun = asyncio.Event()
+
+    async def swallow() -> None:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await hang()
+        if end is not None:
+            raise end
+
+    running = asyncio.create_task(wire.guard.run(swallow))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert wire.guard.up
+
+
+async def test_an_operation_that_swallows_its_end_of_patience_has_none_all_the_same(wire: Wire) -> None:
+    async def swallow() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await hang()
+
+    with pytest.raises(RedisUnavailableError):
+        await wire.guard.run(swallow)
+    assert (task := asyncio.current_task()) is not None
+    assert not task.cancelling()
 
 
 async def test_a_script_takes_a_setting_as_it_is(wire: Wire) -> None:
