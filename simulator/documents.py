@@ -40,15 +40,15 @@ def balances(book: Book, market: Market, now_ms: int) -> bytes:
 def position_risk(book: Book, market: Market, now_ms: int, wanted: Wanted) -> bytes:
     """One row a symbol and side, in the order of the account's."""
     holdings, figures = book.holdings(market, now_ms), book.margins(market, now_ms)
-    rows = [
-        _risk_row(contract, side, market.mark(contract, now_ms))
-        if (position := book.position(contract.symbol, side)) is None
-        else _risk_row(contract, side, market.mark(contract, now_ms))
-        | _open_risk(position, figures[contract.symbol, side], holdings[market.margin_asset(contract)])
-        for contract in CONTRACTS
-        if wanted(contract)
-        for side in book.sides
-    ]
+    rows = list[Row]()
+    for contract in filter(wanted, CONTRACTS):
+        mark = market.mark(contract, now_ms)
+        for side in book.sides:
+            position = book.position(contract.symbol, side)
+            row = _risk_row(contract, side, mark)
+            if position is not None:
+                row |= _open_risk(position, figures[contract.symbol, side], holdings[market.margin_asset(contract)])
+            rows.append(row)
     return _encoded(book, rows)
 
 
@@ -82,11 +82,8 @@ def liquidation_price(position: Position, figures: Margins, held: Holding) -> De
     """
     behind = position.isolated_wallet
     if not position.isolated:
-        others_unrealized, others_maintenance = (
-            held.cross_unrealized - figures.unrealized,
-            held.cross_maintenance - figures.maintenance,
-        )
-        behind = held.cross_wallet + others_unrealized - others_maintenance
+        others = (held.cross_unrealized - figures.unrealized) - (held.cross_maintenance - figures.maintenance)
+        behind = held.cross_wallet + others
     value = Decimal(position.amount * position.contract.size)
     coins, needed = behind + value / position.entry_price, value + position.contract.maintenance_rate * abs(value)
     return truncated(needed / coins) if coins * needed > 0 else ZERO

@@ -223,8 +223,9 @@ class Route(msgspec.Struct, frozen=True):
     weight_of_one: int | None = None  # with `symbol`, where that costs less
 
     def weigh(self, request: Request) -> int:
-        one = self.weight_of_one is not None and parse(request.query).values.get(b"symbol")
-        return self.weight_of_one if one and self.weight_of_one is not None else self.weight
+        if self.weight_of_one is not None and parse(request.query).values.get(b"symbol"):
+            return self.weight_of_one
+        return self.weight
 
 
 def _public(content: Callable[[Exchange, int], object]) -> Callable[[Exchange, Request, int], Reply]:
@@ -250,11 +251,7 @@ def _signed(
         if isinstance(key, Reply):
             return key
         sent = parse(request.query).values
-        given = {
-            name: unquote(sent[encoded].decode("latin-1"))
-            for name, encoded in zip(filters, read, strict=True)
-            if encoded in sent
-        }
+        given = {name.decode(): unquote(sent[name].decode("latin-1")) for name in read if name in sent}
         if len(given) > 1:
             return error(400, -1128, "Combination of optional parameters invalid.")
 
