@@ -76,7 +76,7 @@ openapi/node_modules/.installed: openapi/package-lock.json
 	npm --prefix openapi ci --ignore-scripts --no-fund --no-audit --loglevel error
 	@touch $@
 
-bench: install  ## compare it with its peers; writes bench/RESULTS.md (needs wrk, nginx, redis-server; twelve minutes)
+bench: install  ## compare it with its peers; writes bench/RESULTS.md (needs wrk, nginx, redis-server; fourteen minutes)
 	$(BIN)/python -m bench
 
 openapi: install  ## write openapi/openapi.yaml from the code

@@ -40,7 +40,7 @@ PARTS: Mapping[str, Callable[[Run], Awaitable[str]]] = {
 @click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="A part; repeatable. Writes no file.")
 @click.option("--write/--no-write", default=True, show_default=True, help="Whether to replace RESULTS.md and its plot.")
 def main(*, rounds: int, seconds: float, only: Sequence[str], write: bool) -> None:
-    """Compare the gateway with its peers, on two cores: one serves, the other asks. Takes some twelve minutes."""
+    """Compare the gateway with its peers, on two cores: one serves, the other asks. Takes some fourteen minutes."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         raise click.ClickException(f"needs {', '.join(missing)}")
