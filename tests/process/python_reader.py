@@ -1,12 +1,12 @@
-"""A public Python client as a desk would run it, in a process of its own; what it read, and whom it called, as JSON on stdout.
+"""A public Python client as a desk would run it, in a process of its own: what it reads and whom it calls.
 
 Standard input: {"client", "careless", "callers": [{"base", "key", "secret"}, …], "calls": [[method, arguments], …]}.
-`careless`: the client is made as it comes, with no more of the gateway than its base URL where that is asked for first.
+`careless`: told less than the guide says, as whoever doesn't read it would.
 
-For each caller: `results`, of which an error is {"raised": its classes, most specific first, "code", "said"}; `called`, every
-host and port that the process looked up or connected to, as the interpreter's own audit events say; `told`, those of them
-that the token was sent to (libraries on http.client alone show that); `urls`, the client's own table of base URLs.
-No other host than this machine is ever reached: the attempt is noted, and fails as without a network.
+For each caller: `results`, of which an error is {"raised": its classes, most specific first, "code", "said"}; `called`,
+every host and port that the process looked up or connected to, by the interpreter's own audit events; `told`, those of
+them that the token was sent to (libraries on http.client alone show that); `urls`, the client's own table of base URLs.
+No host but this machine is ever reached: the attempt is noted, and fails as without a network.
 """
 
 import asyncio
