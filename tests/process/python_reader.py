@@ -1,7 +1,7 @@
 """A public Python client as a desk would run it, in a process of its own: what it reads and whom it calls.
 
-Standard input: {"client", "careless", "callers": [{"base", "key", "secret"}, …], "calls": [[method, arguments], …]}.
-`careless`: told less than the guide says, as whoever doesn't read it would.
+Standard input: {"client", "careless", "callers": [{"base", "key", "secret", "headers"}, …], "calls": [[method, named
+arguments], …]}. `careless`: told less than the guide says, as whoever doesn't read it would.
 
 For each caller: `results`, of which an error is {"raised": its classes, most specific first, "code", "said"}; `called`,
 every host and port that the process looked up or connected to, by the interpreter's own audit events; `told`, those of
@@ -10,6 +10,7 @@ No host but this machine is ever reached: the attempt is noted, and fails as wit
 """
 
 import asyncio
+import functools
 import importlib
 import inspect
 import json
@@ -50,48 +51,61 @@ class Watch:
             raise socket.gaierror(socket.EAI_NONAME, f"{name} is not to be called")
 
 
-def ccxt(base: str, key: str, secret: str, *, careless: bool, asynchronous: bool = False) -> Any:
+def ccxt(caller: dict[str, Any], *, careless: bool, asynchronous: bool = False) -> Any:
     library: Any = importlib.import_module("ccxt.async_support" if asynchronous else "ccxt")
     options = {} if careless else {"fetchCurrencies": False}
-    exchange = library.binancecoinm({"apiKey": key, "secret": secret, "options": options})
-    table = {"dapiPublic": f"{base}/dapi/v1", "dapiPrivate": f"{base}/dapi/v1", "dapiPrivateV2": f"{base}/dapi/v2"}
+    exchange = library.binancecoinm({"apiKey": caller["key"], "secret": caller["secret"], "options": options})
+    base = f"{caller['base']}/dapi"
+    table = {"dapiPublic": f"{base}/v1", "dapiPrivate": f"{base}/v1", "dapiPrivateV2": f"{base}/v2"}
     if careless:
         exchange.urls["api"].update(table)
     else:
         exchange.urls["api"] = table
         exchange.urls["test"] = exchange.urls["demo"] = {}
+    exchange.headers = caller["headers"]
     return exchange
 
 
-def python_binance(base: str, key: str, secret: str, *, careless: bool, asynchronous: bool = False) -> Any:
+async def python_binance(caller: dict[str, Any], *, careless: bool, asynchronous: bool = False) -> Any:
     basic: Any = importlib.import_module("binance.base_client").BaseClient
-    library: Any = importlib.import_module("binance.async_client" if asynchronous else "binance.client")
     for name in ["FUTURES_COIN_URL"] if careless else [name for name in dir(basic) if name.endswith("_URL")]:
-        setattr(basic, name, f"{base}/dapi")
+        setattr(basic, name, f"{caller['base']}/dapi")
+    key, secret = caller["key"], caller["secret"]
     if asynchronous:
-        return library.AsyncClient.create(key, secret) if careless else library.AsyncClient(key, secret)
-    return library.Client(key, secret) if careless else library.Client(key, secret, ping=False)
+        kind: Any = importlib.import_module("binance.async_client").AsyncClient
+        client = await kind.create(key, secret) if careless else kind(key, secret)
+    else:
+        kind = importlib.import_module("binance.client").Client
+        client = kind(key, secret) if careless else kind(key, secret, ping=False)
+    client.session.headers.update(caller["headers"])
+    return client
 
 
-def connector(base: str, key: str, secret: str, *, careless: bool) -> Any:
+def connector(caller: dict[str, Any], *, careless: bool) -> Any:
     library: Any = importlib.import_module("binance.cm_futures")
-    return library.CMFutures(key, secret) if careless else library.CMFutures(key, secret, base_url=base)
+    told = {} if careless else {"base_url": caller["base"]}
+    client = library.CMFutures(caller["key"], caller["secret"], **told)
+    client.session.headers.update(caller["headers"])
+    return client
 
 
-def sdk(base: str, key: str, secret: str, *, careless: bool) -> Any:
+def sdk(caller: dict[str, Any], *, careless: bool) -> Any:
     common: Any = importlib.import_module("binance_common.configuration")
-    library: Any = importlib.import_module("binance_sdk_derivatives_trading_coin_futures")
-    kind = library.derivatives_trading_coin_futures.DerivativesTradingCoinFutures
-    told = {} if careless else {"base_path": base}
-    configuration = common.ConfigurationRestAPI(api_key=key, api_secret=secret, timeout=10_000, retries=0, **told)
-    return kind(config_rest_api=configuration).rest_api
+    package = "binance_sdk_derivatives_trading_coin_futures"
+    told = {"api_key": caller["key"], "api_secret": caller["secret"], "custom_headers": caller["headers"]}
+    if careless:
+        library: Any = importlib.import_module(f"{package}.{package.removeprefix('binance_sdk_')}")
+        return library.DerivativesTradingCoinFutures(common.ConfigurationRestAPI(**told, retries=0)).rest_api
+    library = importlib.import_module(f"{package}.rest_api")
+    configuration = common.ConfigurationRestAPI(**told, base_path=caller["base"], timeout=10_000, retries=0)
+    return library.DerivativesTradingCoinFuturesRestAPI(configuration)
 
 
 MAKERS: dict[str, Any] = {
     "ccxt": ccxt,
-    "ccxt, awaited": lambda *said, careless: ccxt(*said, careless=careless, asynchronous=True),
+    "ccxt, awaited": functools.partial(ccxt, asynchronous=True),
     "python-binance": python_binance,
-    "python-binance, awaited": lambda *said, careless: python_binance(*said, careless=careless, asynchronous=True),
+    "python-binance, awaited": functools.partial(python_binance, asynchronous=True),
     "binance-futures-connector": connector,
     "Binance's SDK": sdk,
 }
@@ -106,19 +120,13 @@ def refused(exc: Exception) -> dict[str, Any]:
     return {"raised": [kind.__name__ for kind in type(exc).__mro__], "code": code, "said": str(exc)}
 
 
-async def read(caller: dict[str, str], said: dict[str, Any]) -> list[Any]:
+async def read(client: Any, calls: list[tuple[str, dict[str, Any]]]) -> list[Any]:
     results: list[Any] = []
-    try:
-        made = MAKERS[said["client"]](caller["base"], caller["key"], caller["secret"], careless=said["careless"])
-        client = await settled(made)
-    except Exception as exc:  # noqa: BLE001  # whatever a library raises is what it does
-        return [refused(exc)]
-    caller["urls"] = {name: getattr(client, name) for name in dir(client) if name.endswith("_URL")}  # type: ignore[assignment]
-    for method, arguments in said["calls"]:
+    for method, arguments in calls:
         try:
             found = await settled(getattr(client, method)(**arguments))
             results.append(found.data() if hasattr(found, "data") else found)
-        except Exception as exc:  # noqa: BLE001
+        except Exception as exc:  # noqa: BLE001  # whatever a library raises is what it does
             results.append(refused(exc))
     for name in ("close", "close_connection"):
         if hasattr(client, name):
@@ -132,9 +140,14 @@ async def main(said: dict[str, Any]) -> None:
     told: list[Any] = []
     for caller in said["callers"]:
         watch.begin(caller["key"])
-        results = await read(caller, said)
-        told.append({"results": results, "called": sorted(watch.called), "told": sorted(watch.told)})
-        told[-1]["urls"] = caller.get("urls", {})
+        results, urls = [], {}
+        try:
+            client = await settled(MAKERS[said["client"]](caller, careless=said["careless"]))
+            urls = {name: getattr(client, name) for name in dir(client) if name.endswith("_URL")}
+            results = await read(client, said["calls"])
+        except OSError as exc:  # of a constructor that calls somebody
+            results = [refused(exc)]
+        told.append({"results": results, "called": sorted(watch.called), "told": sorted(watch.told), "urls": urls})
     json.dump(told, sys.stdout, default=lambda model: model.to_dict())
 
 

@@ -3,19 +3,15 @@
 Which calls each makes is in `public_clients.py`.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from binance_common.configuration import ConfigurationRestAPI
-from binance_common.errors import BadRequestError
 
 from simulator.exchange import Exchange
 from simulator.faults import Fault
-from tests import binance_sdk
 from tests.process.conftest import GatewayProcess, gateway_process, tables
 from tests.process.public_clients import (
     JAVASCRIPT,
@@ -166,11 +162,13 @@ async def raise_its_own_errors(client: PublicClient, folder: Path, gateway: Gate
         caller(gateway, account="nope"),
         caller(gateway, TOKENS["nobody"]),
     ]
+    hurried = caller(gateway)._replace(headers={"Cache-Control": "max-age=soon"})
     calls = [client.reads[0], client.elsewhere[0], *client.unread]
-    *refused, good = await client.run(folder, [*wrong, caller(gateway)], calls)
+    *refused, hasty, good = await client.run(folder, [*wrong, hurried, caller(gateway)], calls)
 
     for told in refused:
         expect(client, told.results[0], UNAUTHENTICATED)
+    expect(client, hasty.results[0], UNREAD)
     unknown, missing, *unread = good.results
     expect(client, unknown, UNKNOWN)
     assert SLOW_DOWN.isdisjoint(unknown["raised"])
@@ -203,20 +201,3 @@ async def limited(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIt
     settings["exchange"] |= {"expected_replicas": 10}
     async with gateway_process(tmp_path, settings, measured=False) as process:
         yield process
-
-
-# Binance's SDK, in this process
-
-
-async def test_the_sdk_tells_how_old_an_answer_is_and_of_a_header_that_is_none(kept_up: GatewayProcess) -> None:
-    with binance_sdk.clients() as make:
-
-        def asked(**headers: str | list[str]) -> Any:
-            base, key = caller(kept_up).base, TOKENS["risk"]
-            configuration = ConfigurationRestAPI(key, "unused", base, timeout=10_000, retries=0, custom_headers=headers)
-            return make(configuration).account_information()
-
-        answer = await asyncio.to_thread(asked)
-        assert int(answer.headers["gateway-snapshot-age"]) < 60_000
-        with pytest.raises(BadRequestError, match="header Cache-Control"):
-            await asyncio.to_thread(asked, **{"Cache-Control": "max-age=soon"})

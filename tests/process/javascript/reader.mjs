@@ -48,23 +48,26 @@ subscribe("undici:request:create", ({ request }) => {
 });
 
 const makers = {
-  async ccxt(base, key, secret, careless) {
+  async ccxt({ base, key, secret, headers }, careless) {
     const { default: ccxt } = await import("ccxt");
     const exchange = new ccxt.binancecoinm({ apiKey: key, secret, options: careless ? {} : { fetchCurrencies: false } });
-    const table = { dapiPublic: `${base}/dapi/v1`, dapiPrivate: `${base}/dapi/v1`, dapiPrivateV2: `${base}/dapi/v2` };
+    const dapi = `${base}/dapi`;
+    const table = { dapiPublic: `${dapi}/v1`, dapiPrivate: `${dapi}/v1`, dapiPrivateV2: `${dapi}/v2` };
     if (careless) Object.assign(exchange.urls.api, table);
     else Object.assign(exchange.urls, { api: table, test: {}, demo: {} });
-    return exchange;
+    return Object.assign(exchange, { headers });
   },
-  async "Binance's SDK"(base, key, secret, careless) {
+  async "Binance's SDK"({ base, key, secret, headers }, careless) {
     const { DerivativesTradingCoinFutures } = await import("@binance/derivatives-trading-coin-futures");
-    const configuration = { apiKey: key, apiSecret: secret, timeout: 10_000, retries: 0, ...(careless ? {} : { basePath: base }) };
+    const where = careless ? { baseURL: base } : { basePath: base }; // the first is no option of its
+    const configuration = { apiKey: key, apiSecret: secret, timeout: 10_000, retries: 0, customHeaders: headers, ...where };
     return new DerivativesTradingCoinFutures({ configurationRestAPI: configuration }).restAPI;
   },
-  async binance(base, key, secret, careless) {
+  async binance({ base, key, secret, headers }, careless) {
     const { CoinMClient } = await import("binance");
     const where = careless ? { baseURL: base } : { baseUrl: base }; // the first is no option of its
-    return new CoinMClient({ api_key: key, api_secret: secret, ...where });
+    const own = { api_key: key, api_secret: secret, disableTimeSync: false };
+    return new CoinMClient({ ...own, ...where }, { headers: { ...headers } });
   },
 };
 
@@ -75,10 +78,10 @@ function refused(error) {
 }
 
 const said = JSON.parse(await text(process.stdin));
-for (const { base, key, secret } of said.callers) {
-  current = { key, results: [], called: new Set(), told: new Set(), urls: {} };
+for (const caller of said.callers) {
+  current = { key: caller.key, results: [], called: new Set(), told: new Set(), urls: {} };
   told.push(current);
-  const client = await makers[said.client](base, key, secret, said.careless);
+  const client = await makers[said.client](caller, said.careless);
   for (const [method, args] of said.calls) {
     try {
       const found = await client[method](...args);
