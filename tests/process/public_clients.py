@@ -191,6 +191,7 @@ def python_binance(name: str) -> PublicClient:
             ("get_account", {}),
             ("get_all_coins_info", {}),
             ("futures_account", {}),
+            ("futures_exchange_info", {}),
             ("papi_get_balance", {}),
         ],
         unread=[("futures_coin_account", {"x": 1})],

@@ -54,7 +54,8 @@ class Watch:
 def ccxt(caller: dict[str, Any], *, careless: bool, asynchronous: bool = False) -> Any:
     library: Any = importlib.import_module("ccxt.async_support" if asynchronous else "ccxt")
     options = {} if careless else {"fetchCurrencies": False}
-    exchange = library.binancecoinm({"apiKey": caller["key"], "secret": caller["secret"], "options": options})
+    own = {"enableRateLimit": False, "options": options}  # it would pause between calls
+    exchange = library.binancecoinm({"apiKey": caller["key"], "secret": caller["secret"], **own})
     base = f"{caller['base']}/dapi"
     table = {"dapiPublic": f"{base}/v1", "dapiPrivate": f"{base}/v1", "dapiPrivateV2": f"{base}/v2"}
     if careless:
@@ -68,8 +69,10 @@ def ccxt(caller: dict[str, Any], *, careless: bool, asynchronous: bool = False) 
 
 async def python_binance(caller: dict[str, Any], *, careless: bool, asynchronous: bool = False) -> Any:
     basic: Any = importlib.import_module("binance.base_client").BaseClient
-    for name in ["FUTURES_COIN_URL"] if careless else [name for name in dir(basic) if name.endswith("_URL")]:
-        setattr(basic, name, f"{caller['base']}/dapi")
+    for name in dir(basic):
+        if name.endswith("_URL") and not careless:
+            setattr(basic, name, f"{caller['base']}/{name}")
+    basic.FUTURES_COIN_URL = f"{caller['base']}/dapi"
     key, secret = caller["key"], caller["secret"]
     if asynchronous:
         kind: Any = importlib.import_module("binance.async_client").AsyncClient

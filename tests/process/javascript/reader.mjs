@@ -50,7 +50,8 @@ subscribe("undici:request:create", ({ request }) => {
 const makers = {
   async ccxt({ base, key, secret, headers }, careless) {
     const { default: ccxt } = await import("ccxt");
-    const exchange = new ccxt.binancecoinm({ apiKey: key, secret, options: careless ? {} : { fetchCurrencies: false } });
+    const exchange = new ccxt.binancecoinm({ apiKey: key, secret, enableRateLimit: false });
+    if (!careless) exchange.options.fetchCurrencies = false;
     const dapi = `${base}/dapi`;
     const table = { dapiPublic: `${dapi}/v1`, dapiPrivate: `${dapi}/v1`, dapiPrivateV2: `${dapi}/v2` };
     if (careless) Object.assign(exchange.urls.api, table);
@@ -84,7 +85,7 @@ for (const caller of said.callers) {
   const client = await makers[said.client](caller, said.careless);
   for (const [method, args] of said.calls) {
     try {
-      const found = await client[method](...args);
+      const found = await client[method](...args.map((arg) => arg ?? undefined));
       current.results.push(typeof found?.data === "function" ? await found.data() : found);
     } catch (error) {
       current.results.push(refused(error));
