@@ -84,6 +84,15 @@ DOCUMENTS = (
         kinds=(RowKind(name="PositionRisk", keys=("symbol", "positionSide"), amounts=("positionAmt",), flag="open"),),
         parameters={"marginAsset": "assets", "pair": "pairs"},
     ),
+    Document(
+        name="leverage-brackets",
+        path="/dapi/v2/leverageBracket",
+        weight=2,  # 1 for one symbol: but each symbol would be a document of its own
+        kinds=(RowKind(name="LeverageBracket", keys=("symbol",)),),
+        parameters={"symbol": "symbols"},
+        fresh_for=HOUR,  # they hardly ever change
+        min_refresh_interval=MINUTE,
+    ),
 )
 """Every document. A new one is an entry here, its schema in `web/openapi/document.yaml`, and its tests."""
 

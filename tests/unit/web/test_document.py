@@ -17,7 +17,7 @@ from service.web import caching, dropin, parameters, reads
 from service.web.accounts import ACCOUNTS
 from service.web.docs import document_bytes
 from service.web.openapi import document
-from simulator.documents import balances, position_risk
+from simulator.documents import balances, leverage_brackets, position_risk
 from simulator.exchange import MAIN, Exchange
 from simulator.statement import statement
 from tests.app.contract import DOCUMENT, FILE, PROBLEM, PROBLEMS, resolved, violations
@@ -62,11 +62,12 @@ def test_the_yaml_has_neither_anchors_nor_aliases() -> None:
 def test_the_operations_have_names_that_make_good_methods() -> None:
     assert list(OPERATIONS) == [
         *("list_accounts", "get_account", "list_assets", "get_asset", "list_balance", "get_balance"),
+        *("list_leverage_brackets", "list_symbol_leverage_brackets"),
         *("list_position_risk", "list_symbol_position_risk", "get_position_risk"),
         *("list_positions", "list_symbol_positions", "get_position"),
         *("get_health", "get_readiness", "get_status"),
         *("binance_account", "binance_balance", "binance_exchange_info", "binance_ping", "binance_position_risk"),
-        "binance_time",
+        *("binance_time", "binance_leverage_brackets"),
     ]
 
 
@@ -132,6 +133,8 @@ def test_every_field_that_the_exchange_sends_is_described() -> None:
     assert {key for row in account["positions"] for key in row} <= set(SCHEMAS["Position"]["properties"])
     for name, body in {"Balance": balances(*state), "PositionRisk": position_risk(*state, lambda _: True)}.items():
         assert {key for row in msgspec.json.decode(body) for key in row} == set(SCHEMAS[name]["properties"])
+    brackets = msgspec.json.decode(leverage_brackets(state[0], lambda _: True))
+    assert {key for row in brackets for key in row} <= set(SCHEMAS["LeverageBracket"]["properties"])
     kinds = [kind.name for each in DOCUMENTS for kind in each.kinds]
     assert all(SCHEMAS[name]["additionalProperties"] is True for name in ("Account", *kinds))
 
@@ -191,15 +194,15 @@ def test_who_is_calling_is_asked_everywhere_but_of_probes_and_of_what_the_exchan
 ) -> None:
     security = OPERATIONS[operation].get("security", DOCUMENT["security"])
     told: Json = dict.fromkeys(("get_health", "get_readiness", *DROP_IN), [])
-    told |= dict.fromkeys(("binance_account", "binance_balance", "binance_position_risk"), [{"key": []}])
+    told |= dict.fromkeys([f"binance_{each.name.replace('-', '_')}" for each in DOCUMENTS], [{"key": []}])
     assert security == told.get(operation, [{"token": []}])
     assert ("401" in OPERATIONS[operation]["responses"]) is bool(security)
 
 
 @pytest.mark.parametrize("operation", DROP_IN)
 def test_drop_in_paths_take_what_clients_add_to_a_query_and_answer_errors_in_binances_form(operation: str) -> None:
-    own = {"binance_position_risk": {"marginAsset", "pair"}}.get(operation, set())
-    assert set(taken(operation, "query")) == set(dropin.IGNORED) | own
+    own = {"binance_position_risk": {"marginAsset", "pair"}, "binance_leverage_brackets": {"symbol"}}
+    assert set(taken(operation, "query")) == set(dropin.IGNORED) | own.get(operation, set())
     refused = {status: told for status, told in answers(operation).items() if status >= "400"}
     assert {"400", "404"} <= set(refused) <= {"400", "401", "404", "429", "503"}
     for told in refused.values():

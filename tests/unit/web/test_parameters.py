@@ -180,6 +180,7 @@ BODIES = {
         b'{"symbol":"ADAUSD_PERP","positionSide":"SHORT","positionAmt":"0"}]}'
     ),
     "balance": b'[{"asset":"BTC"},{"asset":"ADA"}]',
+    "leverage-brackets": b'[{"symbol":"BTCUSD_PERP","brackets":[{"cum":0.0}]},{"symbol":"ADAUSD_PERP"}]',
     "position-risk": (
         b'[{"symbol":"BTCUSD_PERP","positionSide":"LONG","positionAmt":"1"},'
         b'{"symbol":"ADAUSD_PERP","positionSide":"SHORT","positionAmt":"0"}]'
