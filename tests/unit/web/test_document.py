@@ -193,8 +193,8 @@ def test_who_is_calling_is_asked_everywhere_but_of_probes_and_of_what_the_exchan
     operation: str,
 ) -> None:
     security = OPERATIONS[operation].get("security", DOCUMENT["security"])
-    told: Json = dict.fromkeys(("get_health", "get_readiness", *DROP_IN), [])
-    told |= dict.fromkeys([f"binance_{each.name.replace('-', '_')}" for each in DOCUMENTS], [{"key": []}])
+    told: Json = {each: [] for each in ("get_health", "get_readiness", *DROP_IN)}
+    told |= {f"binance_{each.name.replace('-', '_')}": [{"key": []}] for each in DOCUMENTS}
     assert security == told.get(operation, [{"token": []}])
     assert ("401" in OPERATIONS[operation]["responses"]) is bool(security)
 
