@@ -13,6 +13,7 @@ from bench.measure import CONNECTIONS, Run, cost, median
 from bench.processes import Request, load
 from bench.report import Row, grid
 from bench.world import ASSET, Setup, Target, bench_servers
+from service.account.documents import ACCOUNT
 from service.account.parsing import parse
 from simulator.exchange import Exchange
 
@@ -63,7 +64,7 @@ async def _with_rows(stack: AsyncExitStack, folder: Path, rows: int) -> Seen:
 def size_of(body: bytes) -> int:
     """Bytes that a snapshot takes, its body included."""
     tracemalloc.start()
-    kept = parse(bytes(bytearray(body)), 0, 0, {})
+    kept = parse(ACCOUNT, bytes(bytearray(body)), 0, 0, {})
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     del kept

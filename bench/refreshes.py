@@ -13,6 +13,7 @@ from bench.measure import Run, median
 from bench.processes import STARTUP_S, Process, Request, load, python
 from bench.report import Row, grid, spread
 from bench.world import ASSET, BenchServers, Gateway, Setup, bench_servers
+from service.account.documents import ACCOUNT
 from service.account.parsing import parse
 from simulator.exchange import Exchange
 
@@ -119,7 +120,7 @@ def check_cost(body: bytes) -> float:
     times = []
     for _ in range(PARSES):
         began = time.process_time()
-        parse(body, 0, 0, {})
+        parse(ACCOUNT, body, 0, 0, {})
         times.append(time.process_time() - began)
     return min(times) * 1000
 

@@ -22,10 +22,10 @@ from service.cache.flight import cancel_and_wait
 from service.clock import Clock, SystemClock
 from service.gateway import Gateway
 from service.settings import Settings
-from service.web.accounts import Accounts
+from service.web.accounts import ACCOUNTS
 from service.web.auditing import admit
 from service.web.docs import Docs
-from service.web.dropin import DropIn
+from service.web.dropin import DROP_IN
 from service.web.edge import Edge
 from service.web.operations import Operations
 from service.web.reads import Reads
@@ -93,7 +93,7 @@ def create_app(
                 log.warning("closing_unfinished")  # leases that were not released expire by themselves
 
     litestar = Litestar(
-        route_handlers=[Accounts, DropIn, Operations, Docs],
+        route_handlers=[*ACCOUNTS, DROP_IN, Operations, Docs],
         lifespan=[lifespan],
         before_request=admit,
         exception_handlers={Exception: answer},

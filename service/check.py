@@ -13,10 +13,12 @@ from typing import Any, Literal
 import msgspec
 
 from service import process
+from service.access.clients import ANY_ACCOUNT
+from service.account.documents import ACCOUNT, DOCUMENTS
 from service.addresses import password_of
+from service.cache import policy
 from service.cache.account_cache import AccountCache
 from service.clock import timestamp
-from service.exchange.gate import ACCOUNT
 from service.exchange.signing import read_credential
 from service.files import exposure
 from service.fleet.budget import MINUTE
@@ -63,14 +65,7 @@ async def run(gateway: Gateway, config: Path, show: Show) -> None:
     settings = gateway.config.settings
     try:
         show(Finding("settings", "ok", f"{len(gateway.config.caches)} account(s), {len(settings.clients)} client(s)"))
-        # The most that callers can cause: every account refreshed as soon as its snapshot is no longer fresh.
-        refreshes_per_minute = sum(MINUTE / account.freshness.fresh_for for account in settings.accounts.values())
-        wanted, ceiling = refreshes_per_minute * ACCOUNT.weight, gateway.exchange.address.ceiling
-        text = f"all accounts refreshed every fresh_for: {wanted:.0f} of {ceiling:.0f} a minute"
-        if wanted > ceiling:
-            show(Finding("weight", "warn", f"{text}; answers will grow older than fresh_for"))
-        else:
-            show(Finding("weight", "ok", text))
+        show(weight_finding(settings, gateway.exchange.address.ceiling))
         show(audit_finding(settings.audit))
         encrypted = settings.server.tls_certificate_file is not None
         show(connections_finding(process.open_files(), encrypted=encrypted))
@@ -107,7 +102,7 @@ async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
         await gateway.redis.reach()
         for account in accounts:
             active = gateway.config.caches[account].state.active
-            state = await active.shared.read_state(0)
+            state = await active.shared[ACCOUNT].read_state(0)
             if state is not None and state.cooldowns.now is not None:
                 clock.adopt_fleet_time(state.cooldowns.now)  # a resume records its time, by the exchange's clock
             cooldowns = await gateway.ledger.resume(active.source.identity)
@@ -116,16 +111,39 @@ async def resume(gateway: Gateway, accounts: Iterable[str]) -> list[str]:
                 for scope, cooldown in cooldowns.items()
                 if cooldown.until > clock.now()
             ]
-            cleared = await active.shared.clear()
-            if cleared.failures:
-                texts.append(f"{account}: {cleared.failures} failed refresh(es) in a row cleared")
-            if cleared.lease:
-                texts.append(f"{account}: a lease that would not have ended cleared")
-            if cleared.credentials:
-                texts.append(f"{account}: what was known of {cleared.credentials} other credential(s) cleared")
+            for document, shared in active.shared.items():
+                cleared = await shared.clear()
+                of = "" if document is ACCOUNT else f" of {document.name}"
+                if cleared.failures:
+                    texts.append(f"{account}: {cleared.failures} failed refresh(es) in a row{of} cleared")
+                if cleared.lease:
+                    texts.append(f"{account}: a lease{of} that would not have ended cleared")
+                if cleared.credentials:  # all of the account's: by the first of its documents
+                    texts.append(f"{account}: what was known of {cleared.credentials} other credential(s) cleared")
         return texts
     finally:
         await close(gateway)
+
+
+def weight_finding(settings: Settings, ceiling: float) -> Finding:
+    """The most weight per minute that callers can cause, against what may be spent.
+
+    That is every document refreshed as soon as its snapshot is no longer fresh, of each account that a client may read.
+    """
+    granted = {name for client in settings.clients.values() for name in client.accounts}
+    read = settings.accounts if ANY_ACCOUNT in granted else settings.accounts.keys() & granted
+    wanted = {
+        document: sum(
+            document.weight * MINUTE / policy.windows(document, settings.accounts[account].freshness).fresh_for
+            for account in read
+        )
+        for document in DOCUMENTS
+    }
+    parts = " + ".join(f"{weight:.0f} for {document.name}" for document, weight in wanted.items())
+    text = f"what clients may read, refreshed every fresh_for: {parts} of {ceiling:.0f} per minute"
+    if sum(wanted.values()) <= ceiling:
+        return Finding("weight", "ok", text)
+    return Finding("weight", "warn", f"{text}; if all of it is read, answers will grow older than fresh_for")
 
 
 def audit_finding(audit: Audit | None) -> Finding:
@@ -219,7 +237,7 @@ async def _check_exchange(gateway: Gateway) -> Finding:
     """Whether the exchange answers, and how far its clock is from ours."""
     # Cooldowns first: a ban that the replicas know of binds this command too.
     for cache in gateway.config.caches.values():
-        state = await cache.state.active.shared.read_state(0)
+        state = await cache.state.active.shared[ACCOUNT].read_state(0)
         if state is not None:
             cache.state.active.lineage = state.lineage
             await cache.source.reconcile(state.cooldowns)
@@ -243,11 +261,12 @@ async def _check_account(gateway: Gateway, cache: AccountCache, wallet: WalletAp
         show(finding)
     subject = f"account {cache.account}"
     try:
-        snapshot = await cache.source.fetch(forced=False)
+        snapshot = await cache.source.fetch(ACCOUNT, forced=False)
     except ExchangeError as exc:
         show(Finding(subject, "fail", _explain(exc)))
     else:
-        rows = f"{len(snapshot.assets)} assets, {len(snapshot.positions)} positions, {snapshot.mode or 'no'} mode"
+        assets, positions = (len(rows) for rows in snapshot.rows.values())
+        rows = f"{assets} assets, {positions} positions, {snapshot.mode or 'no'} mode"
         used = gateway.exchange.address.used
         show(Finding(subject, "ok", f"credential {cache.source.fingerprint}, {rows}, used weight {used}"))
     subject = f"key {cache.account}"

@@ -17,6 +17,8 @@ from service import __version__
 from service.access.clients import Clients
 from service.access.limits import RequestLimits
 from service.access.waiting import WaitingRoom
+from service.account.documents import ACCOUNT, DOCUMENTS
+from service.cache import policy
 from service.cache.account_cache import AccountCache
 from service.cache.flight import cancel_and_wait
 from service.cache.ports import ActiveCredential
@@ -72,10 +74,13 @@ def build(
     public_api = PublicApi(settings.exchange, gate, exchange_info)
 
     def open_credential(account: str, credential: Credential) -> ActiveCredential:
-        keys = account_keys(settings, account)
         client = AccountClient(account, credential, public_api, open_http)
-        store = AccountStore(guard, keys, address_keys, exchange_clock, client.identity)
-        return ActiveCredential(client, store)
+        keys = {document: account_keys(settings, account, document) for document in DOCUMENTS}
+        stores = {
+            document: AccountStore(guard, each, address_keys, exchange_clock, client.identity)
+            for document, each in keys.items()
+        }
+        return ActiveCredential(client, stores)
 
     audit = None
     if settings.audit is not None:
@@ -212,20 +217,23 @@ def _observe(gateway: Gateway) -> None:
         "Request weight of calls that a snapshot spared, by its reader.",
         lambda: weight_saved(metrics.cache_results.counts()),
     )
-    metrics.account_gauge(
+    metrics.document_gauge(
         "snapshot_age_seconds",
-        "Age of the snapshot in memory.",
+        "Age of the snapshot in memory; of an account's further documents, only those that were read.",
         lambda: {
-            name: NOT_A_NUMBER if (age := cache.state.age) is None else age / 1000
+            (name, document.name): NOT_A_NUMBER if (age := state.age) is None else age / 1000
             for name, cache in gateway.config.caches.items()  # those of this moment: a reload replaces them
+            for document, state in cache.state.documents.items()
+            if document is ACCOUNT or state.snapshot is not None
         },
     )
-    metrics.account_gauge(
+    metrics.document_gauge(
         "snapshot_objective_seconds",
         "Age that no answer has unless it is marked: fresh_for and stale_while_revalidate.",
         lambda: {
-            name: account.freshness.revalidate_until / 1000
+            (name, document.name): policy.windows(document, account.freshness).revalidate_until / 1000
             for name, account in gateway.config.settings.accounts.items()
+            for document in DOCUMENTS
         },
     )
     metrics.account_gauge(

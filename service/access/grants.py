@@ -27,7 +27,9 @@ class Grant(msgspec.Struct, frozen=True):
         for asset in selection.assets or ():
             if not self.sees_asset(asset):
                 return "parameter asset: not granted on this account"
-        for symbol in selection.symbols or ():
+        # A pair stands for its contracts, which are all margined in one coin.
+        symbols = [*(selection.symbols or ()), *(f"{pair}_PERP" for pair in selection.pairs or ())]
+        for symbol in symbols:
             margin = margin_asset(symbol, margin_assets or {})
             # Before exchangeInfo is known, a symbol whose form doesn't say its asset is decided later: what is refused
             # now must not be answered then.

@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 from typing import Literal
 
+from service.account.rows import pair_of
 from service.account.selection import Selection
 from service.account.snapshot import Snapshot
 
@@ -17,18 +18,24 @@ _DELIVERY_HOUR = 8
 
 
 def unknown_parameter(selection: Selection, snapshot: Snapshot) -> Literal["asset", "symbol"] | None:
-    """The parameter with an unknown name among its values; `None`: all names are known.
+    """The parameter with an unknown name among its values; `None`: all names are known. A pair counts as a symbol.
 
-    Known are the names in the account, and those in the exchangeInfo that came with the snapshot: its `margin_assets`,
-    symbols to margin assets, empty while there is none. So all replicas decide alike while they serve the snapshot.
+    Known are the names in the snapshot, and those in the exchangeInfo that came with it: its `margin_assets`, symbols
+    to margin assets, empty while there is none. So all replicas decide alike while they serve the snapshot.
     """
-    assets = (selection.assets or frozenset()) - snapshot.by_asset.keys()
-    if assets and assets - {*snapshot.margin_assets.values(), *(row.margin_asset for row in snapshot.positions)}:
+    assets = (selection.assets or frozenset()) - snapshot.named("asset").keys()
+    if assets and assets - {
+        *snapshot.margin_assets.values(),
+        *(row.asset for each in snapshot.rows.values() for row in each),
+    }:
         return "asset"
-    symbols = (selection.symbols or frozenset()) - snapshot.by_symbol.keys() - snapshot.margin_assets.keys()
-    if symbols:
-        pairs = {symbol.rpartition("_")[0] for symbol in snapshot.margin_assets}
+    own, listed = snapshot.named("symbol").keys(), snapshot.margin_assets.keys()
+    symbols = (selection.symbols or frozenset()) - own - listed
+    if symbols or selection.pairs:
+        pairs = {pair_of(symbol) for symbol in listed}
         if not all(was_delivered(symbol, pairs, snapshot.request_time) for symbol in symbols):
+            return "symbol"
+        if (selection.pairs or frozenset()) - pairs - {pair_of(symbol) for symbol in own}:
             return "symbol"
     return None
 

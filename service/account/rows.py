@@ -1,31 +1,39 @@
-"""The rows of an account: a slice of the exchange's bytes each, and what filters and grants decide by."""
+"""The rows of a document: a slice of the exchange's bytes each, and what filters and grants decide by."""
 
+import re
 from collections.abc import Mapping
 
 import msgspec
 
 POSITION_SIDES = ("BOTH", "LONG", "SHORT")
 
-
-class AssetRow(msgspec.Struct, frozen=True, gc=False):
-    """One coin's balances and margins."""
-
-    raw: msgspec.Raw
-    asset: str
-    zero: bool
-    """`walletBalance` and `marginBalance` are both present and both zero."""
+# One member of an object that is known to be valid JSON, up to its value; the group begins with its name.
+_MEMBER = re.compile(rb'[\s{,]*("[^"\\]*(?:\\.[^"\\]*)*"\s*:\s*)', re.DOTALL)
 
 
-class PositionRow(msgspec.Struct, frozen=True, gc=False):
-    """One symbol's position on one side."""
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One row, of any kind."""
 
     raw: msgspec.Raw
-    symbol: str
-    side: str
-    margin_asset: str | None
-    """`None`: neither exchangeInfo nor the symbol's form says it; only a grant on all assets sees the row."""
-    flat: bool
-    """`positionAmt` is present and zero. A row without it is not flat: unknown is not zero."""
+    asset: str | None
+    """The coin that it is of, or that its symbol is margined in. `None`: neither exchangeInfo nor the symbol's form
+    says it; only a grant on all assets sees the row."""
+    symbol: str | None = None
+    """`None`: the row isn't keyed by one, and no filter by symbols touches it."""
+    side: str | None = None
+    """The same for position sides."""
+    zero: bool = False
+    """Whether all of its kind's `amounts` are present and zero: unknown is not zero. Without any, nothing asks."""
+    public: bytes | None = None
+    """The same without its kind's `private` members, for those who don't see all assets; `None`: it has none."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """The place of one member in the text of an object: of its name, of its value, and of its end, exclusive."""
+
+    start: int
+    value: int
+    end: int
 
 
 def margin_asset(symbol: str, margin_assets: Mapping[str, str]) -> str | None:
@@ -35,3 +43,42 @@ def margin_asset(symbol: str, margin_assets: Mapping[str, str]) -> str | None:
         return listed
     coin, separator, _ = symbol.partition("USD_")
     return coin if coin and separator else None
+
+
+def pair_of(symbol: str) -> str:
+    """The pair of a symbol (`BTCUSD` of `BTCUSD_PERP`); empty where its form has none."""
+    return symbol.rpartition("_")[0]
+
+
+def members_of(text: bytes) -> dict[str, Member]:
+    """Where the members of an object are; the text is known to be valid JSON, with unique keys."""
+    found: dict[str, Member] = {}
+    end = 0
+    for name, value in msgspec.json.decode(text, type=dict[str, msgspec.Raw]).items():
+        # msgspec gives each value's bytes but not their offset: the next name starts where the last value ended.
+        match = next(_MEMBER.finditer(text, end))
+        end = match.end() + len(memoryview(value))
+        found[name] = Member(match.start(1), match.end(), end)
+    return found
+
+
+def without(row: bytes, names: frozenset[str]) -> bytes:
+    """An object without these members; all other bytes stay as they are."""
+    places = members_of(row)
+    kept = [member for name, member in places.items() if name not in names]
+    if len(kept) == len(places) or not kept:
+        return row if kept else b"{}"
+    # Each kept member brings what stands before it, back to the end of the member before: the comma, and any space.
+    # The first one brings what stands before the first of all, where there is no comma.
+    starts = [0, *(member.end for member in places.values())]
+    before = dict(zip((member.start for member in places.values()), starts, strict=False))
+    first, *others = kept
+    opening = row[: next(iter(places.values())).start]
+    return b"".join(
+        [
+            opening,
+            row[first.start : first.end],
+            *(row[before[each.start] : each.end] for each in others),
+            row[starts[-1] :],
+        ]
+    )

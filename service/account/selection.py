@@ -1,25 +1,9 @@
 """What a caller selects. A selection is canonical (sets, no order), so that equal reads share one memoised view."""
 
-from enum import Enum
-
 import msgspec
 
-from service.account.rows import AssetRow, PositionRow
-
-
-class Shape(Enum):
-    """The form of an answer."""
-
-    ACCOUNT = "account"
-    """The account object, both arrays cut."""
-    ASSETS = "assets"
-    POSITIONS = "positions"
-    SYMBOL = "symbol"
-    """The array of one symbol's rows."""
-    ASSET = "asset"
-    """One asset row alone."""
-    POSITION = "position"
-    """One position row alone."""
+from service.account.documents import RowKind, Shape
+from service.account.rows import Row, pair_of
 
 
 class Selection(msgspec.Struct, frozen=True, cache_hash=True):
@@ -32,27 +16,23 @@ class Selection(msgspec.Struct, frozen=True, cache_hash=True):
     shape: Shape
     assets: frozenset[str] | None = None
     symbols: frozenset[str] | None = None
+    pairs: frozenset[str] | None = None
+    """As the exchange's own clients select; `/v1` has no such filter."""
     sides: frozenset[str] | None = None
     open: bool | None = None
     nonzero: bool | None = None
     visible_assets: frozenset[str] | None = None
     visible_sides: frozenset[str] | None = None
 
-    def keeps_asset(self, row: AssetRow) -> bool:
+    def keeps(self, row: Row, kind: RowKind) -> bool:
+        """Whether a row of this kind is selected and granted. What a row isn't keyed by doesn't touch it."""
+        wanted = getattr(self, kind.flag) if kind.flag else None
         return (
             _within(row.asset, self.visible_assets)
             and _within(row.asset, self.assets)
-            and (self.nonzero is None or self.nonzero is not row.zero)
-        )
-
-    def keeps_position(self, row: PositionRow) -> bool:
-        return (
-            _within(row.margin_asset, self.visible_assets)
-            and _within(row.side, self.visible_sides)
-            and _within(row.margin_asset, self.assets)
-            and _within(row.symbol, self.symbols)
-            and _within(row.side, self.sides)
-            and (self.open is None or self.open is not row.flat)
+            and (row.symbol is None or (_within(row.symbol, self.symbols) and _within(pair_of(row.symbol), self.pairs)))
+            and (row.side is None or (_within(row.side, self.visible_sides) and _within(row.side, self.sides)))
+            and (wanted is None or wanted is not row.zero)
         )
 
     @property

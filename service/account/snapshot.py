@@ -12,12 +12,14 @@ joined with `,`.
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from service.account.rows import AssetRow, PositionRow
-from service.account.selection import Selection, Shape
+from service.account.documents import Document, RowKind
+from service.account.rows import Row
+from service.account.selection import Selection
 
 MAX_VIEWS = 256
 """Views that a snapshot memoises. A dozen clients with a handful of polls each stay far below."""
@@ -27,20 +29,19 @@ MAX_VIEW_BYTES = 8 * 1024 * 1024
 
 PositionMode: TypeAlias = Literal["one-way", "hedge"]
 
-DOCUMENTED = frozenset({"assets", "positions", "canDeposit", "canTrade", "canWithdraw", "feeTier", "updateTime"})
-"""Members of the account object that the exchange documents. Members that it may add, such as sums over all coins, are
-not for a client that may see only some rows."""
+Span: TypeAlias = tuple[int, int]
+"""A piece of the body: byte offsets, end exclusive."""
 
-T = TypeVar("T", bound=AssetRow | PositionRow)
+_NO_ROWS: Mapping[str, tuple[Row, ...]] = MappingProxyType({})
 
 
 class Spans(msgspec.Struct, frozen=True):
-    """The positions of the two arrays in the body: byte offsets, end exclusive, brackets included."""
+    """The places of an object's parts in the body."""
 
-    assets: tuple[int, int]
-    positions: tuple[int, int]
-    documented: tuple[tuple[int, int], ...]
-    """The positions of the members of `DOCUMENTED`, names included, in the body's order."""
+    arrays: Mapping[RowKind, Span]
+    """Brackets included."""
+    documented: tuple[Span, ...]
+    """The members that the exchange documents, arrays too, names included, in the body's order."""
 
 
 class View(msgspec.Struct):
@@ -55,15 +56,15 @@ class View(msgspec.Struct):
 
 
 class Snapshot:
-    """An account at one instant: the body as sent, its rows in the exchange's order, and the views cut from it so far.
+    """A document at one instant: the body as sent, its rows in the exchange's order, and the views cut from it so far.
 
     The rows keep the body's buffer alive, so only copies of what is cut from a snapshot may outlive it.
 
     Args:
+        document: which it is.
         body: the exchange's answer.
-        spans: where the parts that a cut replaces are in it.
-        assets: its rows.
-        positions: its rows.
+        rows: all of its rows, by their kind.
+        spans: where the parts that a cut replaces are in it; `None`: the body is the array of rows.
         request_time: when it was requested: epoch ms on the exchange's clock.
         requested_monotonic_ms: the same, on this process's steady clock.
         margin_assets: the map of symbols to margin assets that the rows were indexed by. It stays with the snapshot,
@@ -71,41 +72,48 @@ class Snapshot:
     """
 
     __slots__ = (
-        *("__weakref__", "_bytes", "_views", "assets", "body", "by_asset", "by_symbol", "margin_assets", "mode"),
-        *("positions", "request_time", "requested_monotonic_ms", "spans"),
+        *("__weakref__", "_bytes", "_index", "_views", "body", "document", "margin_assets", "mode", "request_time"),
+        *("requested_monotonic_ms", "rows", "spans"),
     )
 
     def __init__(  # noqa: PLR0913 - all but the parts of the body by name, and called in one place
         self,
+        document: Document,
         body: bytes,
-        spans: Spans,
-        assets: tuple[AssetRow, ...],
-        positions: tuple[PositionRow, ...],
+        rows: Mapping[RowKind, tuple[Row, ...]],
+        spans: Spans | None,
         *,
         request_time: int,
         requested_monotonic_ms: int,
         margin_assets: Mapping[str, str],
     ) -> None:
+        self.document = document
         self.body = body
+        self.rows = rows
         self.spans = spans
-        self.assets = assets
-        self.positions = positions
         self.request_time = request_time
         self.requested_monotonic_ms = requested_monotonic_ms
         self.margin_assets = margin_assets
-        self.by_asset = {row.asset: (row,) for row in assets}
-        self.by_symbol: dict[str, tuple[PositionRow, ...]] = {}
-        for row in positions:
-            self.by_symbol[row.symbol] = (*self.by_symbol.get(row.symbol, ()), row)
+        self._index: dict[str, dict[str, tuple[Row, ...]]] = {}
+        for kind, each in rows.items():
+            index = self._index[kind.keys[0]] = {}
+            for row in each:
+                name = row.symbol or row.asset or ""
+                index[name] = (*index.get(name, ()), row)
         # The body doesn't say it: hedge accounts have LONG and SHORT rows, one-way accounts only BOTH.
-        one_way = all(row.side == "BOTH" for row in positions)
-        self.mode: PositionMode | None = None if not positions else "one-way" if one_way else "hedge"
-        """`None` without any position row."""
+        sides = {row.side for each in rows.values() for row in each} - {None}
+        self.mode: PositionMode | None = None if not sides else "one-way" if sides == {"BOTH"} else "hedge"
+        """`None` without any row of a side."""
         self._views: dict[Selection, View | None] = {}
         self._bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Snapshot request_time={self.request_time} assets={len(self.assets)} positions={len(self.positions)}>"
+        counts = {kind.name: len(rows) for kind, rows in self.rows.items()}
+        return f"<Snapshot {self.document.name} request_time={self.request_time} rows={counts}>"
+
+    def named(self, key: Literal["asset", "symbol"]) -> Mapping[str, tuple[Row, ...]]:
+        """The rows that are keyed by assets, or by symbols first, by that name."""
+        return self._index.get(key, _NO_ROWS)
 
     def view(self, selection: Selection) -> View | None:
         """The answer to a selection; `None` if it selects one row and none is kept."""
@@ -124,37 +132,35 @@ class Snapshot:
 
     def cut(self, selection: Selection) -> bytes | None:
         """The bytes of a selection; `None` if it selects one row and none is kept."""
-        match selection.shape:
-            case Shape.ACCOUNT:
-                if selection.whole:
-                    return self.body
-                arrays = {
-                    self.spans.assets: _array(self._kept_assets(selection)),
-                    self.spans.positions: _array(self._kept_positions(selection)),
-                }
-                # What the exchange may add beside the arrays, such as a sum over all coins, would disclose hidden rows.
-                if selection.narrowed:
-                    return b"{" + b",".join(_replaced(self.body, span, arrays) for span in self.spans.documented) + b"}"
-                return _replaced(self.body, (0, len(self.body)), arrays)
-            case Shape.ASSETS:
-                return _array(self._kept_assets(selection))
-            case Shape.POSITIONS | Shape.SYMBOL:
-                return _array(self._kept_positions(selection))
-            case Shape.ASSET:
-                return _one(self._kept_assets(selection))
-            case Shape.POSITION:
-                return _one(self._kept_positions(selection))
+        shape = selection.shape
+        if selection.whole and not shape.named and shape.kinds is self.document.kinds:
+            return self.body
+        kept = {kind: self._kept(kind, selection) for kind in shape.kinds}
+        if shape.one:
+            (rows,) = kept.values()
+            return bytes(rows[0]) if rows else None
+        if self.spans is None or shape.kinds is not self.document.kinds:
+            (rows,) = kept.values()
+            return _array(rows)
+        arrays = {self.spans.arrays[kind]: _array(rows) for kind, rows in kept.items()}
+        # What the exchange may add beside the arrays, such as a sum over all coins, would disclose hidden rows.
+        if selection.narrowed:
+            return b"{" + b",".join(_replaced(self.body, span, arrays) for span in self.spans.documented) + b"}"
+        return _replaced(self.body, (0, len(self.body)), arrays)
 
-    def _kept_assets(self, selection: Selection) -> list[msgspec.Raw]:
-        rows = _named(self.assets, self.by_asset, selection.assets)
-        return [row.raw for row in rows if selection.keeps_asset(row)]
-
-    def _kept_positions(self, selection: Selection) -> list[msgspec.Raw]:
-        rows = _named(self.positions, self.by_symbol, selection.symbols)
-        return [row.raw for row in rows if selection.keeps_position(row)]
+    def _kept(self, kind: RowKind, selection: Selection) -> list[bytes | msgspec.Raw]:
+        """The bytes of the rows of a kind that a selection keeps."""
+        names = selection.assets if kind.keys[0] == "asset" else selection.symbols
+        rows = self.rows[kind]
+        if names is not None and len(names) == 1:  # one lookup, however large the account is
+            rows = self._index[kind.keys[0]].get(next(iter(names)), ())
+        found = [row for row in rows if selection.keeps(row, kind)]
+        if selection.visible_assets is not None:
+            return [row.public or row.raw for row in found]
+        return [row.raw for row in found]
 
 
-def _replaced(body: bytes, span: tuple[int, int], arrays: Mapping[tuple[int, int], bytes]) -> bytes:
+def _replaced(body: bytes, span: Span, arrays: Mapping[Span, bytes]) -> bytes:
     """A piece of the body, with the arrays in it replaced."""
     start, end = span
     parts: list[bytes] = []
@@ -165,16 +171,5 @@ def _replaced(body: bytes, span: tuple[int, int], arrays: Mapping[tuple[int, int
     return b"".join([*parts, body[start:end]])
 
 
-def _named(rows: tuple[T, ...], index: Mapping[str, tuple[T, ...]], names: frozenset[str] | None) -> tuple[T, ...]:
-    """The rows to filter: a single name is one lookup, however large the account is."""
-    if names is not None and len(names) == 1:
-        return index.get(next(iter(names)), ())
-    return rows
-
-
-def _array(rows: list[msgspec.Raw]) -> bytes:
+def _array(rows: list[bytes | msgspec.Raw]) -> bytes:
     return b"[" + b",".join(rows) + b"]"
-
-
-def _one(rows: list[msgspec.Raw]) -> bytes | None:
-    return bytes(rows[0]) if rows else None

@@ -1,8 +1,9 @@
-"""What this process knows of one account: its snapshot, the refreshes that failed since, and how the last one went."""
+"""What this process knows of an account's documents: snapshots, the refreshes that failed since, how the last went."""
 
 import structlog
 
-from service.account.parsing import MalformedAccountError, parse
+from service.account.documents import DOCUMENTS, Document
+from service.account.parsing import MalformedDocumentError, parse
 from service.account.snapshot import Snapshot
 from service.cache.ports import ActiveCredential, LastRefresh
 from service.fleet import budget
@@ -18,19 +19,53 @@ EARLY_MS = 5_000
 
 
 class AccountState:
-    """One account in this process."""
+    """One account in this process: the credential in use, and what is known of each document."""
 
     def __init__(self, account: str, active: ActiveCredential) -> None:
         self.account = account
         self.active = active
-        """The credential in use."""
+        """The credential in use; all documents are requested with it."""
+        self.documents = {document: DocumentState(self, document) for document in DOCUMENTS}
+
+    def link_to(self, active: ActiveCredential) -> LinkKind:
+        """The link from the credential in use to one that replaces it; no link starts at one that strangers use."""
+        if self.active.strangers:
+            return "none"
+        return "temporary" if active.strangers else "permanent"
+
+    def activate(self, active: ActiveCredential) -> None:
+        """Use another credential from now on; failures with the one before don't count against it.
+
+        The snapshots in memory are still served as they age, because the exchange has accepted the new credential in
+        place of the old one; but they are not shared as the new one's.
+        """
+        # Before the assignment: the link leads from the credential that is active until now.
+        active.replaced = self.active.source.identity
+        active.link = self.link_to(active)
+        self.active = active
+        for state in self.documents.values():
+            state.failures = None
+
+
+class DocumentState:
+    """One document of an account in this process."""
+
+    def __init__(self, owner: AccountState, document: Document) -> None:
+        self.account = owner.account
+        self.document = document
         self.snapshot: Snapshot | None = None
         """The latest, by its request time."""
         self.snapshot_identity = ""
         """Of the credential that requested it, or found it shared."""
         self.last_refresh: LastRefresh | None = None
         self.failures: Failures | None = None
-        self._clock = active.source.clock
+        self._owner = owner
+        self._clock = owner.active.source.clock
+
+    @property
+    def active(self) -> ActiveCredential:
+        """The account's credential in use."""
+        return self._owner.active
 
     @property
     def age(self) -> int | None:
@@ -47,7 +82,7 @@ class AccountState:
 
     def barrier(self, *, forced: bool) -> Barrier | None:
         """Why the exchange can't be called now: a not-before, back-off after failures, or the weight."""
-        barrier, failures = self.active.source.barrier(forced=forced), self.failures
+        barrier, failures = self.active.source.barrier(self.document, forced=forced), self.failures
         if barrier and self.active.superseded and barrier.failure.problem == ExchangeRejectedCredentialsError.problem:
             barrier = None  # a replica with a newer credential calls instead
         if barrier is not None or failures is None:
@@ -70,30 +105,19 @@ class AccountState:
         age = max(lived, clock.now() - entry.request_time) if clock.measured else lived
         early = clock.measured and entry.request_time > clock.now() + EARLY_MS
         if shared.remaining_ms <= 0 or lived < 0 or early:
-            log.error("shared_snapshot_refused", account=self.account, reason="no replica stored it like this")
+            log.error(
+                "shared_snapshot_refused",
+                account=self.account,
+                document=self.document.name,
+                reason="no replica stored it like this",
+            )
             return
         try:
-            self.adopt(parse(entry.body, entry.request_time, clock.monotonic() - age, entry.margin_assets))
-        except MalformedAccountError as exc:
-            log.error("shared_snapshot_refused", account=self.account, reason=str(exc))  # noqa: TRY400 - no traceback
-
-    def link_to(self, active: ActiveCredential) -> LinkKind:
-        """The link from the credential in use to one that replaces it; no link starts at one that strangers use."""
-        if self.active.strangers:
-            return "none"
-        return "temporary" if active.strangers else "permanent"
-
-    def activate(self, active: ActiveCredential) -> None:
-        """Use another credential from now on; failures with the one before don't count against it.
-
-        The snapshot in memory is still served as it ages, because the exchange has accepted the new credential in place
-        of the old one; but it is not shared as the new one's.
-        """
-        # Before the assignment: the link leads from the credential that is active until now.
-        active.replaced = self.active.source.identity
-        active.link = self.link_to(active)
-        self.active = active
-        self.failures = None
+            self.adopt(
+                parse(self.document, entry.body, entry.request_time, clock.monotonic() - age, entry.margin_assets)
+            )
+        except MalformedDocumentError as exc:
+            log.error("shared_snapshot_refused", account=self.account, document=self.document.name, reason=str(exc))  # noqa: TRY400 - no traceback
 
     def adopt_failure(self, failed: Failed) -> None:
         """Adopt a failure that another replica has shared, unless this one's own pause is longer."""

@@ -28,9 +28,10 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
+from service.account.documents import Document
 from service.fleet.budget import Barrier, BarrierReason
 from service.fleet.errors import ExchangeError
-from service.settings import Freshness
+from service.settings import Duration, Freshness
 
 SLOW_AFTER_MS = 500
 """Ms that a caller waits for a slow exchange while memory has something within `stale_if_error`. An ordinary answer
@@ -123,6 +124,16 @@ class Refuse(msgspec.Struct, frozen=True):
 
 
 Decision: TypeAlias = Serve | ServeAndRefresh | Refresh | Refuse
+
+
+def windows(document: Document, freshness: Freshness) -> Freshness:
+    """The account's windows, except for those that the document has of its own."""
+    fresh_for, interval = document.fresh_for, document.min_refresh_interval
+    return replace(
+        freshness,
+        fresh_for=freshness.fresh_for if fresh_for is None else Duration(fresh_for),
+        min_refresh_interval=freshness.min_refresh_interval if interval is None else Duration(interval),
+    )
 
 
 def from_memory(situation: Situation) -> Serve | None:

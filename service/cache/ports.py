@@ -5,6 +5,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
+from service.account.documents import Document
 from service.account.snapshot import Snapshot
 from service.cache.policy import RefreshReason, ServeReason
 from service.cache.wait_budget import WaitBudget
@@ -50,9 +51,9 @@ class Upstream(Protocol):
     @property
     def clock(self) -> ExchangeTime: ...
 
-    async def fetch(self, *, forced: bool) -> Snapshot: ...
+    async def fetch(self, document: Document, *, forced: bool) -> Snapshot: ...
 
-    def barrier(self, *, forced: bool) -> Barrier | None: ...
+    def barrier(self, document: Document, *, forced: bool) -> Barrier | None: ...
 
     async def reconcile(self, cooldowns: Cooldowns) -> None: ...
 
@@ -68,7 +69,9 @@ class Upstream(Protocol):
 
 
 class SharedStore(Protocol):
-    """What the replicas share about the account. `None`: Redis is unavailable; then only `clear` raises.
+    """What the replicas share about one document of the account, and of its credentials.
+
+    `None`: Redis is unavailable; then only `clear` raises.
 
     All operations of a refresh's round share one `budget`; an operation that gets none has one of its own.
     """
@@ -108,10 +111,10 @@ class ActiveCredential:
 
     Args:
         source: calls the exchange with it.
-        shared: what the replicas share, as this credential may read and change it.
+        shared: what the replicas share of each document, as this credential may read and change it.
     """
 
-    def __init__(self, source: Upstream, shared: SharedStore) -> None:
+    def __init__(self, source: Upstream, shared: Mapping[Document, SharedStore]) -> None:
         self.source = source
         self.shared = shared
         self.lineage = Lineage()

@@ -1,4 +1,4 @@
-"""Refreshes one account for all replicas: the replica that holds the lease calls the exchange, the others wait for it.
+"""Refreshes one document for all replicas: the replica that holds the lease calls the exchange, the others wait for it.
 
 No replica calls the exchange without the lease, except while Redis is unavailable: then each replica calls it on its
 own, within its part of the weight.
@@ -39,8 +39,8 @@ from collections.abc import Awaitable
 import structlog
 
 from service.account.snapshot import Snapshot
-from service.cache.account_state import AccountState
-from service.cache.ports import ActiveCredential, Outcome
+from service.cache.account_state import DocumentState
+from service.cache.ports import ActiveCredential, Outcome, SharedStore
 from service.cache.wait_budget import WaitBudget, carry
 from service.fleet.errors import (
     ExchangeError,
@@ -66,7 +66,7 @@ POLL_S = (0.2, 0.4)
 class _Refresh:
     """One refresh under way; times are ms, monotonic."""
 
-    def __init__(self, max_age_ms: int, state: AccountState, *, forced: bool, bounded: bool) -> None:
+    def __init__(self, max_age_ms: int, state: DocumentState, *, forced: bool, bounded: bool) -> None:
         active = state.active
         self.token = secrets.token_hex(16)
         self.max_age_ms = max_age_ms
@@ -75,6 +75,7 @@ class _Refresh:
         self.shared_max_age_ms = max_age_ms
         """The age, by its remaining life in Redis, below which a shared snapshot makes the call unnecessary."""
         self.active = active
+        self.document = state.document
         self.began = self.tried = active.source.clock.monotonic()
         self.known_request_time = state.known_request_time
         """Of the snapshot in memory when this refresh began to wait."""
@@ -83,13 +84,19 @@ class _Refresh:
         self.waited = False
         self.without_redis = False
 
+    @property
+    def shared(self) -> SharedStore:
+        """What the replicas share of the document, as the credential of this round may change it."""
+        return self.active.shared[self.document]
+
 
 class Refresher:
-    """One account's refreshes in this process. The caller starts only one at a time."""
+    """One document's refreshes in this process. The caller starts only one at a time."""
 
-    def __init__(self, state: AccountState, freshness: Freshness, timeout_s: float, metrics: Metrics) -> None:
+    def __init__(self, state: DocumentState, freshness: Freshness, timeout_s: float, metrics: Metrics) -> None:
         self.state = state
         self._metrics = metrics
+        self._names = state.account, state.document.name
         self._foreign_entries = metrics.foreign_entries.labels(state.account)  # at 0 from the start, for alerts
         self.freshness = freshness
         self._timeout_s = timeout_s
@@ -104,7 +111,7 @@ class Refresher:
     async def read(self, budget: WaitBudget | None = None) -> None:
         """Read what other replicas know: a newer snapshot, a not-before, a failure."""
         active = self.state.active
-        shared = await active.shared.read_state(self.state.known_request_time, budget)
+        shared = await active.shared[self.state.document].read_state(self.state.known_request_time, budget)
         await self._adopt(active, shared, budget)
 
     async def refresh(self, max_age_ms: int, *, forced: bool, bounded: bool) -> Outcome:
@@ -143,7 +150,7 @@ class Refresher:
             _ = self._record_failure(self.state.active, fault)
             raise fault from exc
         finally:
-            self._metrics.refreshes.labels(self.state.account, result).inc()
+            self._metrics.refreshes.labels(*self._names, result).inc()
 
     async def close(self) -> None:
         """Wait until the last answer of the exchange is published."""
@@ -159,12 +166,12 @@ class Refresher:
             # What was shared while this refresh waits is young enough. 0 stays 0: no shared snapshot is.
             max_age_ms = refresh.shared_max_age_ms and refresh.shared_max_age_ms + waited_ms
             wanted = LeaseRequest(refresh.token, max_age_ms)
-            shared = await active.shared.try_acquire(self.state.known_request_time, wanted, refresh.budget)
+            shared = await refresh.shared.try_acquire(self.state.known_request_time, wanted, refresh.budget)
             await self._adopt(active, shared, refresh.budget)
             acquired = shared is not None and shared.lease == "acquired"
             if active is not self.state.active:  # replaced meanwhile: start again with the credential now in use
                 if acquired:
-                    await active.shared.release(refresh.token, refresh.budget)
+                    await refresh.shared.release(refresh.token, refresh.budget)
                 continue
             outcome = self._outcome_without_request(refresh)
             if outcome is not None:
@@ -186,14 +193,14 @@ class Refresher:
                     )
                     _ = self._record_failure(active, error)
                     raise error
-                active.shared.request_refresh(refresh.max_age_ms + waited_ms)
+                refresh.shared.request_refresh(refresh.max_age_ms + waited_ms)
             return None
 
     async def _release_unneeded(self, refresh: _Refresh, outcome: Outcome) -> None:
         """Release a lease that wasn't needed, and share what made it unnecessary: other replicas may lack it."""
         snapshot, own = self.state.snapshot, self.state.snapshot_identity == refresh.active.source.identity
         if outcome == "barred" or snapshot is None or not own or self._has_joined(refresh):
-            await refresh.active.shared.release(refresh.token, refresh.budget)
+            await refresh.shared.release(refresh.token, refresh.budget)
         else:
             await self._publish_snapshot(snapshot, refresh, refresh.budget)
 
@@ -240,7 +247,7 @@ class Refresher:
             try:
                 snapshot = await self._request(refresh)
             except ExchangeError as exc:
-                shared, failed = refresh.active.shared, self._record_failure(refresh.active, exc)
+                shared, failed = refresh.shared, self._record_failure(refresh.active, exc)
                 publishing = True
                 release = shared.record_failure(failed, refresh.token) if failed else shared.release(refresh.token)
                 await self._publish(release, refresh.budget, over, renewing)
@@ -251,7 +258,7 @@ class Refresher:
         finally:
             if not publishing:  # the process ends: other replicas must not wait for the lease to expire
                 renewing.cancel()
-                await refresh.active.shared.release(refresh.token, refresh.budget)
+                await refresh.shared.release(refresh.token, refresh.budget)
         return "fetched"
 
     async def _request(self, refresh: _Refresh) -> Snapshot:
@@ -260,10 +267,10 @@ class Refresher:
         Raises:
             ExchangeError: it gave none, or a fault of ours prevented the call.
         """
-        with self._metrics.refresh_duration.labels(self.state.account).time():
+        with self._metrics.refresh_duration.labels(*self._names).time():
             try:
                 with carry(refresh.budget):
-                    snapshot = await refresh.active.source.fetch(forced=refresh.forced)
+                    snapshot = await refresh.active.source.fetch(refresh.document, forced=refresh.forced)
             except ExchangeError:
                 raise
             except Exception as exc:
@@ -285,9 +292,9 @@ class Refresher:
                 return
             began = self._monotonic()
             # Within the lease's life only Redis can have lost it, by a restart; then it is written again.
-            held = await refresh.active.shared.renew(refresh.token, in_time=began - renewed < LEASE_MS)
+            held = await refresh.shared.renew(refresh.token, in_time=began - renewed < LEASE_MS)
             if held is False and not refresh.without_redis:
-                log.warning("lease_lost", account=self.state.account)
+                log.warning("lease_lost", account=self.state.account, document=refresh.document.name)
                 return
             renewed = began if held else renewed
 
@@ -301,7 +308,9 @@ class Refresher:
                 await renewing  # a renewal after the release would acquire the lease again, for no holder
                 await publication
             except Exception:
-                log.exception("refresh_untold", account=self.state.account)  # the answer is good all the same
+                log.exception(
+                    "refresh_untold", account=self.state.account, document=self.state.document.name
+                )  # the answer is good all the same
 
         over.set()
         task = asyncio.create_task(run())
@@ -315,13 +324,15 @@ class Refresher:
         remaining_ms = life_ms - (self._monotonic() - snapshot.requested_monotonic_ms)
         # Without a measured offset, the others would read this machine's clock as the exchange's.
         if remaining_ms <= 0 or active.source.clock.offset is None:
-            await active.shared.release(refresh.token, budget)
+            await refresh.shared.release(refresh.token, budget)
             return
         entry = Entry(snapshot.body, snapshot.request_time, life_ms, snapshot.margin_assets)
         replaced = active.replaced if active.link == "permanent" else ""
-        result = await active.shared.store_fenced(entry, remaining_ms, refresh.token, replaced)
+        result = await refresh.shared.store_fenced(entry, remaining_ms, refresh.token, replaced)
         if result is not None and result != "kept":
-            log.warning("snapshot_not_shared", account=self.state.account, reason=result)
+            log.warning(
+                "snapshot_not_shared", account=self.state.account, document=refresh.document.name, reason=result
+            )
             await self.read(budget)  # what is stored in its place was requested later
 
     def _record_failure(self, active: ActiveCredential, error: ExchangeError) -> Failed | None:
@@ -334,6 +345,7 @@ class Refresher:
         log.warning(
             "refresh_failed",
             account=self.state.account,
+            document=self.state.document.name,
             problem=error.problem,
             answered=error.failure.answered,
             code=error.failure.code,

@@ -23,6 +23,7 @@ import contextlib
 
 import structlog
 
+from service.account.documents import ACCOUNT
 from service.account.snapshot import Snapshot
 from service.cache.account_state import AccountState
 from service.cache.flight import cancel_and_wait
@@ -96,7 +97,8 @@ class Rotation:
         """Activate the candidate if the exchange accepts it or has accepted it: `None`; else ms until the next try."""
         self._notified.clear()  # before the read: what is announced during it wakes the next sleep
         active = self._state.active
-        shared = await candidate.shared.read_state(self._state.known_request_time)
+        store = candidate.shared[ACCOUNT]
+        shared = await store.read_state(self._state.documents[ACCOUNT].known_request_time)
         candidate.source.degrade(degraded=shared is None)
         lineage = None if shared is None else shared.lineage
         candidate.strangers = used_by_strangers(
@@ -111,13 +113,13 @@ class Rotation:
         pause_ms = self._next_attempt_ms - self._clock.monotonic()
         if pause_ms > 0:
             return pause_ms
-        barrier = candidate.source.barrier(forced=False)
+        barrier = candidate.source.barrier(ACCOUNT, forced=False)
         if barrier is not None:
             return (barrier.failure.retry_at or 0) - self._clock.now()
-        if await candidate.shared.acquire_once(int(self._timeout_s * 1000)) is False:
+        if await store.acquire_once(int(self._timeout_s * 1000)) is False:
             return 0  # another replica is trying it; if the exchange accepts it, a notification ends the pause
         try:
-            snapshot = await candidate.source.fetch(forced=False)
+            snapshot = await candidate.source.fetch(ACCOUNT, forced=False)
         except ExchangeError as exc:
             rejected = isinstance(exc, ExchangeRejectedCredentialsError)
             self._count("rejected" if rejected else "failed")
@@ -132,7 +134,7 @@ class Rotation:
             if not rejected:  # a rejected one has a not-before, which says when
                 pause_ms = self._back_off()
             return pause_ms if exc.failure.retry_at is None else exc.failure.retry_at - self._clock.now()
-        await candidate.shared.record_rotation(active.source.identity, self._state.link_to(candidate))
+        await store.record_rotation(active.source.identity, self._state.link_to(candidate))
         await self._activate(candidate, "accepted", snapshot)
         return None
 
@@ -149,7 +151,7 @@ class Rotation:
         self._state.activate(candidate)
         self._candidate = None  # before the await: from here on `close` must not close what is active
         if snapshot is not None:
-            self._state.adopt(snapshot)
+            self._state.documents[ACCOUNT].adopt(snapshot)
         await replaced.source.close()
 
     def _count(self, outcome: str) -> None:

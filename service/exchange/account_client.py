@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
+from service.account.documents import ACCOUNT, Document
 from service.account.parsing import parse
 from service.account.snapshot import Snapshot
-from service.exchange.gate import ACCOUNT, Call
+from service.exchange.gate import Call, Endpoint
 from service.exchange.public_api import PublicApi
 from service.exchange.signing import Credential
 from service.exchange.transport import HttpClient
@@ -27,7 +28,7 @@ from service.fleet.errors import ExchangeClockSkewError, ExchangeError, Exchange
 from service.fleet.ledger import Cooldowns
 
 ATTEMPTS = 3
-"""Attempts of one refresh; the docs advise 3 to 5, and each costs the account call's weight."""
+"""Attempts of one refresh; the docs advise 3 to 5, and each costs the document's weight."""
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 0.8
 """Between attempts: 200, 400, 800 ms is the exchange's own advice for 503."""
 
@@ -35,13 +36,14 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 0.8
 class _Attempts(msgspec.Struct):
     """What the attempts of one refresh share."""
 
+    document: Document
     forced: bool
     resynchronised: bool = False
     last_error: ExchangeError | None = None
 
 
 class AccountClient:
-    """Fetches one account, and knows whether it may be fetched now: `cache.ports.Upstream`.
+    """Fetches one account's documents, and knows whether they may be fetched now: `cache.ports.Upstream`.
 
     Args:
         account: its name.
@@ -66,8 +68,8 @@ class AccountClient:
         self._calls_in_flight = 0
         self._closing = False
 
-    async def fetch(self, *, forced: bool) -> Snapshot:
-        """One refresh: the account as the exchange has it now, within the configured time.
+    async def fetch(self, document: Document, *, forced: bool) -> Snapshot:
+        """One refresh: the document as the exchange has it now, within the configured time.
 
         Raises:
             ExchangeError: nothing came that may be served.
@@ -82,7 +84,7 @@ class AccountClient:
         try:
             async with asyncio.timeout(self._settings.timeout.seconds):
                 await self._public_api.make_ready()
-                return await retrying(self._attempt, _Attempts(forced))
+                return await retrying(self._attempt, _Attempts(document, forced))
         except TimeoutError:
             raise ExchangeTimeoutError("the exchange did not answer in time") from None
         finally:
@@ -100,9 +102,9 @@ class AccountClient:
             http, self._http = self._http, None
             await http.aclose()
 
-    def barrier(self, *, forced: bool) -> Barrier | None:
-        """Why the account can't be fetched now, or `None`."""
-        return self._gate.address.refresh_barrier(self._call(forced=forced).charge)
+    def barrier(self, document: Document, *, forced: bool) -> Barrier | None:
+        """Why the document can't be fetched now, or `None`."""
+        return self._gate.address.refresh_barrier(self._call(document, forced=forced).charge)
 
     @property
     def margin_assets(self) -> Mapping[str, str] | None:
@@ -115,7 +117,7 @@ class AccountClient:
 
     async def reconcile(self, cooldowns: Cooldowns) -> None:
         """Adopt the cooldowns that replicas share, and share those that they don't know of."""
-        await self._gate.reconcile(self._call(forced=False).charge, cooldowns)
+        await self._gate.reconcile(self._call(ACCOUNT, forced=False).charge, cooldowns)
 
     def degrade(self, *, degraded: bool) -> None:
         """Set whether the replicas are unable to share what they spend."""
@@ -125,7 +127,7 @@ class AccountClient:
         """One attempt; `AsyncRetrying` calls it again after a transient error."""
         try:
             try:
-                return await self._send(forced=attempts.forced)
+                return await self._send(attempts.document, forced=attempts.forced)
             except ExchangeClockSkewError as skew:
                 if attempts.resynchronised:
                     raise
@@ -135,7 +137,7 @@ class AccountClient:
                     await self._public_api.synchronise()
                 except ExchangeError:
                     raise skew from None
-                return await self._send(forced=attempts.forced)
+                return await self._send(attempts.document, forced=attempts.forced)
         except WeightBudgetSpentError:
             if attempts.last_error is None:
                 raise
@@ -144,16 +146,17 @@ class AccountClient:
             attempts.last_error = exc
             raise
 
-    async def _send(self, *, forced: bool) -> Snapshot:
+    async def _send(self, document: Document, *, forced: bool) -> Snapshot:
         # The request time comes first: a snapshot is at least as new as it, however long the answer takes.
         requested_monotonic_ms, request_time = self.clock.monotonic(), self.clock.now()
         query = self._credential.signed_query(self.clock.timestamp(), self._settings.recv_window)
         margin_assets = self.margin_assets or {}
         self._http = self._http or self._connect()
-        call = self._call(forced=forced, query=query)
+        call = self._call(document, forced=forced, query=query)
         return await self._gate.send(
-            call, lambda answer: parse(answer.body, request_time, requested_monotonic_ms, margin_assets)
+            call, lambda answer: parse(document, answer.body, request_time, requested_monotonic_ms, margin_assets)
         )
 
-    def _call(self, *, forced: bool, query: bytes = b"") -> Call:
-        return Call(ACCOUNT, query, self._credential, self._account, forced, self._http)
+    def _call(self, document: Document, *, forced: bool, query: bytes = b"") -> Call:
+        endpoint = Endpoint(document.path.rpartition("/")[2], document.path, document.weight)
+        return Call(endpoint, query, self._credential, self._account, forced, self._http)

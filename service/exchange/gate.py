@@ -41,7 +41,8 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from service.account.parsing import MalformedAccountError
+from service.account.documents import DOCUMENTS
+from service.account.parsing import MalformedDocumentError
 from service.exchange import responses, transport
 from service.exchange.clock import ExchangeClock
 from service.exchange.responses import Answer, MalformedAnswerError
@@ -79,7 +80,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 PING = Endpoint("ping", "/dapi/v1/ping", 1)
 TIME = Endpoint("time", "/dapi/v1/time", 1)
 EXCHANGE_INFO = Endpoint("exchangeInfo", "/dapi/v1/exchangeInfo", 1)
-ACCOUNT = Endpoint("account", "/dapi/v1/account", budget.ACCOUNT_WEIGHT)
+HEAVIEST = max(document.weight for document in DOCUMENTS)
+"""Weight of the call that costs most."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -176,9 +178,9 @@ class AddressBudget:
         shared = own = Ceiling(together, together)
         if self.degraded:
             # Without Redis a replica has an equal part. It knows of the others' calls only what its own last answer
-            # reported, so each of them may be one account call past that.
+            # reported, so each of them may be one call past that.
             replicas = self._settings.expected_replicas
-            own = Ceiling(max(1, together - (replicas - 1) * budget.ACCOUNT_WEIGHT), together / replicas)
+            own = Ceiling(max(1, together - (replicas - 1) * HEAVIEST), together / replicas)
         windows = [(window, own)]
         if self._fleet_window.minute == window.minute:
             windows.append((self._fleet_window, shared))
@@ -277,7 +279,7 @@ class Gate:
             answer = await self._fetch(call, reservation)
             try:
                 result = read(answer)
-            except (MalformedAccountError, MalformedAnswerError) as exc:
+            except (MalformedDocumentError, MalformedAnswerError) as exc:
                 raise ExchangeAnswerInvalidError(str(exc), answered=answer.status) from None
             outcome = "ok"
         except asyncio.CancelledError:

@@ -26,7 +26,7 @@ import structlog
 from service.exchange import exchange_info
 from service.exchange.clock import EARLIEST, LATEST, SAMPLES, Sample, estimate
 from service.exchange.exchange_info import EXCHANGE_INFO_MAX_AGE, ExchangeInfo, ExchangeInfoStore
-from service.exchange.gate import ACCOUNT, EXCHANGE_INFO, PING, TIME, Call, Gate
+from service.exchange.gate import EXCHANGE_INFO, HEAVIEST, PING, TIME, Call, Gate
 from service.exchange.responses import Answer, MalformedAnswerError
 from service.fleet.errors import ExchangeError
 from service.settings import Exchange
@@ -38,7 +38,7 @@ SIDE_SHARE = 0.25
 SIDE_PAUSE_MS = 30_000
 """Ms between attempts after a failure; counted for refreshes and for the upkeep separately."""
 TICK_S = 1.0  # between checks whether anything is due: what another replica is fetching is there by the next one
-REFRESH_WEIGHT = ACCOUNT.weight + SAMPLES * TIME.weight + EXCHANGE_INFO.weight + PING.weight
+REFRESH_WEIGHT = HEAVIEST + SAMPLES * TIME.weight + EXCHANGE_INFO.weight + PING.weight
 """Of the very first refresh, which needs everything."""
 
 

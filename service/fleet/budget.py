@@ -36,8 +36,6 @@ from service.fleet.errors import (
 )
 
 MINUTE = 60_000
-ACCOUNT_WEIGHT = 5
-"""Of `GET /dapi/v1/account`, by the exchange's page on it."""
 MAX_COOLDOWN = 3 * 24 * 60 * MINUTE
 """Ms. The exchange's longest ban. The cap also keeps a misread time from causing an endless outage."""
 UNDATED_BAN = 10 * MINUTE  # for a 418 without an end: bans start at 2 minutes, and calling too early lengthens them

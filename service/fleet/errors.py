@@ -1,4 +1,4 @@
-"""Every way in which the exchange can fail to return an account, and who must act.
+"""Every way in which the exchange can fail to return a document, and who must act.
 
 ExchangeError                         status  who must act
 ├── ExchangeRateLimitedError             503  no one: wait (the exchange's 429, or a 503 with Retry-After)
@@ -148,7 +148,7 @@ class ExchangeRefusedError(ExchangeError):
 class ExchangeAnswerInvalidError(ExchangeError):
     """A success that is not the documented shape."""
 
-    problem, status, title = "exchange-answer-invalid", 502, "The exchange's answer is not an account"
+    problem, status, title = "exchange-answer-invalid", 502, "The exchange's answer is not what it documents"
 
 
 class RefreshFaultError(ExchangeError):

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from service.account.documents import ACCOUNT
 from service.fleet.errors import Failure
 from service.fleet.ledger import Cooldowns
 
@@ -20,9 +21,12 @@ LONGEST_NUMBER = 12
 """Digits of an age in ms: beyond any freshness window."""
 
 LONGEST_MESSAGE_BYTES = 160
-"""An account's name (64), two identities (16 each) and a number (12), with room."""
+"""The names of an account (64) and of a document (32), two identities (16 each) and a number (12), with room."""
 
-_MESSAGE = re.compile(rf"([a-z0-9~-]{{1,64}}) ([0-9a-f]{{16}})(?: ([0-9a-f]{{16}}) ([0-9]{{1,{LONGEST_NUMBER}}}))?")
+_MESSAGE = re.compile(
+    r"([a-z0-9~-]{1,64})(?:/([a-z-]{1,32}))? ([0-9a-f]{16})"
+    rf"(?: ([0-9a-f]{{16}}) ([0-9]{{1,{LONGEST_NUMBER}}}))?"
+)
 
 LinkKind: TypeAlias = Literal["permanent", "temporary", "none"]
 """The link from the replaced credential to the accepted one: `temporary` if strangers use the accepted one, `none` if
@@ -64,15 +68,18 @@ class RefreshRequest(msgspec.Struct, frozen=True):
 
 
 class Notification(msgspec.Struct, frozen=True):
-    """A published message: the state of an account under a credential has changed, or a refresh is requested."""
+    """A published message: what is shared of a document under a credential has changed, or a refresh is requested."""
 
     account: str
     identity: str
     """Of the credential."""
     refresh: RefreshRequest | None = None
+    document: str = ACCOUNT.name
 
     def encode(self) -> str:
-        changed = f"{self.account} {self.identity}"
+        # News of the account itself has no document in it: so releases that know no other document understand it.
+        document = "" if self.document == ACCOUNT.name else f"/{self.document}"
+        changed = f"{self.account}{document} {self.identity}"
         return changed if self.refresh is None else f"{changed} {self.refresh.identity} {self.refresh.max_age_ms}"
 
     @classmethod
@@ -83,8 +90,9 @@ class Notification(msgspec.Struct, frozen=True):
         match = _MESSAGE.fullmatch(message.decode("latin-1"))  # latin-1 decodes any bytes
         if match is None:
             return None
-        account, identity, replaced, max_age_ms = match.groups()
-        return cls(account, identity, RefreshRequest(replaced, int(max_age_ms)) if replaced else None)
+        account, document, identity, replaced, max_age_ms = match.groups()
+        refresh = RefreshRequest(replaced, int(max_age_ms)) if replaced else None
+        return cls(account, identity, refresh, document or ACCOUNT.name)
 
 
 class LeaseRequest(msgspec.Struct, frozen=True):

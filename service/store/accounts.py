@@ -1,4 +1,4 @@
-"""What the replicas share about one account: its lease, its snapshot, and its failed refreshes.
+"""What the replicas share about one document of an account: its lease, its snapshot, and its failed refreshes.
 
 The lease elects the one replica that requests a refresh from the exchange for the whole fleet; the fenced store keeps
 what that replica shares. Each script is atomic; anything can happen between two of them.
@@ -74,7 +74,7 @@ class _StoredFailure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AccountStore:
-    """`cache.ports.SharedStore`, in Redis: one account's state, as one credential sees it. Only `clear` raises."""
+    """`cache.ports.SharedStore`, in Redis: one document, as one credential sees it. Only `clear` raises."""
 
     def __init__(
         self, guard: RedisGuard, keys: AccountKeys, egress: EgressKeys, clock: ExchangeClock, identity: str
@@ -86,8 +86,8 @@ class AccountStore:
         self._guard = guard
         self._scripts = guard.scripts
         self._lease = keys.lease(identity)
-        self._change = (keys.channel, Notification(keys.account, identity).encode())
-        """Channel and message which notify the replicas that the account's state has changed."""
+        self._change = (keys.channel, Notification(keys.account, identity, document=keys.document.name).encode())
+        """Channel and message which notify the replicas that what is shared of the document has changed."""
         self._cooldown_keys = [egress.address_cooldown, egress.credential_cooldown(identity)]
         self._clock = clock
 
@@ -178,11 +178,12 @@ class AccountStore:
 
     def request_refresh(self, max_age_ms: int) -> None:
         """Request a refresh from the replicas with the credential that replaced this one."""
-        request = Notification(self.keys.account, self.followed, RefreshRequest(self.identity, max_age_ms))
+        refresh, document = RefreshRequest(self.identity, max_age_ms), self.keys.document.name
+        request = Notification(self.keys.account, self.followed, refresh, document)
         _ = self._guard.post(partial(self._guard.redis.publish, self.keys.channel, request.encode()))
 
     async def clear(self) -> Cleared:
-        """Forget what keeps the account from a refresh; return what that was.
+        """Forget what keeps the document from a refresh, and the account's credentials; return what that was.
 
         Raises:
             RedisUnavailableError: Redis can't be reached: nothing was forgotten.

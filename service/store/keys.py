@@ -1,7 +1,8 @@
 """The names of the keys in Redis.
 
-An account's keys are `{prefix}:{account:ENVIRONMENT:HOST:NAME}:…`. A public address belongs to no environment: its keys
-are `{prefix}:{egress:HOST:NAME}:…`. The cooldowns of the credentials that are used there are among them, because a
+An account's keys are `{prefix}:{account:ENVIRONMENT:HOST:NAME}:…`, those of a further document
+`{prefix}:{account:ENVIRONMENT:HOST:NAME}:DOCUMENT:…`. A public address belongs to no environment: its keys are
+`{prefix}:{egress:HOST:NAME}:…`. The cooldowns of the credentials that are used there are among them, because a
 rejected credential may be rejected for its address. A key that belongs to one credential ends in its identity.
 """
 
@@ -11,16 +12,18 @@ rejected credential may be rejected for its address. A key that belongs to one c
 
 import msgspec
 
+from service.account.documents import ACCOUNT, Document
 from service.settings import Settings
 
 
 class AccountKeys(msgspec.Struct, frozen=True):
-    """The keys of one account's state."""
+    """The keys of one document of an account, and of what all of its documents share."""
 
     account: str
     scope: str
     channel: str
     """Where replicas publish that the state of any account has changed."""
+    document: Document = ACCOUNT
 
     @property
     def credentials(self) -> str:
@@ -28,17 +31,22 @@ class AccountKeys(msgspec.Struct, frozen=True):
         return f"{self.scope}:credentials"
 
     def snapshot(self, identity: str) -> str:
-        return f"{self.scope}:snapshot:{identity}"
+        return f"{self._own_scope}:snapshot:{identity}"
 
     def failures(self, identity: str) -> str:
-        return f"{self.scope}:failures:{identity}"
+        return f"{self._own_scope}:failures:{identity}"
 
     def lease(self, identity: str) -> str:
-        return f"{self.scope}:lease:{identity}"
+        return f"{self._own_scope}:lease:{identity}"
 
     def proof(self, identity: str) -> str:
         """Held by the replica that may try the credential out."""
         return f"{self.scope}:proof:{identity}"
+
+    @property
+    def _own_scope(self) -> str:
+        # The account's own keys name no document: releases that know no other share them.
+        return self.scope if self.document is ACCOUNT else f"{self.scope}:{self.document.name}"
 
 
 class EgressKeys(msgspec.Struct, frozen=True):
@@ -64,10 +72,10 @@ class EgressKeys(msgspec.Struct, frozen=True):
         return [f"{self.scope}:ledger:{minute}", f"{self.scope}:ledger:{minute}:calls"]
 
 
-def account_keys(settings: Settings, account: str) -> AccountKeys:
+def account_keys(settings: Settings, account: str, document: Document = ACCOUNT) -> AccountKeys:
     place = f"{settings.environment}:{settings.exchange.host}"
     prefix = settings.redis.key_prefix
-    return AccountKeys(account, f"{prefix}:{{account:{place}:{account}}}", f"{prefix}:{place}:news")
+    return AccountKeys(account, f"{prefix}:{{account:{place}:{account}}}", f"{prefix}:{place}:news", document)
 
 
 def egress_keys(settings: Settings) -> EgressKeys:

@@ -44,6 +44,7 @@ class Filters(msgspec.Struct, frozen=True):
 
     assets: tuple[str, ...] | None = None
     symbols: tuple[str, ...] | None = None
+    pairs: tuple[str, ...] | None = None
     sides: tuple[str, ...] | None = None
     open: bool | None = None
     nonzero: bool | None = None

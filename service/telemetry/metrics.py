@@ -55,7 +55,7 @@ class Metrics:
         self.refresh_duration = Histogram(
             "coinm_refresh_duration_seconds",
             "From the decision to refresh to the new snapshot or the failure.",
-            ["account"],
+            ["account", "document"],
             buckets=_LATENCY,
             registry=self.registry,
         )
@@ -63,6 +63,7 @@ class Metrics:
             "refreshes",
             "Refreshes, by their end: fetched (alone: without Redis), joined, adopted, barred, failed.",
             "account",
+            "document",
             "outcome",
         )
         self.weight_spent = self._counter(
@@ -111,6 +112,11 @@ class Metrics:
         """A gauge for each account that exists at scrape time: accounts come and go with reloads."""
         family = partial(GaugeMetricFamily, f"coinm_{name}", text, labels=["account"])
         self.registry.register(_ScrapedFamily(family, lambda: (([account], each) for account, each in read().items())))
+
+    def document_gauge(self, name: str, text: str, read: Callable[[], Mapping[tuple[str, str], float]]) -> None:
+        """The same for each document of each account."""
+        family = partial(GaugeMetricFamily, f"coinm_{name}", text, labels=["account", "document"])
+        self.registry.register(_ScrapedFamily(family, lambda: read().items()))
 
     def client_counter(self, name: str, text: str, read: Callable[[], Mapping[tuple[str, str], float]]) -> None:
         """A counter by account and client whose counts are kept elsewhere."""
@@ -178,21 +184,23 @@ def _no_requests() -> list[float]:
 
 
 class CacheResults(Collector):
-    """Reads, by account, client and the result of the cache; counted in the event loop's thread."""
+    """Reads, by account, document, client and the result of the cache; counted in the event loop's thread."""
 
     def __init__(self) -> None:
-        self._counts = defaultdict[tuple[str, str, str], int](int)
+        self._counts = defaultdict[tuple[str, str, str, str], int](int)
 
-    def count(self, account: str, client: str, result: str) -> None:
-        self._counts[account, client, result] += 1
+    def count(self, account: str, document: str, client: str, result: str) -> None:
+        self._counts[account, document, client, result] += 1
 
-    def counts(self) -> Mapping[tuple[str, str, str], int]:
+    def counts(self) -> Mapping[tuple[str, str, str, str], int]:
         """The counts of this moment, in any thread."""
         return self._counts.copy()
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         family = CounterMetricFamily(
-            "coinm_cache_results", "Reads, by the result of the cache.", labels=["account", "client", "result"]
+            "coinm_cache_results",
+            "Reads, by the result of the cache.",
+            labels=["account", "document", "client", "result"],
         )
         for labels, count in self.counts().items():
             family.add_metric(labels, count)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from service.account.selection import Shape
+from service.account.documents import Shape
 from service.clock import timestamp
 from service.gateway import Gateway
 from service.settings import NAME_PATTERN
@@ -80,7 +80,7 @@ def audit(audit_log: AuditLog, gateway: Gateway, context: RequestContext) -> Non
 def _shape(opt: Mapping[str, Any]) -> str | None:
     """What a route reads; `None`: nothing."""
     shape: Shape | None = opt.get(READS)
-    return shape.value if shape else opt.get(LISTS_ACCOUNTS)
+    return shape.name if shape else opt.get(LISTS_ACCOUNTS)
 
 
 def _recorded(value: frozenset[str] | bool | None) -> Any:  # noqa: FBT001 - a field of `Selection`, not a switch

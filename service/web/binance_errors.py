@@ -8,7 +8,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from service.account.documents import DOCUMENTS
 from service.web.problems import (
+    CombinationError,
     ForbiddenError,
     InvalidParameterError,
     MethodNotAllowedError,
@@ -18,6 +20,8 @@ from service.web.problems import (
     Reportable,
     TooManyRequestsError,
     UnauthenticatedError,
+    UnknownAssetError,
+    UnknownSymbolError,
     UnverifiedError,
 )
 
@@ -48,6 +52,13 @@ class Form(msgspec.Struct, frozen=True):
 _KEPT = ("cache-control", "retry-after")
 _INVALID_KEY = "Invalid API-key, or permissions for action."
 
+SERVED = tuple(f"/dapi/v1/{name}" for name in ("ping", "time", "exchangeInfo"))
+SERVED += tuple(document.path for document in DOCUMENTS)
+"""What there is below `/binance/{account}`, with GET and HEAD."""
+_NOT_SERVED = Form(
+    404, -5000, f"Path, or method on it, is invalid. The gateway serves GET {', '.join(SERVED)}; see /docs/clients.md."
+)
+
 OURS = Form(503, -1001, "Internal error; unable to process your request. Please try again. ({problem})")
 
 FORMS: dict[type[ProblemError], Form] = {
@@ -56,8 +67,11 @@ FORMS: dict[type[ProblemError], Form] = {
     UnauthenticatedError: Form(401, -2015, _INVALID_KEY),
     ForbiddenError: Form(401, -2015, _INVALID_KEY),
     InvalidParameterError: Form(400, -1104),
-    NotFoundError: Form(404, -5000, "Path, or method on it, is invalid."),
-    MethodNotAllowedError: Form(404, -5000, "Path, or method on it, is invalid."),
+    CombinationError: Form(400, -1128, "Combination of optional parameters invalid."),
+    UnknownSymbolError: Form(400, -1121, "Invalid symbol."),
+    UnknownAssetError: Form(400, -1121, "Invalid symbol."),
+    NotFoundError: _NOT_SERVED,
+    MethodNotAllowedError: _NOT_SERVED,
     TooManyRequestsError: Form(429, -1003, "Too many requests; this is the gateway's limit for this key."),
 }
 """By the most specific class. Every other error, and every 5xx, becomes `OURS`: our trouble or the exchange's."""

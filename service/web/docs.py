@@ -16,9 +16,9 @@ from litestar.params import FromPath
 from litestar.routes import HTTPRoute
 
 from service.web import caching
-from service.web.accounts import Accounts
+from service.web.accounts import ACCOUNTS
 from service.web.compression import accepts_gzip, compress, compressed_etag, is_compressible
-from service.web.dropin import DropIn
+from service.web.dropin import DROP_IN
 from service.web.openapi.document import as_json, as_yaml, document
 from service.web.openapi.operation import Json
 from service.web.operations import Operations
@@ -97,7 +97,7 @@ class Docs(Controller):
 @cache
 def openapi() -> Json:
     """The document of this version of the gateway: the same in every deployment."""
-    app = Litestar([Accounts, DropIn, Operations], openapi_config=None, logging_config=None)
+    app = Litestar([*ACCOUNTS, DROP_IN, Operations], openapi_config=None, logging_config=None)
     # The accounts come first; what is there for compatibility comes last.
     routes = sorted(
         app.routes,

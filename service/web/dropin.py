@@ -1,19 +1,19 @@
-"""`/binance/{account}/dapi/v1/…`: for Binance's own clients, which change their base URL and API key, and nothing else.
+"""`/binance/{account}/dapi/…`: for Binance's own clients, which change their base URL and API key, and nothing else.
 
-The account needs the gateway's token. Ping, time and exchangeInfo need none, and are answered from what this process
-has. Nothing that a caller sends reaches the exchange, and no request of a public path causes a call.
+An account's documents need the gateway's token. Ping, time and exchangeInfo need none, and are answered from what this
+process has. Nothing that a caller sends reaches the exchange, and no request of a public path causes a call.
 """
 
 import re
+from functools import partial
 from typing import Any
 
 import msgspec
-from litestar import Controller, Response, get
+from litestar import Controller, Response, Router, get
 from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
-from litestar.params import FromPath
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
-from service.account.selection import Selection, Shape
+from service.account.documents import DOCUMENTS, WHOLE, Document
 from service.exchange.gate import ADDRESS
 from service.exchange.public_api import PublicApi
 from service.fleet.errors import ExchangeUnavailableError
@@ -21,7 +21,17 @@ from service.web import caching, parameters
 from service.web.authentication import gateway_of
 from service.web.binance_errors import MalformedKeyError
 from service.web.compression import encoded
-from service.web.openapi.operation import BINANCE, BINANCE_PUBLIC, EVERYWHERE, OPERATION, SNAPSHOT, Json, Operation, ref
+from service.web.openapi.operation import (
+    BINANCE,
+    BINANCE_PUBLIC,
+    EVERYWHERE,
+    OPERATION,
+    SNAPSHOT,
+    Json,
+    Operation,
+    array_of,
+    ref,
+)
 from service.web.operations import NO_STORE
 from service.web.problems import AnyRequest, NotFoundError
 from service.web.reads import JSON, READS, read_as
@@ -31,7 +41,7 @@ IGNORED = ("timestamp", "recvWindow", "signature")
 
 ACCOUNT = "[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,62}"
 """Wider than the names of accounts: an impossible account is answered like a missing one."""
-_PATH = re.compile(f"/binance/{ACCOUNT}/dapi/v1/[A-Za-z]+".encode())
+_PATH = re.compile(f"/binance/{ACCOUNT}/dapi/v[12]/[A-Za-z]+".encode())
 """Of the path as sent: the framework would also accept escapes and empty segments, which the exchange doesn't."""
 _KEY = re.compile(r"[\x21-\x7e]{1,8192}")
 _TAGS = ["drop-in"]
@@ -67,40 +77,45 @@ async def require_exact(connection: ASGIConnection[Any, Any, Any, Any], _: BaseR
         raise NotFoundError("there is no such path")
 
 
-class DropIn(Controller):
-    """The four paths."""
-
-    path = "/binance/{account:str}/dapi/v1"
-    guards = [require_exact]  # noqa: RUF012 - the framework's own form
+def _reading(document: Document) -> HTTPRouteHandler:
+    """The handler of a document, as the exchange would answer its own key."""
+    shape = WHOLE[document]
+    body = array_of(shape.kinds[0].name) if shape.resource else ref("Account")
+    mode = ("Gateway-Position-Mode",) if shape.has_sides else ()
+    own = {name: ref(f"Binance_{name}", "parameters") for name in document.parameters}
 
     @get(
-        "/account",
-        operation_id="binance_account",
+        document.path,
+        operation_id=f"binance_{document.name.replace('-', '_')}",
         tags=_TAGS,
         opt={
-            READS: Shape.ACCOUNT,
+            READS: shape,
             OPERATION: Operation(
-                "The account, cut by grant.",
-                ref("Account"),
+                "As the exchange sent it, cut by grant.",
+                body,
                 BINANCE,
-                (*(name for name in SNAPSHOT if name != "Vary"), "Gateway-Position-Mode", "VaryByKey"),
-                parameters=_PARAMETERS,
+                (*(name for name in SNAPSHOT if name != "Vary"), *mode, "VaryByKey"),
+                parameters=_PARAMETERS | own,
                 security=("key",),
             ),
         },
     )
-    async def get_account(self, request: AnyRequest, account: FromPath[str]) -> Response[bytes]:
-        """One account, as the exchange would answer its own key.
-
-        The whole answer byte for byte where the key's grant is unrestricted; else the documented members, `assets` and
-        `positions` cut to what is granted.
-        """
+    async def answer(request: AnyRequest) -> Response[bytes]:
         keys = request.headers.getall("x-mbx-apikey", [])
         if len(keys) != 1 or "authorization" in request.headers or not _KEY.fullmatch(keys[0]):
             raise MalformedKeyError("exactly one token is needed, in X-MBX-APIKEY")
-        answer = await read_as(keys[0].encode(), request, account, _whole)
+        select = partial(parameters.as_the_exchange, document, IGNORED)
+        answer = await read_as(keys[0].encode(), request, request.path_params["account"], select)
         answer.headers["vary"] = answer.headers["vary"].replace("Authorization", "X-MBX-APIKEY")  # the token is there
         return answer
+
+    return answer
+
+
+class _Public(Controller):
+    """What needs no token."""
+
+    path = "/dapi/v1"
 
     @get(
         "/exchangeInfo",
@@ -146,12 +161,6 @@ class DropIn(Controller):
         return Response(msgspec.json.encode(_Time(clock.now())), media_type=JSON, headers=NO_STORE)
 
 
-def _whole(query: bytes) -> Selection:
-    """All that the caller may see; the query selects nothing."""
-    parameters.accept_only(IGNORED, query)
-    return Selection(Shape.ACCOUNT)
-
-
 def _public(request: AnyRequest) -> PublicApi:
     """The part of the gateway that answers the public paths, from memory."""
     parameters.accept_only(IGNORED, request.scope["query_string"])
@@ -162,3 +171,6 @@ def _not_yet(request: AnyRequest, detail: str) -> ExchangeUnavailableError:
     """The error for what was not fetched yet; while our address is in a cooldown it says until when."""
     address = gateway_of(request).exchange.address
     return ExchangeUnavailableError(detail, retry_at=address.cooldown(ADDRESS).until if address.in_cooldown else None)
+
+
+DROP_IN = Router("/binance/{account:str}", route_handlers=[_Public, *map(_reading, DOCUMENTS)], guards=[require_exact])

@@ -258,7 +258,8 @@ class Edge:
         duration_s, metrics = time.perf_counter() - started, self.gateway.metrics
         metrics.requests.count(context.route, context.method, context.status, duration_s)
         if context.served and context.account and context.client:  # whoever is served has both
-            metrics.cache_results.count(context.account, context.client, context.served.result)
+            served = context.served
+            metrics.cache_results.count(context.account, served.snapshot.document.name, context.client, served.result)
         if self.gateway.audit is not None:
             audit(self.gateway.audit, self.gateway, context)
         if context.logged:

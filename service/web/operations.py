@@ -10,6 +10,7 @@ from msgspec import Meta
 
 import service
 from service.access.clients import Client
+from service.account.documents import ACCOUNT
 from service.cache.savings import weight_saved
 from service.clock import timestamp
 from service.exchange.gate import ADDRESS
@@ -167,12 +168,12 @@ def status_of(gateway: Gateway, client: Client) -> Status:
 
 def _account_status(gateway: Gateway, account: str) -> AccountStatus:
     cache = gateway.config.caches[account]
-    snapshot = cache.state.snapshot
-    last = cache.state.last_refresh
+    state = cache.state.documents[ACCOUNT]
+    snapshot, last = state.snapshot, state.last_refresh
     return AccountStatus(
         account=account,
         snapshot_time=timestamp(snapshot.request_time) if snapshot else None,
-        age_ms=cache.state.age,
+        age_ms=state.age,
         position_mode=snapshot.mode if snapshot else None,
         last_refresh=LastRefresh(timestamp(last.at), last.outcome, last.detail) if last else None,
         credential=cache.source.fingerprint,

@@ -12,10 +12,11 @@ from urllib.parse import unquote, unquote_plus
 
 import msgspec
 
+from service.account.documents import SHAPES, WHOLE, Document, Shape
 from service.account.rows import POSITION_SIDES
-from service.account.selection import Selection, Shape
+from service.account.selection import Selection
 from service.settings import EXCHANGE_NAME_PATTERN, MAX_NAME
-from service.web.problems import InvalidParameterError
+from service.web.problems import CombinationError, InvalidParameterError
 
 MAX_VALUES = 100
 """Values of one filter. The exchange lists some 30 symbols and 50 coins."""
@@ -52,8 +53,6 @@ class Filter(msgspec.Struct, frozen=True):
     field: str
     """Of `Selection`."""
     form: Form
-    shapes: frozenset[Shape]
-    """The lists that take it."""
     description: str
     item: str = ""
     """What a value is called where a path names one."""
@@ -66,7 +65,6 @@ _TABLE = (
         "asset",
         "assets",
         NAME,
-        frozenset({Shape.ACCOUNT, Shape.ASSETS, Shape.POSITIONS}),
         "Coins, such as `BTC`. Keeps asset rows of these coins, and position rows margined in them. "
         "A name that neither the account nor the exchange's listing knows is a 404.",
         item="The coin.",
@@ -76,7 +74,6 @@ _TABLE = (
         "symbol",
         "symbols",
         NAME,
-        frozenset({Shape.ACCOUNT, Shape.POSITIONS}),
         "Contracts, such as `BTCUSD_PERP`. Keeps position rows of these symbols; doesn't touch asset rows. A name that "
         "neither the account nor the exchange's listing knows is a 404; past delivery contracts are known.",
         item="The contract.",
@@ -86,7 +83,6 @@ _TABLE = (
         "positionSide",
         "sides",
         SIDE,
-        frozenset({Shape.ACCOUNT, Shape.POSITIONS}),
         "Keeps position rows of these sides. In one-way mode there are only `BOTH` rows: `LONG` is then legitimately "
         "empty, and the header `Gateway-Position-Mode: one-way` says why.",
         item="The side; in one-way mode only `BOTH`.",
@@ -96,7 +92,6 @@ _TABLE = (
         "open",
         "open",
         FLAG,
-        frozenset({Shape.ACCOUNT, Shape.POSITIONS}),
         "`true`: position rows whose `positionAmt` isn't zero; `false`: those where it is. A row without the field "
         "counts as open: unknown is not zero.",
     ),
@@ -104,7 +99,6 @@ _TABLE = (
         "nonzero",
         "nonzero",
         FLAG,
-        frozenset({Shape.ACCOUNT, Shape.ASSETS}),
         "`true`: asset rows whose `walletBalance` or `marginBalance` isn't zero; `false`: those where both are. "
         "A missing one counts as not zero.",
     ),
@@ -112,29 +106,48 @@ _TABLE = (
 """Every filter, in the order in which a query's values are checked. `telemetry.audit.Filters` has the same fields."""
 
 FILTERS: Mapping[Shape, Mapping[str, Filter]] = {
-    shape: {each.name: each for each in _TABLE if shape in each.shapes}
-    for shape in Shape
-    if any(shape in each.shapes for each in _TABLE)
+    shape: {each.name: each for each in _TABLE if each.name in shape.filters} for shape in SHAPES.values()
 }
 """What each list takes, by name; the paths of items take none."""
 LISTS = {each.name: each for each in _TABLE if each.form is not FLAG}
 FLAGS = frozenset(each.name for each in _TABLE if each.form is FLAG)
 
 
-def filtered(shape: Shape, query: bytes) -> Selection:
-    """The selection of a list path.
+def selected(shape: Shape, path: Mapping[str, str], query: bytes) -> Selection:
+    """The selection of a path: by the names in the path, or by the filters of a list.
 
     Raises:
         InvalidParameterError: names the parameter that is unknown, repeated, empty or malformed.
     """
+    # A name in the path selects like a filter with this one value, so that grants narrow both by one rule.
     known = FILTERS[shape]
-    values = _values(query, known)
+    values = _values(query, known) | {name: [path[name]] for name in shape.named}
     fields: dict[str, Any] = {}
-    for name, each in known.items():
-        if name in values:
-            given = _well_formed(each, values[name])
-            fields[each.field] = "true" in given if name in FLAGS else given
+    for each in _TABLE:
+        if each.name in values:
+            given = _well_formed(each, values[each.name])
+            fields[each.field] = "true" in given if each.name in FLAGS else given
     return Selection(shape, **fields)
+
+
+def as_the_exchange(document: Document, ignored: Collection[str], query: bytes) -> Selection:
+    """The selection of a request in the exchange's own form, for the whole of a document.
+
+    Raises:
+        CombinationError: two of the document's parameters, of which the exchange takes one.
+        InvalidParameterError: another parameter than these and the `ignored` ones, or one that is repeated, empty or
+            malformed.
+    """
+    own = document.parameters
+    given = {name: value for name, value in _values(query, {*own, *ignored}).items() if name in own}
+    if len(given) > 1:
+        raise CombinationError(f"of the parameters {' and '.join(own)} only one can be given")
+    fields: dict[str, Any] = {}
+    for name, values in given.items():
+        if len(values) != 1 or not NAME.pattern.fullmatch(values[0]):
+            raise InvalidParameterError(f"parameter {name}: expected {NAME.expected}")
+        fields[own[name]] = frozenset(values)
+    return Selection(WHOLE[document], **fields)
 
 
 def no_filters(query: bytes) -> None:
@@ -153,15 +166,6 @@ def accept_only(known: Collection[str], query: bytes) -> None:
         InvalidParameterError: it has another name, or is malformed.
     """
     _values(query, known)
-
-
-def path_value(name: str, value: str) -> frozenset[str]:
-    """A name in the path, checked like the filter of the same name. It comes decoded: `%00` is a NUL.
-
-    Raises:
-        InvalidParameterError: malformed.
-    """
-    return _well_formed(LISTS[name], [value])
 
 
 def require_readable(raw_path: bytes) -> None:

@@ -41,6 +41,10 @@ class InvalidParameterError(ProblemError):
     problem, status, title = "invalid-parameter", 400, "A parameter is malformed or unknown"
 
 
+class CombinationError(InvalidParameterError):
+    """Each parameter is right, but not beside the other."""
+
+
 class UnauthenticatedError(ProblemError):
     problem, status, title = "unauthenticated", 401, "Who is calling is not known"
 

@@ -31,9 +31,9 @@ from service.access.clients import Client
 from service.access.grants import Grant
 from service.access.waiting import NoRoomError
 from service.account.naming import unknown_parameter
-from service.account.selection import Selection, Shape
+from service.account.selection import Selection
 from service.account.snapshot import MAX_VIEW_BYTES, MAX_VIEWS, Snapshot, View
-from service.cache.account_cache import AccountCache
+from service.cache.document_cache import DocumentCache
 from service.cache.policy import FreshnessUnmetError, RequestDirectives
 from service.cache.ports import Served
 from service.fleet.errors import ExchangeError
@@ -50,7 +50,7 @@ from service.web.compression import (
     is_compressible,
 )
 from service.web.context import context_of
-from service.web.parameters import FILTERS, require_readable
+from service.web.parameters import require_readable
 from service.web.problems import (
     AnyRequest,
     ForbiddenError,
@@ -73,8 +73,6 @@ may become too old while the caller is looked up; hardly twice."""
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
-_WITH_POSITIONS = frozenset({Shape.ACCOUNT, Shape.POSITIONS, Shape.SYMBOL, Shape.POSITION})
-_OF_ONE_SYMBOL = frozenset({Shape.SYMBOL, Shape.POSITION})
 _CONTENT_TYPE, _GZIP = (b"content-type", JSON.encode()), (b"content-encoding", b"gzip")
 _OF_FRAMEWORK = frozenset({b"content-type", b"content-length"})
 """Headers that the framework adds by itself."""
@@ -150,7 +148,7 @@ class _Prepared:
 
 
 class _PreparedAnswers:
-    """What was prepared from the snapshot of one account. Bounded, and dropped with the snapshot."""
+    """What was prepared from one snapshot. Bounded, and dropped with the snapshot."""
 
     __slots__ = ("_age_headers", "_answers", "_bytes", "_served", "snapshot")
 
@@ -184,8 +182,7 @@ class Reads:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._prepared: dict[str, _PreparedAnswers] = {}
-        """By account."""
+        self._prepared: dict[DocumentCache, _PreparedAnswers] = {}
 
     def from_memory(self, read: Read) -> Answer | None:
         """The answer, if memory has one and giving it starts nothing; `None`: only `read_as` can decide.
@@ -194,16 +191,22 @@ class Reads:
             ForbiddenError: the selection names something that isn't granted.
             ProblemError: as `render_view`.
         """
-        account, caches = read.grant.account, self._gateway.config.caches
-        served = caches[account].from_memory(read.directives)
+        cache = self._gateway.config.caches[read.grant.account].documents[read.selection.shape.document]
+        served = cache.from_memory(read.directives)
         if served is None:
             return None
-        answers = self._prepared.get(account)
+        answers = self._prepared.get(cache)
         if answers is None or answers.snapshot is not served.snapshot:
             # A new snapshot drops the answers of the one before it, and those of accounts that a reload has removed.
-            kept = {name: each for name, each in self._prepared.items() if name in caches}
+            accounts = self._gateway.config.caches.values()
+            kept = {
+                each: self._prepared[each]
+                for account in accounts
+                for each in account.documents.values()
+                if each in self._prepared
+            }
             answers = _PreparedAnswers(served.snapshot)
-            self._prepared = kept | {account: answers}
+            self._prepared = kept | {cache: answers}
         prepared = answers.find(read)
         if prepared is None:
             prepared = self._prepare(read, served.snapshot, gzip=read.gzip)
@@ -212,12 +215,12 @@ class Reads:
             return None
         return _answer(read, served, prepared, answers.age_headers(served))
 
-    async def obtain(self, read: Read, cache: AccountCache, served: Served | None) -> Served:
+    async def obtain(self, read: Read, cache: DocumentCache, served: Served | None) -> Served:
         """A snapshot for the read (`served`, if it has one), and its view compressed, if it is a large one.
 
         Raises:
-            ExchangeError: as `AccountCache.get`.
-            FreshnessUnmetError: as `AccountCache.get`.
+            ExchangeError: as `DocumentCache.get`.
+            FreshnessUnmetError: as `DocumentCache.get`.
         """
         if served is None:
             served = await cache.get(read.directives)
@@ -250,7 +253,7 @@ class Reads:
         headers = caching.snapshot_headers(snapshot, self._gateway.config.settings.environment)
         if gzip:
             headers["vary"] += ", Accept-Encoding"  # the plain body, as a cache may keep it, is right for everybody
-        if snapshot.mode is not None and read.selection.shape in _WITH_POSITIONS:
+        if snapshot.mode is not None and read.selection.shape.has_sides:
             headers["gateway-position-mode"] = snapshot.mode
         return _Prepared(read.grant, view, _encoded(headers), gzip=gzip)
 
@@ -284,7 +287,7 @@ async def read_as(
     gzip = accepts_gzip(caching.accepted_codings(request.headers))
     reads: Reads = request.app.state.reads
     for _ in range(MAX_WAITS):
-        cache = gateway.config.caches[account]
+        cache = gateway.config.caches[account].documents[selection.shape.document]
         require_grant(grant, selection, cache.margin_assets)
         wanted = Read(client.name, grant, selection, directives, etags, gzip)
         served = cache.at_once(directives)
@@ -301,7 +304,7 @@ async def read_as(
             outcome = exc
         client = await client_of(request, token)
         grant = granted(client, account)
-        if gateway.config.caches[account] is not cache:
+        if gateway.config.caches[account].documents[selection.shape.document] is not cache:
             continue  # the name is another account's now, and the outcome, even an error, is the old one's
         if isinstance(outcome, Exception):
             raise outcome
@@ -329,9 +332,10 @@ def render_view(snapshot: Snapshot, selection: Selection, grant: Grant) -> View:
         NoSuchPositionSideError: there is no such row.
     """
     # A path that names a symbol needs one of the account's own; a filter of a list takes every name of the exchange.
-    if selection.shape in _OF_ONE_SYMBOL and (selection.symbols or frozenset()) - snapshot.by_symbol.keys():
+    named = selection.shape.named
+    if "symbol" in named and (selection.symbols or frozenset()) - snapshot.named("symbol").keys():
         raise UnknownSymbolError("parameter symbol: the account has no such symbol")
-    if selection.shape in FILTERS:
+    if not named:
         match unknown_parameter(selection, snapshot):
             case "asset":
                 raise UnknownAssetError("parameter asset: neither the account nor the exchange has such an asset")
@@ -342,7 +346,7 @@ def render_view(snapshot: Snapshot, selection: Selection, grant: Grant) -> View:
     view = snapshot.view(grant.narrow(selection))
     if view is not None:
         return view
-    if selection.shape is Shape.ASSET:
+    if "asset" in named:
         raise UnknownAssetError("parameter asset: the account has no such asset")
     why = ": the account is in one-way mode and has only BOTH" if snapshot.mode == "one-way" else ""
     raise NoSuchPositionSideError(f"parameter positionSide: the symbol has no position of that side{why}")

@@ -13,6 +13,7 @@ import msgspec
 from fakeredis import FakeAsyncRedis
 from prometheus_client import generate_latest
 
+from service.account import documents
 from service.app import App, create_app
 from service.gateway import Gateway
 from service.reload import Reloader, read
@@ -301,10 +302,10 @@ def _exposures(replica: Replica) -> list[tuple[str, str]]:
     sources = [cache.source for cache in gateway.config.caches.values()]
     parts = [gateway, *(getattr(gateway, name) for name in gateway.__struct_fields__), *gateway.config.caches.values()]
     parts += [*sources, *(vars(source) for source in sources)]
-    parts += [cache.state.snapshot for cache in gateway.config.caches.values()]
+    parts += [each.state.snapshot for cache in gateway.config.caches.values() for each in cache.documents.values()]
     parts += [vars(gateway.reviews)] if gateway.reviews is not None else []
     parts += [
-        *(cache.state.active.shared for cache in gateway.config.caches.values()),
+        *(cache.state.active.shared[documents.ACCOUNT] for cache in gateway.config.caches.values()),
         vars(gateway.exchange),
         vars(gateway.config.clients),
     ]

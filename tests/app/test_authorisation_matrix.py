@@ -244,5 +244,5 @@ async def test_to_know_an_entity_tag_opens_nothing(stage: Stage, identity: str) 
 
 def test_the_oracle_knows_the_filters_of_every_list() -> None:
     lists = (oracle.ACCOUNT, oracle.ASSETS, oracle.POSITIONS)
-    taken = {shape.value: set(filters) for shape, filters in parameters.FILTERS.items()}
+    taken = {shape.name: set(filters) for shape, filters in parameters.FILTERS.items() if filters}
     assert {oracle.SHAPES[route]: oracle.FILTERS[route] for route in lists} == taken

@@ -10,7 +10,9 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from service.account.selection import Selection, Shape
+from service.account import documents
+from service.account.documents import SHAPES
+from service.account.selection import Selection
 from service.account.snapshot import MAX_VIEWS
 from service.web.compression import LARGE_BODY, in_thread
 from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Replica, Stage, settle
@@ -69,9 +71,9 @@ async def test_either_tag_is_a_304_that_names_the_tag_the_caller_has(stage: Stag
 async def test_a_view_is_compressed_once_for_all_who_read_it(stage: Stage) -> None:
     stage.answer_with(positions=LARGE)
     gateway = await stage.warm()
-    snapshot = gateway.gateway.config.caches["main"].state.snapshot
+    snapshot = gateway.gateway.config.caches["main"].documents[documents.ACCOUNT].state.snapshot
     assert snapshot is not None
-    view = snapshot.view(Selection(Shape.ACCOUNT))
+    view = snapshot.view(Selection(SHAPES["account"]))
     assert view is not None
     assert (len(view.body) > LARGE_BODY, view.compressed) == (True, None)
     bodies = [body for _, body in await asyncio.gather(*(raw(gateway, ACCOUNT) for _ in range(5)))]
@@ -134,9 +136,9 @@ async def test_nothing_is_compressed_for_a_caller_that_has_it_already(stage: Sta
     stage.answer_with(positions=LARGE)
     gateway = await stage.warm()
     tag = (await gateway.get(ACCOUNT)).headers["etag"]
-    snapshot = gateway.gateway.config.caches["main"].state.snapshot
+    snapshot = gateway.gateway.config.caches["main"].documents[documents.ACCOUNT].state.snapshot
     assert snapshot is not None
-    view = snapshot.view(Selection(Shape.ACCOUNT))
+    view = snapshot.view(Selection(SHAPES["account"]))
     for _ in range(3):
         assert (await gateway.get(ACCOUNT, if_none_match=tag, accept_encoding="gzip")).status_code == 304
     assert view is not None
@@ -146,10 +148,10 @@ async def test_nothing_is_compressed_for_a_caller_that_has_it_already(stage: Sta
 
 async def test_a_view_that_the_snapshot_has_no_room_for_is_sent_as_it_is(stage: Stage) -> None:
     gateway = await stage.warm()
-    snapshot = gateway.gateway.config.caches["main"].state.snapshot
+    snapshot = gateway.gateway.config.caches["main"].documents[documents.ACCOUNT].state.snapshot
     assert snapshot is not None
     for number in range(MAX_VIEWS):
-        snapshot.view(Selection(Shape.ASSETS, assets=frozenset({f"A{number}"})))
+        snapshot.view(Selection(SHAPES["assets"], assets=frozenset({f"A{number}"})))
     answer, body = await raw(gateway, ACCOUNT)
     assert (answer.status_code, body) == (200, stage.raw())
     assert "content-encoding" not in answer.headers

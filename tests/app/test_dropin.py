@@ -232,7 +232,7 @@ async def test_every_other_method_is_told_as_a_path_that_is_not_there(gateway: R
 
 
 ELSEWHERE = [
-    *(f"{ROOT}/{name}" for name in ("order", "balance", "positionRisk", "Account", "ping/", "account/x", "")),
+    *(f"{ROOT}/{name}" for name in ("order", "userTrades", "positionrisk", "Account", "ping/", "account/x", "")),
     *(f"/binance/main/{rest}" for rest in ("fapi/v1/account", "dapi/v2/account", "dapi/v1", "api/v3/account")),
     *("/binance/", "/binance/main", "/binance//main/dapi/v1/ping", "/binance/main//dapi/v1/ping"),
     *("/binance/main%2Fdapi/v1/ping", "/binance/main/dapi%2fv1/ping", "/binance/main/dapi/v1/%70ing"),

@@ -7,6 +7,7 @@ import io
 import httpx
 import pytest
 
+from service.account import documents
 from service.exchange.public_api import REFRESH_WEIGHT
 from service.fleet.budget import MAX_COOLDOWN
 from service.fleet.errors import ExchangeError
@@ -112,7 +113,7 @@ async def test_refused_reads_leave_nothing_behind_in_what_is_remembered(stage: S
     stage.transport.down = True
     gateway = await stage.start()
     await asyncio.gather(*(gateway.get() for _ in range(50)))
-    barrier = gateway.gateway.config.caches["main"].state.barrier(forced=False)
+    barrier = gateway.gateway.config.caches["main"].documents[documents.ACCOUNT].state.barrier(forced=False)
 
     assert barrier is not None
     gc.collect()

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.account import documents
 from service.account.snapshot import MAX_VIEWS
 from service.kubernetes.token_review import ACCEPTED_FOR
 from service.web import reads
@@ -200,7 +201,7 @@ async def test_requests_are_forgotten_before_they_are_too_many(stage: Stage) -> 
 async def test_no_snapshot_is_kept_longer_than_it_is_served(stage: Stage) -> None:
     gateway = await stage.warm()
     await gateway.get()
-    old = weakref.ref(gateway.gateway.config.caches["main"].state.snapshot)
+    old = weakref.ref(gateway.gateway.config.caches["main"].documents[documents.ACCOUNT].state.snapshot)
     await stage.advance(60_000)
     await gateway.get()
     await gateway.get()
@@ -218,7 +219,7 @@ async def test_a_read_that_comes_back_late_brings_no_older_snapshot_back(make_st
     pods.cluster.gate.hold()
     stage.exchange.release()
     await pods.cluster.gate.wait_held()
-    old = weakref.ref(gateway.gateway.config.caches["main"].state.snapshot)
+    old = weakref.ref(gateway.gateway.config.caches["main"].documents[documents.ACCOUNT].state.snapshot)
     await stage.advance(60_000)
     newer = await gateway.get()
     pods.cluster.gate.release()
@@ -289,7 +290,7 @@ async def test_nothing_is_kept_of_an_account_that_is_gone(make_stage: MakeStage)
     for _ in range(2):
         await gateway.get("/v1/accounts/other/assets/BTC")
         await gateway.get()
-    old = weakref.ref(gateway.gateway.config.caches["other"].state.snapshot)
+    old = weakref.ref(gateway.gateway.config.caches["other"].documents[documents.ACCOUNT].state.snapshot)
     stage.file.write_text(stage.file.read_text().replace("accounts.other", "accounts.another"))
     await reloader.check_now()
     assert (await gateway.get("/v1/accounts/other/assets/BTC")).status_code == 403

@@ -108,7 +108,7 @@ async def test_an_account_comes_and_its_readers_wait_for_its_own_call(make_stage
     await reloader.check_now()
     assert (await gateway.get(OTHER)).status_code == 200
     assert [each["account"] for each in (await gateway.status())["accounts"]] == ["main", "other"]
-    assert 'coinm_snapshot_age_seconds{account="other"} 0.0' in gateway.metrics()
+    assert 'coinm_snapshot_age_seconds{account="other",document="account"} 0.0' in gateway.metrics()
     await stage.advance(10_000)
     started = await stage.start()  # by the settings of before
     await started.get()

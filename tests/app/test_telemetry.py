@@ -131,8 +131,9 @@ async def test_reads_are_counted_by_how_the_cache_met_them(stage: Stage) -> None
     stage.fail(Fault("not-json", count=1))
     await gateway.get()
     await gateway.get()
+    labels = 'account="main",client="risk",document="account"'
     counts = {
-        result: gateway.figure(f'coinm_cache_results_total{{account="main",client="risk",result="{result}"}}')
+        result: gateway.figure(f'coinm_cache_results_total{{{labels},result="{result}"}}')
         for result in ("stored", "fresh", "stale-if-error", "backoff", "collapsed")
     }
     assert counts == {"stored": 1, "fresh": 1, "stale-if-error": 1, "backoff": 1, "collapsed": None}
@@ -170,7 +171,7 @@ async def test_a_release_and_its_environment_are_told(stage: Stage) -> None:
 async def test_the_age_that_no_answer_has_unmarked_is_told_and_follows_the_settings(make_stage: MakeStage) -> None:
     stage = make_stage(freshness={"fresh_for": "3s", "stale_while_revalidate": "500ms"})
     gateway, reloader = await stage.start_watched()
-    objective = 'coinm_snapshot_objective_seconds{account="main"}'
+    objective = 'coinm_snapshot_objective_seconds{account="main",document="account"}'
     assert gateway.figure(objective) == 3.5
     stage.edit('fresh_for = "3s"', 'fresh_for = "4s"')
     await reloader.check_now()
@@ -203,18 +204,18 @@ async def test_calls_without_an_answer_are_counted_by_what_a_caller_is_told(
 
 async def test_the_snapshots_age_and_the_refreshes_are_exposed_by_account(stage: Stage) -> None:
     gateway = await stage.start()
-    assert 'coinm_snapshot_age_seconds{account="main"} NaN' in gateway.metrics()
+    assert 'coinm_snapshot_age_seconds{account="main",document="account"} NaN' in gateway.metrics()
     await gateway.get()
     await stage.advance(2_500)
-    assert gateway.figure('coinm_snapshot_age_seconds{account="main"}') == 2.5
-    assert gateway.figure('coinm_refresh_duration_seconds_count{account="main"}') == 1
+    assert gateway.figure('coinm_snapshot_age_seconds{account="main",document="account"}') == 2.5
+    assert gateway.figure('coinm_refresh_duration_seconds_count{account="main",document="account"}') == 1
 
 
 async def test_a_refresh_that_asks_nothing_is_not_timed(stage: Stage) -> None:
     await stage.warm()
     second = await stage.start()
     await second.get()
-    assert not second.figure('coinm_refresh_duration_seconds_count{account="main"}')
+    assert not second.figure('coinm_refresh_duration_seconds_count{account="main",document="account"}')
 
 
 async def test_the_state_of_a_replica_is_exposed(stage: Stage) -> None:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
+from service.account import documents
 from service.app import create_app
 from service.reload import Reloader, read
 from simulator.signature import DEMO_API_KEY
@@ -134,13 +135,13 @@ async def test_a_call_under_way_outlives_its_credential_and_ends_its_connection(
     await stage.advance(2_000)
     source = gateway.gateway.config.caches["main"].source
     stage.exchange.gate.hold()
-    calling = asyncio.create_task(source.fetch(forced=False))
+    calling = asyncio.create_task(source.fetch(documents.ACCOUNT, forced=False))
     await stage.exchange.gate.wait_held()
     await source.close()
     stage.exchange.gate.release()
-    assert (await calling).assets
+    assert (await calling).rows
     await front.until_open(UNSIGNED)
-    assert (await source.fetch(forced=False)).assets  # one more, of a refresh that began before
+    assert (await source.fetch(documents.ACCOUNT, forced=False)).rows  # one more, of a refresh that began before
     await front.until_open(UNSIGNED)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.fleet.budget import ACCOUNT_WEIGHT, MINUTE
+from service.account.documents import ACCOUNT
+from service.fleet.budget import MINUTE
 from service.settings import Exchange, Settings
 from service.settings_file import load
 from tests.guides import blocks
@@ -26,7 +27,7 @@ def commands() -> list[str]:
 
 def weight(accounts: int, fresh_for: float) -> float:
     """A minute, of accounts that are always read; seconds."""
-    return accounts * ACCOUNT_WEIGHT * MINUTE / 1000 / fresh_for
+    return accounts * ACCOUNT.weight * MINUTE / 1000 / fresh_for
 
 
 def in_percent(accounts: int, fresh_for: float) -> str:

@@ -12,6 +12,7 @@ from bench.report import BATCHES, INSTALLED, SAMPLED, grid, ratios, spread, tabl
 from bench.world import BARE, BenchServers, Setup
 from service import settings, settings_file
 from service.access import tokens
+from service.account.documents import ACCOUNT
 from service.account.parsing import parse
 from simulator.exchange import Exchange
 
@@ -52,9 +53,9 @@ def test_a_grid_has_a_column_for_each_name_and_spreads_name_the_extremes() -> No
 
 @pytest.mark.parametrize("rows", [30, 31, 300])
 def test_the_exchange_has_as_many_position_rows_as_it_is_told(rows: int) -> None:
-    snapshot = parse(statement_of(Exchange(), rows), 0, 0, {})
-    assert len(snapshot.positions) == rows
-    assert len({row.symbol for row in snapshot.positions}) == rows
+    _, positions = parse(ACCOUNT, statement_of(Exchange(), rows), 0, 0, {}).rows.values()
+    assert len(positions) == rows
+    assert len({row.symbol for row in positions}) == rows
 
 
 def test_the_measured_gateway_has_the_default_settings(tmp_path: Path) -> None:

@@ -36,7 +36,11 @@ _PROBLEMS: Mapping[str, type[problems.Reportable]] = {
     **{kind.problem: kind for kind in problems.ProblemError.__subclasses__()},
     FreshnessUnmetError.problem: FreshnessUnmetError,
     "malformed": binance_errors.MalformedKeyError,  # whose problem is `unauthenticated` too
+    "combination": problems.CombinationError,  # whose problem is `invalid-parameter` too
 }
+
+_SUMMARIES = {"malformed": "No token, or several", "combination": "Two parameters that exclude each other"}
+"""Of the examples of refusals, where the problem's title doesn't tell them apart."""
 
 _HEADERS = {"ApiKeyChallenge": "WWW-Authenticate", "VaryByKey": "Vary"}
 """The headers of components that aren't named after theirs."""
@@ -49,7 +53,7 @@ def document(routes: Iterable[tuple[str, HTTPRouteHandler]]) -> Json:
     """The document of these paths (as the framework writes them) and their handlers, in their order."""
     whole: Json = yaml.load((Path(__file__).parent / "document.yaml").read_text("utf-8"), _LOADER)  # noqa: S506 - safe
     del whole["shared"]
-    examples, components = whole.pop("examples"), whole["components"]
+    examples, texts, components = whole.pop("examples"), whole.pop("texts"), whole["components"]
     refusals = {
         name: _response(each, binance=name.startswith("Binance")) for name, each in components["responses"].items()
     }
@@ -58,7 +62,8 @@ def document(routes: Iterable[tuple[str, HTTPRouteHandler]]) -> Json:
     bodies = [problems.Problem, binance_errors.BinanceError]
     for path, handler in routes:
         template = path.replace(":str}", "}").replace("position_side", "positionSide")
-        operation = _operation(template, handler, examples[handler.operation_id], statuses)
+        text = texts.get(handler.operation_id) or inspect.getdoc(handler.fn) or ""
+        operation = _operation(template, handler, text, examples[handler.operation_id], statuses)
         whole["paths"][template] = {"get": operation}
         if not isinstance(body := handler.opt[OPERATION].body, dict):
             bodies.append(body)
@@ -95,10 +100,15 @@ def _block(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _block)
 
 
-def _operation(path: str, handler: HTTPRouteHandler, examples: Mapping[int, Json], statuses: Mapping[str, int]) -> Json:
-    """One operation, as its handler declares it; `examples` by status, and the status of each refusal."""
+def _operation(
+    path: str, handler: HTTPRouteHandler, text: str, examples: Mapping[int, Json], statuses: Mapping[str, int]
+) -> Json:
+    """One operation, as its handler declares it; `examples` by status, and the status of each refusal.
+
+    `text` is the summary and the description, as in a docstring.
+    """
     declared: Operation = handler.opt[OPERATION]
-    summary, _, description = (inspect.getdoc(handler.fn) or "").partition("\n\n")
+    summary, _, description = text.strip().partition("\n\n")
     operation: Json = {
         "operationId": handler.operation_id,
         "tags": list(handler.tags or ()),
@@ -167,7 +177,7 @@ def _response(refusal: Json, *, binance: bool) -> tuple[int, Json]:
         kind = _PROBLEMS[name]
         error = kind(detail or kind.title[0].lower() + kind.title[1:])
         sent = binance_errors.refusal(error, {}) if binance else problems.refusal("3f1c0b7e9d2a4c55", error, {})
-        summary = "No token, or several" if name == "malformed" else error.title
+        summary = _SUMMARIES.get(name, error.title)
         status, examples[name] = sent.status, {"summary": summary, "value": msgspec.json.decode(sent.body)}
     # A limit is a client's. Under `/v1` a 401 knows none; below `/binance/` it may (one without a grant), but no 404.
     names = list(EVERYWHERE if status == (404 if binance else 401) else LIMITED)

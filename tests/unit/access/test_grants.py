@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from service.access.grants import Grant
-from service.account.selection import Selection, Shape
+from service.account.documents import SHAPES
+from service.account.selection import Selection
 
 LISTING = {"ODD": "BTC", "ETHUSD_PERP": "ETH"}
 
@@ -19,7 +20,7 @@ BTC_LONGS = Grant("main", names("BTC"), names("LONG"))
 
 def of(**named: str) -> Selection:
     kinds: Any = {kind: names(*given.split()) for kind, given in named.items()}
-    return Selection(Shape.ACCOUNT, **kinds)
+    return Selection(SHAPES["account"], **kinds)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_an_unknown_margin_asset_is_seen_by_a_grant_on_all_alone(
 
 
 def test_narrowing_adds_what_is_granted_and_keeps_what_was_asked() -> None:
-    asked = Selection(Shape.POSITIONS, assets=names("BTC"), open=True)
+    asked = Selection(SHAPES["positions"], assets=names("BTC"), open=True)
     narrowed = BTC_LONGS.narrow(asked)
     assert (narrowed.visible_assets, narrowed.visible_sides) == (names("BTC"), names("LONG"))
     assert (narrowed.assets, narrowed.open) == (names("BTC"), True)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.account.documents import ACCOUNT, SHAPES
 from service.account.naming import unknown_parameter, was_delivered
 from service.account.parsing import parse
-from service.account.selection import Selection, Shape
+from service.account.selection import Selection
 
 NOW = int(datetime(2026, 9, 25, 8, tzinfo=UTC).timestamp() * 1000)
 LISTED = {"BTCUSD_PERP": "BTC", "ETHUSD_PERP": "ETH", "ETHUSD_261225": "ETH", "\u5e01USD_PERP": "\u5e01"}
@@ -19,8 +20,8 @@ BODY = msgspec.json.encode(
 
 
 def unknown(listed: dict[str, str], assets: str = "", symbols: str = "") -> str | None:
-    given = Selection(Shape.ACCOUNT, frozenset(assets.split()), frozenset(symbols.split()))
-    return unknown_parameter(given, parse(BODY, NOW, 0, listed))
+    given = Selection(SHAPES["account"], frozenset(assets.split()), frozenset(symbols.split()))
+    return unknown_parameter(given, parse(ACCOUNT, BODY, NOW, 0, listed))
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.parsing import MAX_BODY, MAX_MEMBERS, MAX_VALUES, MalformedAccountError, is_zero, parse
+from service.account.documents import ACCOUNT
+from service.account.parsing import MAX_BODY, MAX_MEMBERS, MAX_VALUES, MalformedDocumentError, is_zero, parse
 from service.account.rows import POSITION_SIDES, margin_asset
 from tests.unit.account.bodies import AMOUNTS, ZEROS, Body, bodies
 
+ASSETS, POSITIONS = ACCOUNT.kinds
 ASSET = b'{"asset":"BTC"}'
 LONG = b'{"symbol":"BTCUSD_PERP","positionSide":"LONG"}'
 
@@ -19,34 +21,37 @@ def account(assets: bytes = b"", positions: bytes = b"", extra: bytes = b"") -> 
 
 @given(bodies())
 def test_rows_are_the_exchanges_bytes_in_its_order(body: Body) -> None:
-    snapshot = parse(body.whole, 7, 0, {})
-    assert [bytes(row.raw) for row in snapshot.assets] == [row.raw for row in body.assets.rows]
-    assert [bytes(row.raw) for row in snapshot.positions] == [row.raw for row in body.positions.rows]
+    snapshot = parse(ACCOUNT, body.whole, 7, 0, {})
+    assert [bytes(row.raw) for row in snapshot.rows[ASSETS]] == [row.raw for row in body.assets.rows]
+    assert [bytes(row.raw) for row in snapshot.rows[POSITIONS]] == [row.raw for row in body.positions.rows]
     assert (snapshot.body, snapshot.request_time) == (body.whole, 7)
 
 
 @given(bodies())
 def test_rows_are_indexed_by_what_their_bytes_mean(body: Body) -> None:
-    snapshot = parse(body.whole, 0, 0, {})
-    assert [(row.asset, row.zero) for row in snapshot.assets] == [(row.name, row.zero) for row in body.assets.rows]
-    assert [(row.symbol, row.side, row.flat) for row in snapshot.positions] == [
+    snapshot = parse(ACCOUNT, body.whole, 0, 0, {})
+    assert [(row.asset, row.zero) for row in snapshot.rows[ASSETS]] == [
+        (row.name, row.zero) for row in body.assets.rows
+    ]
+    assert [(row.symbol, row.side, row.zero) for row in snapshot.rows[POSITIONS]] == [
         (row.name, row.side, row.zero) for row in body.positions.rows
     ]
-    assert sum(map(len, snapshot.by_symbol.values())) == len(body.positions.rows)
+    assert sum(map(len, snapshot.named("symbol").values())) == len(body.positions.rows)
 
 
 @given(bodies())
 def test_spans_are_the_arrays_places_brackets_included(body: Body) -> None:
-    spans = parse(body.whole, 0, 0, {}).spans
-    assert body.whole[slice(*spans.assets)] == body.assets.text
-    assert body.whole[slice(*spans.positions)] == body.positions.text
+    spans = parse(ACCOUNT, body.whole, 0, 0, {}).spans
+    assert spans is not None
+    assert body.whole[slice(*spans.arrays[ASSETS])] == body.assets.text
+    assert body.whole[slice(*spans.arrays[POSITIONS])] == body.positions.text
 
 
 @given(bodies(), st.data())
 def test_a_truncated_answer_is_refused_wherever_it_ends(body: Body, data: st.DataObject) -> None:
     end = data.draw(st.integers(0, len(body.whole.rstrip()) - 1))
-    with pytest.raises(MalformedAccountError):
-        parse(body.whole[:end], 0, 0, {})
+    with pytest.raises(MalformedDocumentError):
+        parse(ACCOUNT, body.whole[:end], 0, 0, {})
 
 
 @given(bodies(), st.data())
@@ -54,10 +59,10 @@ def test_a_damaged_byte_is_refused_or_means_what_a_second_parser_reads(body: Bod
     damaged = bytearray(body.whole)
     damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
-        snapshot = parse(bytes(damaged), 0, 0, {})
-    except MalformedAccountError:
+        snapshot = parse(ACCOUNT, bytes(damaged), 0, 0, {})
+    except MalformedDocumentError:
         return
-    assert [json.loads(bytes(row.raw)) for row in snapshot.assets] == json.loads(damaged)["assets"]
+    assert [json.loads(bytes(row.raw)) for row in snapshot.rows[ASSETS]] == json.loads(damaged)["assets"]
 
 
 ROWS = st.lists(
@@ -73,8 +78,8 @@ ROWS = st.lists(
 def outcome(body: bytes) -> object:
     """What `parse` makes of the assets: by their bytes, or nothing."""
     try:
-        return [(bytes(row.raw), row.asset, row.zero) for row in parse(body, 0, 0, {}).assets]
-    except MalformedAccountError:
+        return [(bytes(row.raw), row.asset, row.zero) for row in parse(ACCOUNT, body, 0, 0, {}).rows[ASSETS]]
+    except MalformedDocumentError:
         return None
 
 
@@ -126,8 +131,8 @@ def refused(fault: str, piece: bytes) -> bytes:
 
 @pytest.mark.parametrize(("fault", "piece"), [(fault, each) for fault, pieces in REFUSED.items() for each in pieces])
 def test_what_is_not_the_documented_account_is_refused_whole(fault: str, piece: bytes) -> None:
-    with pytest.raises(MalformedAccountError):
-        parse(refused(fault, piece), 0, 0, {})
+    with pytest.raises(MalformedDocumentError):
+        parse(ACCOUNT, refused(fault, piece), 0, 0, {})
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"x":'])
@@ -137,16 +142,16 @@ def test_deep_nesting_is_refused_also_where_nobody_looks(opening: bytes) -> None
     closing = {b"[": b"]", b'{"x":': b"1}"}[opening]
     deep = opening * depth + closing[:-1] + closing[-1:] * depth
     for body in (account(extra=b',"x":' + deep), account(b'{"asset":"BTC","x":' + deep + b"}"), deep):
-        with pytest.raises(MalformedAccountError):
-            parse(body, 0, 0, {})
+        with pytest.raises(MalformedDocumentError):
+            parse(ACCOUNT, body, 0, 0, {})
 
 
 def test_no_depth_at_all_raises_anything_but_the_refusal() -> None:
     refused = 0
     for depth in range(1_100):  # the parsers give up at depths of their own
         try:
-            parse(account(extra=b',"x":' + b"[" * depth + b"]" * depth), 0, 0, {})
-        except MalformedAccountError:
+            parse(ACCOUNT, account(extra=b',"x":' + b"[" * depth + b"]" * depth), 0, 0, {})
+        except MalformedDocumentError:
             refused += 1
     assert 0 < refused < 1_100
 
@@ -162,16 +167,16 @@ def test_no_depth_at_all_raises_anything_but_the_refusal() -> None:
     ],
 )
 def test_a_refusal_never_shows_the_content(body: bytes) -> None:
-    with pytest.raises(MalformedAccountError) as refusal:
-        parse(body, 0, 0, {})
+    with pytest.raises(MalformedDocumentError) as refusal:
+        parse(ACCOUNT, body, 0, 0, {})
     assert "canary" not in str(refusal.value)
 
 
 def test_four_mebibytes_are_accepted_and_one_byte_more_is_not() -> None:
     body = account()
-    assert len(parse(body.ljust(MAX_BODY), 0, 0, {}).body) == 4 * 1024 * 1024
-    with pytest.raises(MalformedAccountError, match="larger than 4 MiB"):
-        parse(body.ljust(MAX_BODY + 1), 0, 0, {})
+    assert len(parse(ACCOUNT, body.ljust(MAX_BODY), 0, 0, {}).body) == 4 * 1024 * 1024
+    with pytest.raises(MalformedDocumentError, match="larger than 4 MiB"):
+        parse(ACCOUNT, body.ljust(MAX_BODY + 1), 0, 0, {})
 
 
 @pytest.mark.parametrize(
@@ -188,8 +193,8 @@ def test_four_mebibytes_are_accepted_and_one_byte_more_is_not() -> None:
     ids=["members", "many members", "rows", "members of a row", "arrays", "objects", "elements"],
 )
 def test_more_than_any_account_has_is_refused_whole(body: bytes) -> None:
-    with pytest.raises(MalformedAccountError, match="the answer has more than"):
-        parse(body, 0, 0, {})
+    with pytest.raises(MalformedDocumentError, match="the answer has more than"):
+        parse(ACCOUNT, body, 0, 0, {})
 
 
 def test_a_thousand_symbols_on_three_sides_are_accepted_and_so_are_all_the_members_there_may_be() -> None:
@@ -197,7 +202,7 @@ def test_a_thousand_symbols_on_three_sides_are_accepted_and_so_are_all_the_membe
     rows = [row | {"symbol": f"S{number}", "positionSide": side} for number in range(1_000) for side in POSITION_SIDES]
     extra = {f"x{number}": 1 for number in range(MAX_MEMBERS - 2)}
     body = json.dumps({"assets": [], "positions": rows} | extra).encode()
-    assert len(parse(body, 0, 0, {}).positions) == 3_000
+    assert len(parse(ACCOUNT, body, 0, 0, {}).rows[POSITIONS]) == 3_000
 
 
 def test_integers_of_thousands_of_digits_are_not_computed() -> None:
@@ -208,7 +213,7 @@ def test_integers_of_thousands_of_digits_are_not_computed() -> None:
         times = list[float]()
         for _ in range(5):
             began = time.process_time()
-            parse(body, 0, 0, {})
+            parse(ACCOUNT, body, 0, 0, {})
             times.append(time.process_time() - began)
         took[kind] = min(times)
     assert took["numbers"] < 4 * took["texts"]
@@ -216,8 +221,8 @@ def test_integers_of_thousands_of_digits_are_not_computed() -> None:
 
 def test_the_same_symbol_on_three_sides_is_no_twin() -> None:
     rows = [LONG.replace(b"LONG", side) for side in (b"SHORT", b"BOTH", b"LONG")]
-    snapshot = parse(account(positions=b",".join(rows)), 0, 0, {})
-    assert [row.side for row in snapshot.by_symbol["BTCUSD_PERP"]] == ["SHORT", "BOTH", "LONG"]
+    snapshot = parse(ACCOUNT, account(positions=b",".join(rows)), 0, 0, {})
+    assert [row.side for row in snapshot.named("symbol")["BTCUSD_PERP"]] == ["SHORT", "BOTH", "LONG"]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,7 @@ def test_the_same_symbol_on_three_sides_is_no_twin() -> None:
 )
 def test_the_rows_tell_the_position_mode(sides: list[str], mode: str | None) -> None:
     rows = [b'{"symbol":"S%d","positionSide":"%s"}' % (number, side.encode()) for number, side in enumerate(sides)]
-    assert parse(account(positions=b",".join(rows)), 0, 0, {}).mode == mode
+    assert parse(ACCOUNT, account(positions=b",".join(rows)), 0, 0, {}).mode == mode
 
 
 @pytest.mark.parametrize(
@@ -265,5 +270,6 @@ def test_what_is_no_decimal_zero_is_not_known_to_be_zero(amount: object) -> None
 
 def test_an_amount_sent_as_a_number_keeps_its_bytes_and_its_meaning() -> None:
     row = b'{"symbol":"A","positionSide":"BOTH","positionAmt":-0.000}'
-    snapshot = parse(account(positions=row), 0, 0, {})
-    assert (bytes(snapshot.positions[0].raw), snapshot.positions[0].flat) == (row, True)
+    snapshot = parse(ACCOUNT, account(positions=row), 0, 0, {})
+    (found,) = snapshot.rows[POSITIONS]
+    assert (bytes(found.raw), found.zero) == (row, True)

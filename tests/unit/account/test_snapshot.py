@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.account.documents import ACCOUNT, SHAPES, Shape
 from service.account.parsing import MAX_BODY, parse
-from service.account.selection import Selection, Shape
-from service.account.snapshot import DOCUMENTED, MAX_VIEWS, Snapshot
+from service.account.selection import Selection
+from service.account.snapshot import MAX_VIEWS, Snapshot
 from tests.unit.account.bodies import Body, Row, bodies
 
 HEDGE = (
@@ -38,7 +39,7 @@ def coin(row: Row) -> str:
 
 def kept(body: bytes, selection: Selection) -> list[str]:
     """What identifies each row that a selection keeps."""
-    rows = json.loads(parse(body, 0, 0, {}).cut(selection) or b"[]")
+    rows = json.loads(parse(ACCOUNT, body, 0, 0, {}).cut(selection) or b"[]")
     return [row.get("asset") or f"{row['symbol']} {row['positionSide']}" for row in rows]
 
 
@@ -56,15 +57,17 @@ def assert_partition(snapshot: Snapshot, shape: Shape, parts: Iterable[Selection
 
 @given(bodies())
 def test_assets_partition_by_name_and_by_nonzero(body: Body) -> None:
-    snapshot, rows = parse(body.whole, 0, 0, {}), body.assets.rows
-    by_name = [Selection(Shape.ASSETS, assets=names(row.name)) for row in rows]
-    assert_partition(snapshot, Shape.ASSETS, by_name, rows)
-    assert_partition(snapshot, Shape.ASSETS, [Selection(Shape.ASSETS, nonzero=flag) for flag in (True, False)], rows)
+    snapshot, rows = parse(ACCOUNT, body.whole, 0, 0, {}), body.assets.rows
+    by_name = [Selection(SHAPES["assets"], assets=names(row.name)) for row in rows]
+    assert_partition(snapshot, SHAPES["assets"], by_name, rows)
+    assert_partition(
+        snapshot, SHAPES["assets"], [Selection(SHAPES["assets"], nonzero=flag) for flag in (True, False)], rows
+    )
 
 
 @given(bodies())
 def test_positions_partition_by_margin_asset_symbol_side_and_open(body: Body) -> None:
-    snapshot, rows, shape = parse(body.whole, 0, 0, {}), body.positions.rows, Shape.POSITIONS
+    snapshot, rows, shape = parse(ACCOUNT, body.whole, 0, 0, {}), body.positions.rows, SHAPES["positions"]
     for parts in (
         [Selection(shape, assets=names(each)) for each in {coin(row) for row in rows}],
         [Selection(shape, symbols=names(each)) for each in {row.name for row in rows}],
@@ -76,7 +79,7 @@ def test_positions_partition_by_margin_asset_symbol_side_and_open(body: Body) ->
 
 @given(bodies())
 def test_the_whole_account_is_the_body_byte_for_byte(body: Body) -> None:
-    assert parse(body.whole, 0, 0, {}).cut(Selection(Shape.ACCOUNT)) == body.whole
+    assert parse(ACCOUNT, body.whole, 0, 0, {}).cut(Selection(SHAPES["account"])) == body.whole
 
 
 @given(bodies(), st.sets(st.sampled_from(["LONG", "SHORT"])), st.booleans())
@@ -85,8 +88,8 @@ def test_a_filtered_account_differs_from_the_body_inside_its_arrays_only(
     sides: set[str],
     nonzero: bool,  # noqa: FBT001
 ) -> None:
-    selection = Selection(Shape.ACCOUNT, sides=frozenset(sides), nonzero=nonzero)
-    found = parse(body.whole, 0, 0, {}).cut(selection) or b""
+    selection = Selection(SHAPES["account"], sides=frozenset(sides), nonzero=nonzero)
+    found = parse(ACCOUNT, body.whole, 0, 0, {}).cut(selection) or b""
     assets = array(row for row in body.assets.rows if row.zero is not nonzero)
     positions = array(row for row in body.positions.rows if row.side in sides)
     assert found == body.around(assets, positions)
@@ -100,12 +103,13 @@ def test_a_narrowed_account_has_the_documented_members_alone_as_they_were_sent(
     by_asset: bool,  # noqa: FBT001
 ) -> None:
     coins = names(*(row.name for row in body.assets.rows[::2])) if by_asset else None
-    selection = Selection(Shape.ACCOUNT, visible_sides=frozenset(sides), visible_assets=coins)
-    found = parse(body.whole, 0, 0, {}).cut(selection) or b""
+    selection = Selection(SHAPES["account"], visible_sides=frozenset(sides), visible_assets=coins)
+    found = parse(ACCOUNT, body.whole, 0, 0, {}).cut(selection) or b""
     assets = array(row for row in body.assets.rows if coins is None or row.name in coins)
     seen = (row for row in body.positions.rows if row.side in sides and (coins is None or coin(row) in coins))
     assert found == body.documented(assets, array(seen))
-    assert list(json.loads(found)) == [name for name in json.loads(body.whole) if name in DOCUMENTED]
+    documented = ACCOUNT.documented | {"assets", "positions"}
+    assert list(json.loads(found)) == [name for name in json.loads(body.whole) if name in documented]
 
 
 @pytest.mark.parametrize(
@@ -115,24 +119,24 @@ def test_a_narrowed_account_has_the_documented_members_alone_as_they_were_sent(
 def test_what_the_exchange_adds_beside_the_rows_is_for_those_who_see_all_of_them(narrowed: dict[str, Any]) -> None:
     sums = b'"totalWalletBalanceUsd":"9","loans":[{"assets":[],"positions":[]}],'
     body = HEDGE.replace(b"{", b"{" + sums, 1).replace(b', "positions"', b',"\\u0073ums":{"canTrade":1}, "positions"')
-    assert set(json.loads(parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, **narrowed)) or b"")) == {
+    assert set(json.loads(parse(ACCOUNT, body, 0, 0, {}).cut(Selection(SHAPES["account"], **narrowed)) or b"")) == {
         *("assets", "positions", "canTrade")
     }
-    assert parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, open=None)) == body
-    assert sums in (parse(body, 0, 0, {}).cut(Selection(Shape.ACCOUNT, open=True)) or b"")
+    assert parse(ACCOUNT, body, 0, 0, {}).cut(Selection(SHAPES["account"], open=None)) == body
+    assert sums in (parse(ACCOUNT, body, 0, 0, {}).cut(Selection(SHAPES["account"], open=True)) or b"")
 
 
 @given(bodies())
 def test_an_account_grant_on_all_assets_of_a_set_equals_the_list_cuts(body: Body) -> None:
-    snapshot, some = parse(body.whole, 0, 0, {}), names(*(row.name for row in body.assets.rows[::2]))
-    lists = [snapshot.cut(Selection(shape, visible_assets=some)) for shape in (Shape.ASSETS, Shape.POSITIONS)]
-    found = json.loads(snapshot.cut(Selection(Shape.ACCOUNT, visible_assets=some)) or b"")
+    snapshot, some = parse(ACCOUNT, body.whole, 0, 0, {}), names(*(row.name for row in body.assets.rows[::2]))
+    lists = [snapshot.cut(Selection(shape, visible_assets=some)) for shape in (SHAPES["assets"], SHAPES["positions"])]
+    found = json.loads(snapshot.cut(Selection(SHAPES["account"], visible_assets=some)) or b"")
     assert [found["assets"], found["positions"]] == [json.loads(each or b"") for each in lists]
 
 
 @given(bodies())
 def test_an_entity_tag_is_the_sha_256_of_the_answer(body: Body) -> None:
-    view = parse(body.whole, 0, 0, {}).view(Selection(Shape.POSITIONS, open=True))
+    view = parse(ACCOUNT, body.whole, 0, 0, {}).view(Selection(SHAPES["positions"], open=True))
     assert view is not None
     assert view.etag == f'"{hashlib.sha256(view.body).hexdigest()}"'
 
@@ -140,23 +144,26 @@ def test_an_entity_tag_is_the_sha_256_of_the_answer(body: Body) -> None:
 @pytest.mark.parametrize(
     ("selection", "rows"),
     [
-        (Selection(Shape.ASSETS, assets=names("ETH", "XRP", "NONE")), ["ETH", "XRP"]),
-        (Selection(Shape.ASSETS, assets=names("NONE")), []),
-        (Selection(Shape.ASSETS, assets=names()), []),
-        (Selection(Shape.ASSETS, nonzero=True), ["BTC", "XRP"]),  # XRP has no marginBalance: unknown is not zero
-        (Selection(Shape.ASSETS, nonzero=False), ["ETH"]),
-        (Selection(Shape.ASSETS, visible_assets=names("BTC"), assets=names("BTC", "ETH")), ["BTC"]),
-        (Selection(Shape.ASSETS, sides=names("LONG"), open=True, symbols=names("X")), ["BTC", "ETH", "XRP"]),
-        (Selection(Shape.POSITIONS, open=False), ["BTCUSD_PERP SHORT"]),
-        (Selection(Shape.POSITIONS, symbols=names("BTCUSD_PERP"), sides=names("LONG")), ["BTCUSD_PERP LONG"]),
-        (Selection(Shape.POSITIONS, assets=names("ETH"), nonzero=True), ["ETHUSD_PERP LONG"]),
-        (Selection(Shape.POSITIONS, sides=names("SHORT")), ["BTCUSD_PERP SHORT", "MYSTERY SHORT"]),
+        (Selection(SHAPES["assets"], assets=names("ETH", "XRP", "NONE")), ["ETH", "XRP"]),
+        (Selection(SHAPES["assets"], assets=names("NONE")), []),
+        (Selection(SHAPES["assets"], assets=names()), []),
+        (Selection(SHAPES["assets"], nonzero=True), ["BTC", "XRP"]),  # XRP has no marginBalance: unknown is not zero
+        (Selection(SHAPES["assets"], nonzero=False), ["ETH"]),
+        (Selection(SHAPES["assets"], visible_assets=names("BTC"), assets=names("BTC", "ETH")), ["BTC"]),
+        (Selection(SHAPES["assets"], sides=names("LONG"), open=True, symbols=names("X")), ["BTC", "ETH", "XRP"]),
+        (Selection(SHAPES["positions"], open=False), ["BTCUSD_PERP SHORT"]),
+        (Selection(SHAPES["positions"], symbols=names("BTCUSD_PERP"), sides=names("LONG")), ["BTCUSD_PERP LONG"]),
+        (Selection(SHAPES["positions"], assets=names("ETH"), nonzero=True), ["ETHUSD_PERP LONG"]),
+        (Selection(SHAPES["positions"], sides=names("SHORT")), ["BTCUSD_PERP SHORT", "MYSTERY SHORT"]),
         (
-            Selection(Shape.POSITIONS, visible_assets=names("BTC", "MYSTERY"), sides=names("SHORT")),
+            Selection(SHAPES["positions"], visible_assets=names("BTC", "MYSTERY"), sides=names("SHORT")),
             ["BTCUSD_PERP SHORT"],
         ),
-        (Selection(Shape.POSITIONS, assets=names("MYSTERY")), []),
-        (Selection(Shape.SYMBOL, symbols=names("BTCUSD_PERP"), visible_sides=names("SHORT")), ["BTCUSD_PERP SHORT"]),
+        (Selection(SHAPES["positions"], assets=names("MYSTERY")), []),
+        (
+            Selection(SHAPES["symbol"], symbols=names("BTCUSD_PERP"), visible_sides=names("SHORT")),
+            ["BTCUSD_PERP SHORT"],
+        ),
     ],
 )
 def test_filters_combine_with_and(selection: Selection, rows: list[str]) -> None:
@@ -164,32 +171,32 @@ def test_filters_combine_with_and(selection: Selection, rows: list[str]) -> None
 
 
 def test_a_position_without_its_amount_is_kept_by_open_true() -> None:
-    assert "ETHUSD_PERP LONG" in kept(HEDGE, Selection(Shape.POSITIONS, open=True))
-    assert "ETHUSD_PERP LONG" not in kept(HEDGE, Selection(Shape.POSITIONS, open=False))
+    assert "ETHUSD_PERP LONG" in kept(HEDGE, Selection(SHAPES["positions"], open=True))
+    assert "ETHUSD_PERP LONG" not in kept(HEDGE, Selection(SHAPES["positions"], open=False))
 
 
 def test_a_row_of_unknown_margin_asset_is_seen_by_those_who_see_all() -> None:
-    assert "MYSTERY SHORT" in kept(HEDGE, Selection(Shape.POSITIONS))
-    assert "MYSTERY SHORT" in kept(HEDGE, Selection(Shape.POSITIONS, visible_sides=names("SHORT")))
+    assert "MYSTERY SHORT" in kept(HEDGE, Selection(SHAPES["positions"]))
+    assert "MYSTERY SHORT" in kept(HEDGE, Selection(SHAPES["positions"], visible_sides=names("SHORT")))
 
 
 def test_one_row_alone_stands_without_brackets_and_a_missing_one_is_none() -> None:
-    snapshot = parse(HEDGE, 0, 0, {})
-    assert snapshot.cut(Selection(Shape.ASSET, assets=names("XRP"))) == b'{"asset":"XRP","walletBalance":"0"}'
-    assert snapshot.cut(Selection(Shape.ASSET, assets=names("DOGE"))) is None
-    nobody = Selection(Shape.POSITION, symbols=names("ETHUSD_PERP"), sides=names("SHORT"))
+    snapshot = parse(ACCOUNT, HEDGE, 0, 0, {})
+    assert snapshot.cut(Selection(SHAPES["asset"], assets=names("XRP"))) == b'{"asset":"XRP","walletBalance":"0"}'
+    assert snapshot.cut(Selection(SHAPES["asset"], assets=names("DOGE"))) is None
+    nobody = Selection(SHAPES["position"], symbols=names("ETHUSD_PERP"), sides=names("SHORT"))
     assert snapshot.view(nobody) is None
 
 
 def test_a_view_is_cut_once_whatever_the_order_of_the_names() -> None:
-    views = parse(HEDGE, 0, 0, {})
-    first = views.view(Selection(Shape.ASSETS, assets=names("BTC", "ETH")))
-    assert views.view(Selection(Shape.ASSETS, assets=names("ETH", "BTC"))) is first
+    views = parse(ACCOUNT, HEDGE, 0, 0, {})
+    first = views.view(Selection(SHAPES["assets"], assets=names("BTC", "ETH")))
+    assert views.view(Selection(SHAPES["assets"], assets=names("ETH", "BTC"))) is first
 
 
 def test_no_more_than_256_views_are_remembered() -> None:
-    views = parse(HEDGE, 0, 0, {})
-    selections = [Selection(Shape.ASSETS, assets=names(f"A{number}")) for number in range(MAX_VIEWS + 1)]
+    views = parse(ACCOUNT, HEDGE, 0, 0, {})
+    selections = [Selection(SHAPES["assets"], assets=names(f"A{number}")) for number in range(MAX_VIEWS + 1)]
     first = [views.view(each) for each in selections]
     again = [views.view(each) for each in selections]
     assert [one is two for one, two in zip(first, again, strict=True)] == [True] * 256 + [False]
@@ -197,9 +204,9 @@ def test_no_more_than_256_views_are_remembered() -> None:
 
 
 def test_the_remembered_views_weigh_8_mebibytes_at_the_most() -> None:
-    views = parse(b'{"assets":[],"positions":[]}'.ljust(MAX_BODY), 0, 0, {})
-    half, other_half = Selection(Shape.ACCOUNT), Selection(Shape.ACCOUNT, open=True)
-    little, nothing = Selection(Shape.ASSETS), Selection(Shape.ASSET)
+    views = parse(ACCOUNT, b'{"assets":[],"positions":[]}'.ljust(MAX_BODY), 0, 0, {})
+    half, other_half = Selection(SHAPES["account"]), Selection(SHAPES["account"], open=True)
+    little, nothing = Selection(SHAPES["assets"]), Selection(SHAPES["asset"])
     first = [views.view(each) for each in (half, other_half, little)]
     again = [views.view(each) for each in (half, other_half, little)]
     assert [one is two for one, two in zip(first, again, strict=True)] == [True, True, False]

@@ -40,10 +40,14 @@ def test_requests_are_exposed_as_a_counter_and_a_histogram_of_the_library_would_
 
 def test_results_of_the_cache_are_exposed_as_a_counter_of_the_library_would_be() -> None:
     library, results = CollectorRegistry(), CacheResults()
-    labels = ["account", "client", "result"]
+    labels = ["account", "document", "client", "result"]
     counter = Counter("coinm_cache_results", "Reads, by the result of the cache.", labels, registry=library)
     assert text(results) == generate_latest(library).decode()
-    for read in (("main", "risk", "fresh"), ("main", "risk", "stored"), ("main", "risk", "fresh")):
+    for read in (
+        ("main", "account", "risk", "fresh"),
+        ("main", "balance", "risk", "stored"),
+        ("main", "account", "risk", "fresh"),
+    ):
         results.count(*read)
         counter.labels(*read).inc()
     assert text(results) == generate_latest(library).decode()
@@ -52,8 +56,8 @@ def test_results_of_the_cache_are_exposed_as_a_counter_of_the_library_would_be()
 def test_a_gateways_registry_has_both() -> None:
     metrics = Metrics()
     metrics.requests.count(ROUTE, "GET", 200, 0.002)
-    metrics.cache_results.count("main", "risk", "fresh")
-    read = {"account": "main", "client": "risk", "result": "fresh"}
+    metrics.cache_results.count("main", "balance", "risk", "fresh")
+    read = {"account": "main", "document": "balance", "client": "risk", "result": "fresh"}
     bucket = {"route": ROUTE, "le": "0.0025"}
     assert metrics.registry.get_sample_value("coinm_cache_results_total", read) == 1
     assert metrics.registry.get_sample_value("coinm_request_duration_seconds_bucket", bucket) == 1
@@ -76,8 +80,8 @@ def test_requests_that_end_during_a_scrape_do_not_break_it() -> None:
 
 def test_counts_that_were_taken_stay_as_they_are() -> None:
     results = CacheResults()
-    results.count("main", "risk", "fresh")
+    results.count("main", "balance", "risk", "fresh")
     taken = results.counts()
-    results.count("main", "risk", "fresh")
-    results.count("main", "risk", "stored")
-    assert taken == {("main", "risk", "fresh"): 1}
+    results.count("main", "balance", "risk", "fresh")
+    results.count("main", "balance", "risk", "stored")
+    assert taken == {("main", "balance", "risk", "fresh"): 1}

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from litestar.datastructures import Headers
 
+from service.account.documents import ACCOUNT
 from service.account.parsing import parse
 from service.cache.policy import RefreshReason, RequestDirectives
 from service.cache.ports import Result, Served
@@ -17,7 +18,7 @@ from service.web.caching import (
 )
 from service.web.problems import InvalidParameterError
 
-SNAPSHOT = parse(b'{"assets":[],"positions":[]}', 1_790_000_040_123, 0, {})
+SNAPSHOT = parse(ACCOUNT, b'{"assets":[],"positions":[]}', 1_790_000_040_123, 0, {})
 
 
 def served(

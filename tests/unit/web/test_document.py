@@ -11,12 +11,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.selection import Shape
-from service.account.snapshot import DOCUMENTED
+from service.account.documents import ACCOUNT, DOCUMENTS
 from service.settings import MAX_NAME
-from service.web import caching, dropin, parameters
+from service.web import caching, dropin, parameters, reads
+from service.web.accounts import ACCOUNTS
 from service.web.docs import document_bytes
 from service.web.openapi import document
+from simulator.documents import balances, leverage_brackets, position_risk
 from simulator.exchange import MAIN, Exchange
 from simulator.statement import statement
 from tests.app.contract import DOCUMENT, FILE, PROBLEM, PROBLEMS, resolved, violations
@@ -24,9 +25,8 @@ from tests.app.contract import DOCUMENT, FILE, PROBLEM, PROBLEMS, resolved, viol
 Json = Any
 
 OPERATIONS = {each["get"]["operationId"]: each["get"] for each in DOCUMENT["paths"].values()}
-SHAPES = {"get_account": Shape.ACCOUNT, "list_assets": Shape.ASSETS, "list_positions": Shape.POSITIONS}
-READS = ["get_account", "list_assets", "get_asset", "list_positions", "list_symbol_positions", "get_position"]
-DROP_IN = ["binance_account", "binance_exchange_info", "binance_ping", "binance_time"]
+READS = {handler.operation_id: handler.opt[reads.READS] for handler in ACCOUNTS if reads.READS in handler.opt}
+DROP_IN = [name for name in OPERATIONS if name.startswith("binance_")]
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
@@ -60,7 +60,15 @@ def test_the_yaml_has_neither_anchors_nor_aliases() -> None:
 
 
 def test_the_operations_have_names_that_make_good_methods() -> None:
-    assert list(OPERATIONS) == ["list_accounts", *READS, "get_health", "get_readiness", "get_status", *DROP_IN]
+    assert list(OPERATIONS) == [
+        *("list_accounts", "get_account", "list_assets", "get_asset", "list_balance", "get_balance"),
+        *("list_leverage_brackets", "list_symbol_leverage_brackets"),
+        *("list_position_risk", "list_symbol_position_risk", "get_position_risk"),
+        *("list_positions", "list_symbol_positions", "get_position"),
+        *("get_health", "get_readiness", "get_status"),
+        *("binance_account", "binance_balance", "binance_exchange_info", "binance_ping", "binance_position_risk"),
+        *("binance_time", "binance_leverage_brackets"),
+    ]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -118,17 +126,23 @@ def test_every_field_is_described(name: str) -> None:
 def test_every_field_that_the_exchange_sends_is_described() -> None:
     exchange = Exchange()
     exchange.add_demo_book("hedged", hedge=True)
-    account = msgspec.json.decode(statement(exchange.book(MAIN), exchange.market, exchange.now_ms()))
-    assert set(account) == set(SCHEMAS["Account"]["properties"]) == DOCUMENTED
+    state = exchange.book(MAIN), exchange.market, exchange.now_ms()
+    account = msgspec.json.decode(statement(*state))
+    assert set(account) == set(SCHEMAS["Account"]["properties"]) == ACCOUNT.documented | {"assets", "positions"}
     assert {key for row in account["assets"] for key in row} == set(SCHEMAS["Asset"]["properties"])
     assert {key for row in account["positions"] for key in row} <= set(SCHEMAS["Position"]["properties"])
-    assert all(SCHEMAS[name]["additionalProperties"] is True for name in ("Account", "Asset", "Position"))
+    for name, body in {"Balance": balances(*state), "PositionRisk": position_risk(*state, lambda _: True)}.items():
+        assert {key for row in msgspec.json.decode(body) for key in row} == set(SCHEMAS[name]["properties"])
+    brackets = msgspec.json.decode(leverage_brackets(state[0], lambda _: True))
+    assert {key for row in brackets for key in row} <= set(SCHEMAS["LeverageBracket"]["properties"])
+    kinds = [kind.name for each in DOCUMENTS for kind in each.kinds]
+    assert all(SCHEMAS[name]["additionalProperties"] is True for name in ("Account", *kinds))
 
 
 @pytest.mark.parametrize("operation", READS)
 def test_the_filters_are_those_that_the_edge_takes_with_its_bounds(operation: str) -> None:
     query = taken(operation, "query")
-    assert set(query) == set(parameters.FILTERS.get(SHAPES.get(operation, Shape.ASSET), {}))
+    assert set(query) == set(parameters.FILTERS[READS[operation]])
     for name, each in query.items():
         if name in parameters.FLAGS:
             assert each["schema"]["type"] == "boolean"
@@ -179,16 +193,16 @@ def test_who_is_calling_is_asked_everywhere_but_of_probes_and_of_what_the_exchan
     operation: str,
 ) -> None:
     security = OPERATIONS[operation].get("security", DOCUMENT["security"])
-    told: Json = {"binance_account": [{"key": []}]} | {
-        each: [] for each in ("get_health", "get_readiness", *DROP_IN[1:])
-    }
+    told: Json = {each: [] for each in ("get_health", "get_readiness", *DROP_IN)}
+    told |= {f"binance_{each.name.replace('-', '_')}": [{"key": []}] for each in DOCUMENTS}
     assert security == told.get(operation, [{"token": []}])
     assert ("401" in OPERATIONS[operation]["responses"]) is bool(security)
 
 
 @pytest.mark.parametrize("operation", DROP_IN)
 def test_drop_in_paths_take_what_clients_add_to_a_query_and_answer_errors_in_binances_form(operation: str) -> None:
-    assert set(taken(operation, "query")) == set(dropin.IGNORED)
+    own = {"binance_position_risk": {"marginAsset", "pair"}, "binance_leverage_brackets": {"symbol"}}
+    assert set(taken(operation, "query")) == set(dropin.IGNORED) | own.get(operation, set())
     refused = {status: told for status, told in answers(operation).items() if status >= "400"}
     assert {"400", "404"} <= set(refused) <= {"400", "401", "404", "429", "503"}
     for told in refused.values():

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.account.selection import Shape
+from service.account.documents import SHAPES
 from service.kubernetes.token_review import precheck
 from service.telemetry.logs import looks_secret
 from service.web.authentication import bearer_token
 from service.web.caching import bounded, matching_tag, request_directives
 from service.web.compression import accepts_gzip
-from service.web.parameters import accept_only, filtered, no_filters, path_value, require_readable
+from service.web.parameters import accept_only, no_filters, require_readable, selected
 from service.web.problems import ProblemError
 
 Parser = Callable[[str], object]
@@ -28,12 +28,12 @@ PARSERS: dict[str, Parser] = {
     "Authorization": lambda text: bearer_token([text], another=False),
     "Authorization, token": lambda text: bearer_token([f"Bearer {text}"], another=False),
     "X-Request-Id": looks_secret,
-    "query": lambda text: filtered(Shape.ACCOUNT, text.encode()),
-    "query, values": lambda text: filtered(Shape.ACCOUNT, f"asset={text}".encode()),
+    "query": lambda text: selected(SHAPES["account"], {}, text.encode()),
+    "query, values": lambda text: selected(SHAPES["account"], {}, f"asset={text}".encode()),
     "query of an item": lambda text: no_filters(text.encode()),
     "query of Binance's": lambda text: accept_only(frozenset({"timestamp"}), f"timestamp={text}".encode()),
     "path": lambda text: require_readable(text.encode()),
-    "name in a path": lambda text: path_value("asset", text),
+    "name in a path": lambda text: selected(SHAPES["asset"], {"asset": text}, b""),
     "JWT": lambda text: precheck(text.encode(), "a", 0),
     "JWT, payload": lambda text: precheck(f"e30.{text}.x".encode(), "a", 0),
 }

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
+from service.account.documents import ACCOUNT, DOCUMENTS, Document
 from service.account.parsing import parse
 from service.account.snapshot import Snapshot
-from service.cache.account_cache import MAX_REFRESHES, AccountCache
 from service.cache.account_state import AccountState
+from service.cache.document_cache import MAX_REFRESHES, DocumentCache
 from service.cache.policy import NO_DIRECTIVES, FreshnessUnmetError, RequestDirectives
 from service.cache.ports import ActiveCredential
 from service.cache.refresher import GRACE_S, Refresher
@@ -42,15 +43,15 @@ class Exchange:
         self.backdated = 0
         self._clock = clock
 
-    async def fetch(self, *, forced: bool) -> Snapshot:
+    async def fetch(self, document: Document, *, forced: bool) -> Snapshot:
         self.asked += 1
         if self.hangs:
             await asyncio.Event().wait()
         asked = self._clock.monotonic() - self.backdated
         self._clock.advance(self.lag)
-        return parse(BODY, self.clock.now(), asked, {})
+        return parse(ACCOUNT, BODY, self.clock.now(), asked, {})
 
-    def barrier(self, *, forced: bool) -> Barrier | None:
+    def barrier(self, document: Document, *, forced: bool) -> Barrier | None:
         return None
 
     async def reconcile(self, cooldowns: Cooldowns) -> None: ...
@@ -139,18 +140,27 @@ class Successor(Exchange):
     identity = "next"
 
 
+def credential(exchange: Exchange, shared: NoRedis) -> ActiveCredential:
+    return ActiveCredential(exchange, dict.fromkeys(DOCUMENTS, shared))
+
+
 @pytest.fixture
 def exchange(clock: FakeClock) -> Exchange:
     return Exchange(clock)
 
 
 @pytest.fixture
-def cache(exchange: Exchange) -> AccountCache:
+def account(exchange: Exchange) -> AccountState:
+    return AccountState("main", credential(exchange, NoRedis()))
+
+
+@pytest.fixture
+def cache(account: AccountState) -> DocumentCache:
     timeout_s = 0.5 - GRACE_S  # a waiter's own deadline: 500 ms
-    return AccountCache("main", ActiveCredential(exchange, NoRedis()), WINDOWS, timeout_s, Metrics())
+    return DocumentCache(account.documents[ACCOUNT], WINDOWS, timeout_s, Metrics())
 
 
-async def test_a_waiter_gives_up_at_its_own_deadline(cache: AccountCache, exchange: Exchange) -> None:
+async def test_a_waiter_gives_up_at_its_own_deadline(cache: DocumentCache, exchange: Exchange) -> None:
     exchange.hangs = True
 
     with pytest.raises(ExchangeTimeoutError):
@@ -161,7 +171,7 @@ async def test_a_waiter_gives_up_at_its_own_deadline(cache: AccountCache, exchan
 
 
 async def test_a_waiter_at_its_deadline_takes_what_is_stale(
-    cache: AccountCache, exchange: Exchange, clock: FakeClock
+    cache: DocumentCache, exchange: Exchange, clock: FakeClock
 ) -> None:
     await cache.get(NO_DIRECTIVES)
     clock.advance(30_000)
@@ -173,7 +183,7 @@ async def test_a_waiter_at_its_deadline_takes_what_is_stale(
 
 
 async def test_a_waiter_at_its_deadline_is_not_given_what_it_does_not_accept(
-    cache: AccountCache, exchange: Exchange, clock: FakeClock
+    cache: DocumentCache, exchange: Exchange, clock: FakeClock
 ) -> None:
     await cache.get(NO_DIRECTIVES)
     clock.advance(30_000)
@@ -184,7 +194,9 @@ async def test_a_waiter_at_its_deadline_is_not_given_what_it_does_not_accept(
     await cache.close()
 
 
-async def test_an_exchange_slower_than_the_demand_is_asked_once_for_it(cache: AccountCache, exchange: Exchange) -> None:
+async def test_an_exchange_slower_than_the_demand_is_asked_once_for_it(
+    cache: DocumentCache, exchange: Exchange
+) -> None:
     exchange.lag = 2_000
 
     with pytest.raises(FreshnessUnmetError):
@@ -193,7 +205,7 @@ async def test_an_exchange_slower_than_the_demand_is_asked_once_for_it(cache: Ac
     assert exchange.asked == 1
 
 
-async def test_a_read_never_waits_for_more_than_a_few_refreshes(cache: AccountCache, exchange: Exchange) -> None:
+async def test_a_read_never_waits_for_more_than_a_few_refreshes(cache: DocumentCache, exchange: Exchange) -> None:
     """Whatever goes wrong with what they bring: here it claims to be asked for before the caller came."""
     exchange.backdated = 5_000
 
@@ -204,7 +216,7 @@ async def test_a_read_never_waits_for_more_than_a_few_refreshes(cache: AccountCa
 
 
 async def test_what_is_at_hand_is_judged_anew_by_age_demand_snapshot_and_windows(
-    cache: AccountCache, clock: FakeClock
+    cache: DocumentCache, clock: FakeClock
 ) -> None:
     assert cache.from_memory(NO_DIRECTIVES) is None
     first = await cache.get(NO_DIRECTIVES)
@@ -232,11 +244,12 @@ async def test_a_look_with_a_credential_that_is_replaced_meanwhile_is_not_taken_
     exchange: Exchange, clock: FakeClock
 ) -> None:
     shared = LeaseForAll(Entry(BODY, clock.epoch(), WINDOWS.hard_cap, {}))
-    cache = AccountCache("main", ActiveCredential(exchange, shared), WINDOWS, 2, Metrics())
+    account = AccountState("main", credential(exchange, shared))
+    cache = DocumentCache(account.documents[ACCOUNT], WINDOWS, 2, Metrics())
     reading = asyncio.create_task(cache.get(NO_DIRECTIVES))
     await shared.asked.wait()
     successor = Successor(clock)
-    cache.state.activate(ActiveCredential(successor, NoRedis()))
+    account.activate(credential(successor, NoRedis()))
     shared.answer.set()
     served = await reading
     await cache.close()
@@ -246,13 +259,13 @@ async def test_a_look_with_a_credential_that_is_replaced_meanwhile_is_not_taken_
 
 
 async def test_what_one_credential_asked_for_is_not_shared_as_the_next_ones(
-    cache: AccountCache, exchange: Exchange, clock: FakeClock
+    cache: DocumentCache, account: AccountState, clock: FakeClock
 ) -> None:
     served = await cache.get(NO_DIRECTIVES)
     successor, shared = Successor(clock), LeaseForAll()
     successor.clock.offset = Offset(0, 0, None)
     shared.answer.set()
-    cache.state.activate(ActiveCredential(successor, shared))
+    account.activate(credential(successor, shared))
     refresher = Refresher(cache.state, WINDOWS, 2, Metrics())
 
     assert await refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False) == "adopted"
@@ -265,7 +278,7 @@ async def test_what_a_waiter_found_shared_at_first_is_not_taken_for_what_it_wait
 ) -> None:
     shared = LeaseTaken(Entry(BODY, clock.epoch() - 20_000, WINDOWS.hard_cap, {}))
     shared.age = 20_000
-    memory = AccountState("main", ActiveCredential(exchange, shared))
+    memory = AccountState("main", credential(exchange, shared)).documents[ACCOUNT]
     refresher = Refresher(memory, WINDOWS, 2, Metrics())
     refreshing = asyncio.create_task(refresher.refresh(WINDOWS.fresh_for, forced=False, bounded=False))
     for _ in range(20):  # turns of the loop, of which a look takes a few
