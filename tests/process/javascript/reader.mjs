@@ -6,11 +6,11 @@
 
 import { createHook } from "node:async_hooks";
 import { subscribe } from "node:diagnostics_channel";
-import { writeSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
 
 const NEAR = new Set(["127.0.0.1", "localhost"]);
-const told = [];
+const callers = [];
 let current = null;
 
 function see(host, port) {
@@ -25,7 +25,8 @@ function sent(where, tokenIsIn) {
 }
 
 function end() {
-  writeSync(1, JSON.stringify(told, (_, value) => (value instanceof Set ? [...value].sort() : value)));
+  const own = ({ results, called, told, urls }) => ({ results, called: [...called].sort(), told: [...told].sort(), urls });
+  writeFileSync("/dev/stdout", JSON.stringify(callers.map(own))); // the whole of it, before the process ends
   process.exit();
 }
 
@@ -81,7 +82,7 @@ function refused(error) {
 const said = JSON.parse(await text(process.stdin));
 for (const caller of said.callers) {
   current = { key: caller.key, results: [], called: new Set(), told: new Set(), urls: {} };
-  told.push(current);
+  callers.push(current);
   const client = await makers[said.client](caller, said.careless);
   for (const [method, args] of said.calls) {
     try {
