@@ -35,11 +35,6 @@ class Told(msgspec.Struct):
     told: set[str]
     urls: dict[str, str]
 
-    @property
-    def raised(self) -> list[set[str]]:
-        """The classes of each call's error; none of a call that ended well."""
-        return [set(found["raised"]) if failed(found) else set() for found in self.results]
-
 
 class PublicClient(msgspec.Struct, frozen=True, kw_only=True):
     name: str
@@ -49,10 +44,10 @@ class PublicClient(msgspec.Struct, frozen=True, kw_only=True):
     """Calls for the account's documents, which are cut to a grant; the first asks for the account alone."""
     elsewhere: Calls
     """Calls for what the gateway hasn't, and for other APIs with hosts of their own; the first comes to it."""
-    unread: Calls
-    """A call with a parameter that isn't Binance's; where a client lets none pass, two that exclude each other."""
+    refused: Calls
+    """Calls whose parameters Binance would refuse."""
     raises: Sequence[str]
-    """Its errors for: no access, an unknown parameter, what isn't there, what can't be known now, too many requests."""
+    """Its errors for: no access, wrong parameters, what isn't there, what can't be known now, too many requests."""
     careless: str
     """Whom it calls if it is told less than the guide says; `python_reader.py` and `reader.mjs` say how much less."""
     javascript: bool = False
@@ -61,10 +56,6 @@ class PublicClient(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{self.name}{', JavaScript' if self.javascript else ''}"
-
-    @property
-    def calls(self) -> Calls:
-        return [*self.listing, *self.reads, *self.elsewhere]
 
     async def run(self, folder: Path, callers: Sequence[Caller], calls: Calls, *, careless: bool = False) -> list[Told]:
         """What each caller read with these calls, one after the other. *folder*: where the client is installed."""
@@ -166,7 +157,11 @@ def ccxt(name: str) -> PublicClient:
             ("sapiGetCapitalConfigGetall", {}),
             ("fapiPrivateV2GetAccount", {}),
         ],
-        unread=[("dapiPrivateGetAccount", {"params": {"x": 1}})],
+        refused=[
+            ("dapiPrivateGetAccount", {"params": {"x": 1}}),
+            ("dapiPrivateGetPositionRisk", {"params": {"pair": "BTCUSD", "marginAsset": "BTC"}}),
+            ("dapiPrivateGetPositionRisk", {"params": {"pair": "NONE"}}),
+        ],
         raises=CCXT_RAISES,
         careless="api.binance.com",
     )
@@ -194,7 +189,11 @@ def python_binance(name: str) -> PublicClient:
             ("futures_exchange_info", {}),
             ("papi_get_balance", {}),
         ],
-        unread=[("futures_coin_account", {"x": 1})],
+        refused=[
+            ("futures_coin_account", {"x": 1}),
+            ("futures_coin_position_information", {"pair": "BTCUSD", "marginAsset": "BTC"}),
+            ("futures_coin_leverage_bracket", {"symbol": "NONE"}),
+        ],
         raises=["BinanceAPIException"] * 5,
         careless="api.binance.com",
     )
@@ -217,7 +216,11 @@ PYTHON = [
             ("leverage_brackets", {}),
         ],
         elsewhere=[("leverage_brackets", {"symbol": "BTCUSD_PERP"}), ("get_position_mode", {})],
-        unread=[("account", {"x": 1})],
+        refused=[
+            ("account", {"x": 1}),
+            ("get_position_risk", {"pair": "BTCUSD", "marginAsset": "BTC"}),
+            ("get_position_risk", {"pair": "NONE"}),
+        ],
         raises=CONNECTOR_RAISES,
         careless="dapi.binance.com",
     ),
@@ -233,7 +236,10 @@ PYTHON = [
             ("notional_bracket_for_symbol", {}),
             ("notional_bracket_for_symbol", {"symbol": "BTCUSD_PERP"}),
         ],
-        unread=[("position_information", {"pair": "BTCUSD", "margin_asset": "BTC"})],
+        refused=[
+            ("position_information", {"pair": "BTCUSD", "margin_asset": "BTC"}),
+            ("notional_bracket_for_symbol", {"symbol": "NONE"}),
+        ],
         elsewhere=[("notional_bracket_for_pair", {}), ("get_current_position_mode", {})],
         raises=SDK_RAISES,
         careless="dapi.binance.com",
@@ -264,7 +270,11 @@ JAVASCRIPT = [
             ("sapiGetCapitalConfigGetall", []),
             ("fapiPrivateV2GetAccount", []),
         ],
-        unread=[("dapiPrivateGetAccount", [{"x": 1}])],
+        refused=[
+            ("dapiPrivateGetAccount", [{"x": 1}]),
+            ("dapiPrivateGetPositionRisk", [{"pair": "BTCUSD", "marginAsset": "BTC"}]),
+            ("dapiPrivateGetPositionRisk", [{"pair": "NONE"}]),
+        ],
         raises=CCXT_RAISES,
         careless="api.binance.com",
         javascript=True,
@@ -281,7 +291,10 @@ JAVASCRIPT = [
             ("notionalBracketForSymbol", []),
             ("notionalBracketForSymbol", [{"symbol": "BTCUSD_PERP"}]),
         ],
-        unread=[("positionInformation", [{"pair": "BTCUSD", "marginAsset": "BTC"}])],
+        refused=[
+            ("positionInformation", [{"pair": "BTCUSD", "marginAsset": "BTC"}]),
+            ("notionalBracketForSymbol", [{"symbol": "NONE"}]),
+        ],
         elsewhere=[("notionalBracketForPair", []), ("getCurrentPositionMode", [])],
         raises=[f"_{name}" for name in SDK_RAISES],  # the classes' own names; they are exported without the line
         careless="dapi.binance.com",
@@ -300,7 +313,11 @@ JAVASCRIPT = [
             ("getNotionalAndLeverageBrackets", [{"symbol": "BTCUSD_PERP"}]),
         ],
         elsewhere=[("getCurrentPositionMode", []), ("getOpenInterestStatistics", [{"pair": "BTCUSD"}])],
-        unread=[("getPositions", [{"x": 1}])],
+        refused=[
+            ("getPositions", [{"x": 1}]),
+            ("getPositions", [{"pair": "BTCUSD", "marginAsset": "BTC"}]),
+            ("getNotionalAndLeverageBrackets", [{"symbol": "NONE"}]),
+        ],
         raises=["Object"] * 5,
         careless="dapi.binance.com",
         javascript=True,
