@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.web.binance_errors import FORMS, OURS, SERVED
 from tests.guides import ROOT, blocks
 from tests.process.conftest import Environment, run
 from tests.process.public_clients import JAVASCRIPT, PYTHON, PublicClient
@@ -115,7 +116,7 @@ def methods(title: str) -> Iterator[tuple[str, bool]]:
 
 @pytest.mark.parametrize("title", PARTS)
 def test_every_method_that_it_lists_is_tried(title: str) -> None:
-    (client,) = [each for each in (*PYTHON, *JAVASCRIPT) if str(each) == PARTS[title]]
+    client = named(PARTS[title])
     working = {name for name, works in methods(title) if works}
     failing = {name for name, works in methods(title) if not works}
 
@@ -123,5 +124,24 @@ def test_every_method_that_it_lists_is_tried(title: str) -> None:
     assert {name.partition("(")[0] for name in failing} <= {name for name, _ in client.elsewhere}
 
 
+def test_ccxt_has_the_same_methods_in_javascript() -> None:
+    in_camel_case = {re.sub("_([a-z])", lambda found: found[1].upper(), name) for name in tried(named("ccxt"))}
+
+    assert tried(named("ccxt, JavaScript")) == in_camel_case
+
+
+def named(name: str) -> PublicClient:
+    (client,) = [each for each in (*PYTHON, *JAVASCRIPT) if str(each) == name]
+    return client
+
+
 def tried(client: PublicClient) -> set[str]:
     return {name for name, _ in (*client.listing, *client.reads)}
+
+
+def test_its_paths_and_codes_are_the_gateways() -> None:
+    text = (ROOT / GUIDE).read_text("utf-8")
+
+    assert set(re.findall(r"^\| `(/dapi/[^`]+)` \|", text, re.MULTILINE)) == {*SERVED}
+    told = {(int(status), int(code)) for code, status in re.findall(r"^\| (-\d+) \| (\d+) \|", text, re.MULTILINE)}
+    assert told == {(form.status, form.code) for form in (*FORMS.values(), OURS)}
