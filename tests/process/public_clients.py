@@ -128,6 +128,10 @@ def _coin(name: str) -> str:
     return name.partition("/")[0].partition("USD_")[0]
 
 
+CODES = [{-2014, -2015}, {-1104, -1121, -1128}, {-5000}, {-1001}, {-1003}]
+UNAUTHENTICATED, REFUSED, MISSING, UNKNOWN, LIMITED = range(5)
+"""By these, `CODES` and the clients' `raises` are sorted."""
+
 CCXT_RAISES = ("AuthenticationError", "ExchangeError", "ExchangeError", "OperationFailed", "DDoSProtection")
 SDK_RAISES = ("UnauthorizedError", "BadRequestError", "NotFoundError", "ServerError", "TooManyRequestsError")
 CONNECTOR_RAISES = ("ClientError", "ClientError", "ClientError", "ServerError", "ClientError")

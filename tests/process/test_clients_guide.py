@@ -11,7 +11,7 @@ import pytest
 from service.web.binance_errors import FORMS, OURS, SERVED
 from tests.guides import ROOT, blocks
 from tests.process.conftest import Environment, run
-from tests.process.public_clients import JAVASCRIPT, PYTHON, PublicClient
+from tests.process.public_clients import CODES, JAVASCRIPT, PYTHON, PublicClient
 
 GUIDE = "docs/clients.md"
 
@@ -145,3 +145,14 @@ def test_its_paths_and_codes_are_the_gateways() -> None:
     assert set(re.findall(r"^\| `(/dapi/[^`]+)` \|", text, re.MULTILINE)) == {*SERVED}
     told = {(int(status), int(code)) for code, status in re.findall(r"^\| (-\d+) \| (\d+) \|", text, re.MULTILINE)}
     assert told == {(form.status, form.code) for form in (*FORMS.values(), OURS)}
+
+
+def test_its_errors_are_what_the_clients_raise() -> None:
+    text = (ROOT / GUIDE).read_text("utf-8")
+    rows = re.findall(r"^\| (-\d+) \| .* \| `(\w+)` \| `(\w+)` \|$", text, re.MULTILINE)
+
+    assert {int(code) for code, *_ in rows} == set().union(*CODES)
+    for code, of_the_sdk, of_ccxt in rows:
+        number = next(number for number, codes in enumerate(CODES) if int(code) in codes)
+        assert of_the_sdk == named("Binance's SDK").raises[number]
+        assert of_ccxt == named("ccxt").raises[number]
