@@ -67,10 +67,12 @@ def ccxt(caller: dict[str, Any], *, careless: bool, asynchronous: bool = False) 
     return exchange
 
 
-async def python_binance(caller: dict[str, Any], *, careless: bool, asynchronous: bool = False) -> Any:
+async def python_binance(
+    caller: dict[str, Any], *, careless: bool, asynchronous: bool = False, one_url: bool = False
+) -> Any:
     basic: Any = importlib.import_module("binance.base_client").BaseClient
     for name in dir(basic):
-        if name.endswith("_URL") and not careless:
+        if name.endswith("_URL") and not (careless or one_url):
             setattr(basic, name, f"{caller['base']}/{name}")
     basic.FUTURES_COIN_URL = f"{caller['base']}/dapi"
     key, secret = caller["key"], caller["secret"]
@@ -109,6 +111,7 @@ MAKERS: dict[str, Any] = {
     "ccxt, awaited": functools.partial(ccxt, asynchronous=True),
     "python-binance": python_binance,
     "python-binance, awaited": functools.partial(python_binance, asynchronous=True),
+    "python-binance, one URL": functools.partial(python_binance, one_url=True),
     "binance-futures-connector": connector,
     "Binance's SDK": sdk,
 }

@@ -29,6 +29,7 @@ from tests.process.public_clients import (
     failed,
     of_bitcoin_and_ether,
     python,
+    python_binance,
     whole,
 )
 from tests.support import TOKENS
@@ -91,6 +92,8 @@ async def compare(client: PublicClient, folder: Path, gateway: GatewayProcess, e
 
 # What would send a token to the exchange
 
+NOBODY = Caller("http://127.0.0.1:9/binance/main", TOKENS["risk"])
+
 
 @IN_PYTHON
 async def test_a_python_client_that_is_told_less_calls_the_exchange(clients: Path, client: PublicClient) -> None:
@@ -105,10 +108,18 @@ async def test_a_javascript_client_that_is_told_less_calls_the_exchange(
 
 
 async def call_the_exchange(client: PublicClient, folder: Path) -> None:
-    nobody = Caller("http://127.0.0.1:9/binance/main", TOKENS["risk"])
-    (told,) = await client.run(folder, [nobody], client.listing[:1], careless=True)
+    (told,) = await client.run(folder, [NOBODY], client.listing[:1], careless=True)
 
     assert client.careless in {where.partition(":")[0] for where in told.called}
+
+
+async def test_with_one_url_alone_python_binance_calls_the_exchange_for_other_apis(clients: Path) -> None:
+    client = python_binance("python-binance, one URL")
+    (told,) = await client.run(clients, [NOBODY], client.elsewhere)
+
+    assert {"api.binance.com", "fapi.binance.com", "papi.binance.com"} <= {
+        where.partition(":")[0] for where in told.called
+    }
 
 
 async def test_with_the_gateways_entries_ccxt_has_nowhere_else_to_send_a_token(clients: Path) -> None:
