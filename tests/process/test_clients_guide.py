@@ -83,7 +83,7 @@ async def test_the_programs_of_clients_in_a_folder_of_their_own_print_balances_a
 
     for coins in (awaited, of_ccxt, of_python_binance):
         assert re.search(COINS, coins)
-    assert re.search(r"^BTC/USD:BTC LONG 120\.0$", of_ccxt, re.MULTILINE)
+    assert re.search(r"^BTC/USD:BTC long 120\.0$", of_ccxt, re.MULTILINE)
     for rows in (of_python_binance, of_the_connector):
         assert re.search(r"^BTCUSD_PERP LONG 120$", rows, re.MULTILINE)
     for aged in (of_ccxt, of_python_binance, of_the_connector):
@@ -99,7 +99,7 @@ async def test_the_javascript_programs_print_balances_and_what_is_open(
 
     for coins in (of_ccxt, of_binance):
         assert re.search(COINS, coins)
-    assert re.search(r"^BTC/USD:BTC LONG 120$", of_ccxt, re.MULTILINE)
+    assert re.search(r"^BTC/USD:BTC long 120$", of_ccxt, re.MULTILINE)
     for rows in (of_the_sdk, of_binance):
         assert re.search(r"^BTCUSD_PERP LONG 120$", rows, re.MULTILINE)
     for aged in (of_the_sdk, of_ccxt):
