@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 import httpx
 
+from service.account.documents import DOCUMENTS
 from service.account.parsing import MAX_BODY
 from service.bounded_http import client as bounded_http
 from service.bounded_http.client import BodyEncodingError, BodyError, BodyTooLargeError
@@ -39,7 +40,9 @@ from service.settings import Exchange
 
 HttpClient: TypeAlias = bounded_http.Client
 
-CONNECTIONS = 2  # per credential, and for unsigned calls: a refresh beside a rotation's proof or a probe
+CONNECTIONS = len(DOCUMENTS) + 1
+"""Per credential, and for unsigned calls. Each document's refresh has one, so that none waits for another's slow answer
+(it would fail by its own deadline, unsent), and a rotation's proof or a probe beside them."""
 REFUSAL_BODY_TIMEOUT_S = 0.2  # for the body of a refusal that binds
 
 _UNREACHED = "no connection to the exchange"

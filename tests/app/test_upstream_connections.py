@@ -11,6 +11,7 @@ from fakeredis import FakeAsyncRedis
 from service.account import documents
 from service.app import create_app
 from service.reload import Reloader, read
+from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY
 from tests.app.conftest import MakeStage
 from tests.app.harness import ACCOUNT, Replica, Stage
@@ -107,6 +108,21 @@ async def test_each_credential_keeps_a_connection_of_its_own(stage: Stage, front
             assert (await gateway.get(path, cache_control="no-cache")).status_code == 200
         await stage.advance(2_000)
     assert sorted((keys[0], len(keys)) for keys in front.keys) == [(UNSIGNED, 4), (DEMO_API_KEY, 3), (OTHER_KEY, 3)]
+
+
+async def test_documents_that_the_exchange_does_not_answer_hold_up_none_of_the_same_credential(
+    stage: Stage, front: Front
+) -> None:
+    """Each has a connection, however many of the others wait for theirs."""
+    gateway, (last, *held) = await start(stage), documents.DOCUMENTS
+    paths = {each: f"{ACCOUNT}/{each.name}".removesuffix("/account") for each in documents.DOCUMENTS}
+    stage.fail(*(Fault("hang", path=each.path) for each in held))
+    waiting = [asyncio.create_task(gateway.get(paths[each])) for each in held]
+    await stage.exchange.wait_held(len(held))
+    assert (await gateway.get(paths[last])).status_code == 200
+    stage.exchange.release()
+    assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+    assert max(map(len, front.keys)) == 4  # of the unsigned calls; none of ours was sent twice
 
 
 async def test_a_credential_that_is_rotated_out_leaves_no_connection_behind(stage: Stage, front: Front) -> None:
