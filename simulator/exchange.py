@@ -199,7 +199,7 @@ class Exchange:
         fault = self.faults.take(request.path)
         if fault is None:
             return route.answer(self, request, now_ms)
-        seen = Circumstances(fault, request.client, now_ms, limits.policy.weight_limit)
+        seen = Circumstances(fault, request.path, request.client, now_ms, limits.policy.weight_limit)
         return inflict(seen, lambda: route.answer(self, request, now_ms))
 
     def _limits_of(self, request: Request) -> Limits:

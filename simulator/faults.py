@@ -29,6 +29,7 @@ REDIRECT_TARGET = b"http://elsewhere.invalid/dapi/v1/account"
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One thing to go wrong on *path* (`*` is every path), for *count* requests or until cleared.
 
+    A `hang` holds the answers of its path alone; `Exchange.hold` holds those of every document.
     `seconds` is the length of a `slow` answer or of a `418` ban. `status`, `headers` and `body` belong to
     the fault `custom` alone.
     """
@@ -57,6 +58,7 @@ class Circumstances(msgspec.Struct, frozen=True):
     """What a fault's answer may depend on."""
 
     fault: Fault
+    path: str
     client: str
     now_ms: int
     weight_limit: int
@@ -123,7 +125,7 @@ _ANSWERS: dict[str, Reply | Callable[[Circumstances], Reply]] = {
     "challenge": Reply(202, b"", HTML, ((b"x-amzn-waf-action", b"challenge"),)),
     "captcha": _refusal(405, (b"x-amzn-waf-action", b"captcha")),
     "404-html": _page(404, "Not Found"),
-    "404-path": error(404, -5000, f"Path {ACCOUNT_PATH}, Method GET is invalid"),
+    "404-path": lambda seen: error(404, -5000, f"Path {seen.path}, Method GET is invalid"),
     "408": error(
         408,
         -1007,
@@ -157,7 +159,7 @@ _ANSWERS: dict[str, Reply | Callable[[Circumstances], Reply]] = {
     "custom": _custom,
 }
 
-# (what to find, what to put there), once each, in a healthy account body.
+# (what to find, what to put there), once each, in a healthy account body. The other documents have no such rows.
 _EDITS: dict[str, tuple[bytes, bytes]] = {
     "duplicate-keys": (rb'("positions":\[\{"symbol":)', rb'\1"OTHERUSD_PERP","symbol":'),
     "duplicate-keys-asset": (rb'("assets":\[\{"asset":)', rb'\1"OTHER","asset":'),

@@ -431,7 +431,12 @@ def _held(request: ControlRequest, _: EmptyBody) -> object:
     return {"held": request.exchange.held}
 
 
-@operation("POST", "hold", "hold back the answers of account calls", EmptyBody)
+@operation(
+    "POST",
+    "hold",
+    "hold back the answers of calls for an account's documents; of one path alone: the fault hang",
+    EmptyBody,
+)
 def _hold(request: ControlRequest, _: EmptyBody) -> object:
     request.exchange.hold()
     return _held(request, EmptyBody())

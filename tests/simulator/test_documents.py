@@ -14,7 +14,7 @@ import pytest
 from simulator.book import Book, Options, Position, margins
 from simulator.documents import liquidation_price, position_risk
 from simulator.exchange import BALANCE_PATH, LEVERAGE_BRACKET_PATH, POSITION_RISK_PATH, Exchange
-from simulator.faults import ACCOUNT_PATH
+from simulator.faults import ACCOUNT_PATH, Fault
 from simulator.market import BY_SYMBOL, Market
 from simulator.signature import DEMO_SECRET_KEY
 from tests.simulator.conftest import NOW
@@ -167,3 +167,20 @@ async def test_answers_of_every_document_are_held_back(exchange: Exchange, clien
             group.create_task(rows(client, path))
         await exchange.wait_held(3)
         exchange.release()
+
+
+@pytest.mark.parametrize("path", [ACCOUNT_PATH, BALANCE_PATH, POSITION_RISK_PATH, LEVERAGE_BRACKET_PATH])
+async def test_one_document_fails_or_is_late_while_the_others_are_answered(
+    exchange: Exchange, client: httpx.AsyncClient, path: str
+) -> None:
+    others = {ACCOUNT_PATH, BALANCE_PATH, POSITION_RISK_PATH, LEVERAGE_BRACKET_PATH} - {path}
+    exchange.faults.set([Fault("404-path", path=path, count=1), Fault("not-json", path=path, count=1)])
+    exchange.faults.add(Fault("hang", path=path))
+    assert await rows(client, path) == {"code": -5000, "msg": f"Path {path}, Method GET is invalid"}
+    assert (await answer(client, path)).text == "<html>OK</html>"
+    held = [asyncio.create_task(answer(client, path)) for _ in range(2)]
+    await exchange.wait_held(2)
+    assert [(await answer(client, other)).status_code for other in others] == [200] * 3
+    exchange.faults.set([Fault("slow", path=path, seconds=0.001)])
+    exchange.release()
+    assert [(await each).status_code for each in (*held, asyncio.create_task(answer(client, path)))] == [200] * 3
