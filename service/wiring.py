@@ -165,8 +165,7 @@ def _on_notification(gateway: Gateway, message: bytes | None) -> None:
 
 async def close(gateway: Gateway) -> None:
     """End the refreshes under way, and close every connection."""
-    for cache in gateway.config.caches.values():
-        await cache.close()
+    await asyncio.gather(*(cache.close() for cache in gateway.config.caches.values()))
     if gateway.reviews is not None:
         await gateway.reviews.close()
     await gateway.exchange.close()

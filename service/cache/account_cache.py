@@ -1,5 +1,7 @@
 """One account in this process: a cache for each of its documents, and the credential that they share."""
 
+import asyncio
+
 from service.account.documents import ACCOUNT
 from service.cache.account_state import AccountState
 from service.cache.document_cache import DocumentCache
@@ -53,8 +55,8 @@ class AccountCache:
         """End what is under way; no caller waits for it any more."""
         # The rotation first: it could replace the credential that is closed last.
         await self.rotation.close()
-        for cache in self.documents.values():
-            await cache.close()
+        # All at once: each releases its lease, and together they have the time of one.
+        await asyncio.gather(*(cache.close() for cache in self.documents.values()))
         await self.source.close()
 
     async def drain(self) -> None:
