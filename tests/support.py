@@ -91,6 +91,8 @@ class Embedded(FakeServer):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
         self.dbs = defaultdict(lambda: _Timed(clock, self.lock))
+        self.lag = 0.0
+        """Seconds that scripts take to arrive, on connections that care."""
 
 
 class _Timed(Database):

@@ -1,6 +1,7 @@
 """Gateways on a stage: started, asked and watched by a test, and everything they let out kept for the canary."""
 
 import asyncio
+import hashlib
 import io
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, cast
 import httpx
 import msgspec
 from fakeredis import FakeAsyncRedis
+from fakeredis.aioredis import FakeAsyncRedisConnection
 from prometheus_client import generate_latest
 
 from service.account import documents
@@ -24,7 +26,7 @@ from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.statement import statement
 from simulator.transport import SimulatorTransport
-from tests.support import TOKENS, World, bearer, running
+from tests.support import TOKENS, Embedded, World, bearer, running
 
 ACCOUNT = "/v1/accounts/main"
 ASSETS = f"{ACCOUNT}/assets"
@@ -42,6 +44,10 @@ ADDRESS_HOLD = "coinm:{egress:127.0.0.1:1:default}:hold"
 """The Redis key of the address' cooldown."""
 
 NO_CACHE = {"cache_control": "no-cache"}
+
+NEW_KEY = "anotherApiKey".ljust(64, "1")
+NEW_IDENTITY = hashlib.sha256(f"{NEW_KEY}\n{DEMO_SECRET_KEY}".encode()).hexdigest()[:16]
+"""What a credential is rotated to."""
 
 TURNS = 60
 """Of the event loop: for a subscription, a message, and a look, each some ten, with room."""
@@ -62,6 +68,15 @@ class Wire(SimulatorTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.queries.append(request.url.query.decode())
         return await super().handle_async_request(request)
+
+
+class LaggingConnection(FakeAsyncRedisConnection):
+    """A connection on which scripts take as long to be sent as the server says."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
+        # What the client sends by itself comes as a list; in production a new connection greets nobody.
+        await asyncio.sleep(cast("Embedded", self._server).lag if isinstance(command, bytes) else 0)
+        await super().send_packed_command(command, check_health)
 
 
 class Replica:
@@ -133,6 +148,11 @@ class Stage(World):
         return await self.start_app(
             create_app(self.settings, transport=transport, redis=cast("Any", redis), clock=self.clock)
         )
+
+    async def start_lagging(self) -> Replica:
+        """A replica whose Redis answers as late as `redis_server.lag` says."""
+        redis = cast("Any", FakeAsyncRedis(server=self.redis_server, connection_class=LaggingConnection))
+        return await self.start_app(create_app(self.settings, transport=self.transport, redis=redis, clock=self.clock))
 
     async def start_app(self, app: App) -> Replica:
         started = asyncio.get_running_loop().create_future()
@@ -285,6 +305,12 @@ async def settle() -> None:
     """Let replicas hear what has been announced, and look: a few turns of the loop, for all of it is in this one."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
+
+
+async def decided() -> None:
+    """Let proposals be proven or refused: some hundred turns of the loop, for all of it is in this one."""
+    for _ in range(5):
+        await settle()
 
 
 def logged(log_text: io.StringIO, event: str = "request") -> list[Json]:

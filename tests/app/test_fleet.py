@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, cast
 
 import httpx
 import pytest
-from fakeredis import FakeAsyncRedis
 
 from service.app import create_app
 from service.fleet.budget import MINUTE
@@ -14,19 +12,22 @@ from simulator.exchange import Exchange
 from simulator.faults import ACCOUNT_PATH, Fault
 from simulator.transport import SimulatorTransport
 from tests.app.conftest import MakeStage
-from tests.app.harness import ASSETS, NO_CACHE, Replica, Stage, ages, cache_status, fresh, problem, settle, told
+from tests.app.harness import (
+    ASSETS,
+    NO_CACHE,
+    Replica,
+    Stage,
+    ages,
+    cache_status,
+    fresh,
+    problem,
+    settle,
+    told,
+)
 from tests.support import IDENTITY, START, FakeClock
 
 PING = "/dapi/v1/ping"
 LEASE = f"coinm:{{account:testing:127.0.0.1:1:main}}:lease:{IDENTITY}"
-
-
-class SlowRedis(FakeAsyncRedis):
-    """Every operation takes a while."""
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        await asyncio.sleep(0.03)
-        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # fakeredis leaves it so
 
 
 class WrongClock(FakeClock):
@@ -192,12 +193,10 @@ async def test_a_waiter_without_the_lease_gives_up_at_its_own_deadline_and_never
 async def test_a_redis_that_is_slow_but_well_splits_no_fleet(make_stage: MakeStage) -> None:
     """Every operation takes longer than a tick; a slow call means renewals and polls besides."""
     stage = make_stage(exchange={"timeout": "10s"})
-    replicas: list[Replica] = []
-    for _ in range(3):
-        redis = cast("Any", SlowRedis(server=stage.redis_server))
-        replicas.append(
-            await stage.start_app(create_app(stage.settings, transport=stage.transport, redis=redis, clock=stage.clock))
-        )
+    replicas = [await stage.start_lagging() for _ in range(3)]
+    await replicas[0].get()  # loads the scripts, which takes longer than an operation may
+    await stage.advance(5_000)
+    stage.redis_server.lag = 0.03
     stage.exchange.hold()
     asked = [asyncio.create_task(each.get()) for each in replicas]
     await stage.exchange.wait_held()
@@ -205,7 +204,7 @@ async def test_a_redis_that_is_slow_but_well_splits_no_fleet(make_stage: MakeSta
     stage.exchange.release()
     answers = await asyncio.gather(*asked)
     assert {answer.status_code for answer in answers} == {200}
-    assert stage.account_calls == 1
+    assert stage.account_calls == 2
     assert {(await each.status())["redis"] for each in replicas} == {"ok"}
 
 

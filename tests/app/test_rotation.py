@@ -10,13 +10,24 @@ import pytest
 
 from simulator.faults import Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
-from tests.app.harness import BTC, Replica, Stage, cache_status, fresh, keys, logged, settle, told
+from tests.app.harness import (
+    BTC,
+    NEW_IDENTITY,
+    NEW_KEY,
+    Replica,
+    Stage,
+    cache_status,
+    decided,
+    fresh,
+    keys,
+    logged,
+    settle,
+    told,
+)
 from tests.support import IDENTITY
 
-NEW_KEY = "anotherApiKey".ljust(64, "1")
 OLD, NEW = (hashlib.sha256(key.encode()).hexdigest()[:8] for key in (DEMO_API_KEY, NEW_KEY))
 """Fingerprints."""
-NEW_IDENTITY = hashlib.sha256(f"{NEW_KEY}\n{DEMO_SECRET_KEY}".encode()).hexdigest()[:16]
 
 # Replicas that have a credential which another has replaced.
 
@@ -81,12 +92,6 @@ async def test_a_replica_with_an_older_credential_serves_what_newer_ones_fetch_a
 
 
 # Files that change under running replicas.
-
-
-async def decided() -> None:
-    """Let proposals be proven or refused: some hundred turns of the loop, for all of it is in this one."""
-    for _ in range(5):
-        await settle()
 
 
 async def in_use(replica: Replica) -> str:
