@@ -352,8 +352,8 @@ async def test_the_documents_of_an_account_share_its_equal_slice(make_stage: Mak
     one, other = await stage.start_fleet(2)
     modest: list[httpx.Response] = []
     greedy: list[dict[str, str]] = []
-    for turn in range(500):
-        if turn % 50 == 0:
+    for turn in range(360):
+        if turn % 40 == 0:
             modest += (await read_all(other, [path.replace("main", "other") for path in FURTHER[:2]])).values()
         greedy.append(statuses(await read_all(one)))
         await stage.advance(100)

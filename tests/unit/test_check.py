@@ -1,10 +1,19 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from service.check import audit_finding, file_findings, line, redis_findings, sharing_findings, tls_finding
+from service.check import (
+    audit_finding,
+    file_findings,
+    line,
+    redis_findings,
+    sharing_findings,
+    tls_finding,
+    weight_finding,
+)
 from service.fleet.shared_state import Lineage
-from service.settings import Audit, Server
+from service.settings import Audit, Client, ClientGrant, Server
 from service.settings_file import load
 from tests.process.certificates import write_certificate
 from tests.support import START, write_settings
@@ -125,3 +134,27 @@ def test_another_user_of_an_accounts_name_is_a_row(lineage: Lineage, verdicts: l
 
     assert [(row.subject, row.verdict) for row in found] == [("account main", verdict) for verdict in verdicts]
     assert all("the last 120 s" in row.text for row in found)
+
+
+@pytest.mark.parametrize(
+    ("granted", "ceiling", "verdict", "wanted"),
+    [
+        ({"*"}, 463, "ok", [330, 66, 66, 0]),
+        ({"*"}, 462, "warn", [330, 66, 66, 0]),
+        ({"main"}, 421, "ok", [300, 60, 60, 0]),
+        ({"main"}, 420, "warn", [300, 60, 60, 0]),  # for the brackets, two an hour more
+        ({"slow"}, 421, "ok", [30, 6, 6, 0]),
+        ({"slow", "*"}, 462, "warn", [330, 66, 66, 0]),
+        (set[str](), 1, "ok", [0, 0, 0, 0]),
+    ],
+)
+def test_the_weight_is_that_of_all_documents_of_the_accounts_that_clients_may_read(
+    tmp_path: Path, granted: set[str], ceiling: float, verdict: str, wanted: list[int]
+) -> None:
+    settings = load(write_settings(tmp_path, accounts={"main": None, "slow": {"fresh_for": "10s"}}))
+    grants = {name: ClientGrant(assets="all") for name in granted}
+    settings = replace(settings, clients={"risk": Client(accounts=grants), "nobody": Client()})
+    found = weight_finding(settings, ceiling)
+    names = ("account", "balance", "position-risk", "leverage-brackets")
+    parts = " + ".join(f"{weight} for {name}" for name, weight in zip(names, wanted, strict=True))
+    assert (found.verdict, f": {parts} of {ceiling} per minute" in found.text) == (verdict, True), found.text

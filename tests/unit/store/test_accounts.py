@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from service.account.documents import ACCOUNT, DOCUMENTS, Document
 from service.exchange.clock import ExchangeClock
 from service.fleet.budget import MAX_BACKOFF, NO_COOLDOWN
 from service.fleet.errors import ExchangeTimeoutError, ExchangeUnavailableError
@@ -617,3 +618,56 @@ def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> No
         f"{address}:{kind}" for kind in ("hold", "hold:ba78", "probe")
     ]
     assert egress.minute(7) == [f"{address}:ledger:7", f"{address}:ledger:7:calls"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_have_keys_of_their_own_and_the_account_those_of_every_release(document: Document) -> None:
+    keys = account_keys(Settings(environment="staging", redis=Redis(key_prefix="p"), accounts={}), "main", document)
+    own = "p:{account:staging:dapi.binance.com:main}"
+    place = own if document is ACCOUNT else f"{own}:{document.name}"
+    assert [keys.snapshot("ba78"), keys.failures("ba78"), keys.lease("ba78")] == [
+        f"{place}:{kind}:ba78" for kind in ("snapshot", "failures", "lease")
+    ]
+    assert (keys.credentials, keys.proof("ba78")) == (f"{own}:credentials", f"{own}:proof:ba78")
+    assert keys.channel == "p:staging:dapi.binance.com:news"
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each is not ACCOUNT])
+async def test_what_is_shared_of_one_document_touches_no_other(
+    store: AccountStore, redis: Any, clock: FakeClock, document: Document
+) -> None:
+    guard = RedisGuard(redis, clock, Metrics())
+    other = AccountStore(guard, replace(KEYS, document=document), EGRESS, ExchangeClock(clock), FIRST)
+    assert [await lease(each) for each in (store, other)] == ["acquired", "acquired"]
+    await other.record_failure(Failed(3, OUTAGE.failure, 4_000), "mine")
+    assert (await failed(store), await lease(store, LeaseRequest("rival", 0))) == (None, "held")
+    assert await store.store_fenced(ENTRY, 60_000, "mine") == "kept"
+    found = await failed(other)
+    assert found is not None
+    assert (found.count, await shared(other)) == (3, None)
+    assert await lease(other) == "acquired"
+    assert await share(store, replace(ENTRY, request_time=ENTRY.request_time + 1)) == "kept"
+    assert await other.store_fenced(ENTRY, 60_000, "mine") == "kept"  # older than what there is of the account
+    assert await store.clear() == Cleared(0, lease=False, credentials=0)
+    assert await shared(other) == ENTRY
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each is not ACCOUNT])
+async def test_every_end_of_a_refresh_and_every_wish_names_its_document(
+    redis: Any, clock: FakeClock, document: Document
+) -> None:
+    guard = RedisGuard(redis, clock, Metrics())
+    store = AccountStore(guard, replace(KEYS, document=document), EGRESS, ExchangeClock(clock), FIRST)
+    async with redis.pubsub() as heard:
+        await heard.subscribe("news")
+        await heard.get_message(timeout=1)
+        await share(store, ENTRY)
+        await lease(store)
+        await store.record_failure(Failed(1, OUTAGE.failure, 1_000), "mine")
+        await lease(store)
+        await store.release("mine")
+        store.request_refresh(250)
+        messages = [await heard.get_message(timeout=1) for _ in range(4)]
+    change = Notification("main", FIRST, document=document.name)
+    wish = Notification("main", FIRST, RefreshRequest(FIRST, 250), document.name)
+    assert [Notification.decode(message["data"]) for message in messages] == [change, change, change, wish]
