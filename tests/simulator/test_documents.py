@@ -167,3 +167,13 @@ async def test_answers_of_every_document_are_held_back(exchange: Exchange, clien
             group.create_task(rows(client, path))
         await exchange.wait_held(3)
         exchange.release()
+
+
+@pytest.mark.parametrize("path", [BALANCE_PATH, POSITION_RISK_PATH, LEVERAGE_BRACKET_PATH])
+async def test_a_raw_body_is_answered_byte_for_byte_at_its_path_alone(
+    exchange: Exchange, client: httpx.AsyncClient, path: str
+) -> None:
+    before = {each: (await answer(client, each)).content for each in (ACCOUNT_PATH, BALANCE_PATH, POSITION_RISK_PATH)}
+    exchange.book().raw_by_path[path] = b' [ {"x" :1.50E+3}\r\n] '
+    assert (await answer(client, path)).content == b' [ {"x" :1.50E+3}\r\n] '
+    assert all([(await answer(client, each)).content == before[each] for each in before if each != path])
