@@ -54,9 +54,9 @@ def _book(account: str, sides: list[str]) -> Book:
 
 def _of_symbols(account: str, what: str, symbols: list[str], sides: list[str]) -> tuple[Row, ...]:
     """Rows of each symbol on each side; without sides, one each."""
-    keys: list[Row] = [{"symbol": symbol} for symbol in symbols]
-    if sides:
-        keys = [key | {"positionSide": side} for key in keys for side in sides]
+    keys = [
+        {"symbol": symbol} | side for symbol in symbols for side in [{"positionSide": side} for side in sides] or [{}]
+    ]
     return tuple(key | {"note": f"row({account} {what} {' '.join(key.values())})"} for key in keys)
 
 
