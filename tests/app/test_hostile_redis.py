@@ -53,7 +53,13 @@ FURTHER = {
     for kind in ("snapshot", "lease", "failures")
 }
 """Keys of the further documents, and the path that reads them."""
-KEYS |= {name: lambda _, key=key: key for name, (_, key) in FURTHER.items()}
+
+
+def at(key: str) -> Callable[[Stage], str]:
+    return lambda _: key
+
+
+KEYS |= {name: at(key) for name, (_, key) in FURTHER.items()}
 
 
 async def read(stage: Stage, replica: Replica, path: str) -> tuple[httpx.Response, int]:
