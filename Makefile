@@ -25,14 +25,25 @@ install: .venv/.installed  ## the environment alone: .venv/bin/coinm-gateway
 demo: install  ## the gateway before a simulated exchange, with an embedded Redis
 	@exec $(BIN)/python -m simulator demo
 
-# ccxt pins versions of what the service uses too, so it has a folder of its own, which only its tests look into.
+# Public clients pin versions of what the service uses too, so they have a folder of their own, which only their tests look into.
 .venv/clients/.installed: .venv/.installed requirements/clients.txt
 	@echo "Setting up .venv/clients (once; about a minute)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade --require-hashes --target .venv/clients -r requirements/clients.txt
 	@touch $@
 
+# Public JavaScript clients come from npm, into a folder of their own that only tests look into.
+.PHONY: javascript
+javascript:
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory tests/process/javascript/node_modules/.installed; \
+	else echo "not run: JavaScript clients (needs npm)" >&2; test -z "$$CI"; fi
+
+tests/process/javascript/node_modules/.installed: tests/process/javascript/package-lock.json
+	@echo "Setting up the JavaScript clients (once; some seconds)"
+	npm --prefix tests/process/javascript ci --ignore-scripts --omit=dev --no-fund --no-audit --loglevel error
+	@touch $@
+
 # Two workers. A file's tests stay together, and in order; files too, so that the longest begin first and short ones fill the end.
-test: install .venv/clients/.installed .venv/policies/.installed  ## every test, with branch coverage of service/
+test: install .venv/clients/.installed .venv/policies/.installed javascript  ## every test, with branch coverage of service/
 	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
@@ -98,4 +109,4 @@ lock: install  ## resolve the requirements anew
 	$(LOCK) --group policies --output-file requirements/policies.txt
 
 clean:  ## remove what the targets made
-	rm -rf .venv openapi/node_modules .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis build dist
+	rm -rf .venv openapi/node_modules tests/process/javascript/node_modules .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis build dist

@@ -104,6 +104,7 @@ def _risk_row(contract: Contract, side: Side, mark: Decimal) -> Row:
         "isolatedMargin": "0.00000000",
         "isAutoAddMargin": "false",
         "positionSide": side,
+        "notionalValue": "0",  # not in the docs, but in the rows that public clients have recorded
         "updateTime": 0,
     }
 
@@ -120,6 +121,7 @@ def _open_risk(position: Position, figures: Margins, held: Holding) -> Row:
         "leverage": str(position.leverage),
         "maxQty": max_quantity(position.leverage),
         "marginType": "isolated" if position.isolated else "cross",
+        "notionalValue": eight(figures.notional),
         "isolatedMargin": eight(position.isolated_wallet + figures.unrealized if position.isolated else ZERO),
         "updateTime": position.updated_ms,
     }

@@ -17,14 +17,17 @@ PROGRAMS = {
     "chromium": "chromium",
     "haproxy": "haproxy",
     "kubectl": "kubectl",
+    "node": "node",
     "promtool": "promtool",
     "unshare": "unshare",
 }
 """By the fixture that starts it."""
 
-CLIENTS = Path(__file__).parents[1] / ".venv" / "clients"
-POLICIES = Path(__file__).parents[1] / ".venv" / "policies"
-FOLDERS = {"clients": CLIENTS, "checkov": POLICIES}
+ROOT = Path(__file__).parents[1]
+CLIENTS = ROOT / ".venv" / "clients"
+JAVASCRIPT = ROOT / "tests" / "process" / "javascript" / "node_modules"
+POLICIES = ROOT / ".venv" / "policies"
+FOLDERS = {"clients": CLIENTS, "javascript": JAVASCRIPT, "checkov": POLICIES}
 """What make installs beside the environment, by the fixture that looks into it."""
 
 LONGEST = {"test_schemathesis.py"}
@@ -76,7 +79,7 @@ def missing(item: pytest.Item) -> list[str]:
     programs = {PROGRAMS[name] for name in fixtures if name in PROGRAMS}
     folders = {FOLDERS[name] for name in fixtures if name in FOLDERS}
     absent = [program for program in programs if shutil.which(program) is None or not _permitted(program)]
-    return sorted(absent + [f".venv/{folder.name}" for folder in folders if not folder.is_dir()])
+    return sorted(absent + [os.path.relpath(folder, ROOT) for folder in folders if not folder.is_dir()])
 
 
 @cache

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from service.account.documents import Document, RowKind
-from service.account.rows import POSITION_SIDES, Row, margin_asset, members_of, without
+from service.account.rows import POSITION_SIDES, Row, located, margin_asset, without
 from service.account.snapshot import Snapshot, Spans
 
 MAX_BODY = 4 * 1024 * 1024
@@ -70,16 +70,16 @@ def parse(
     commas = body.count(b",")
     if commas + body.count(b"[") + body.count(b"{") > MAX_VALUES:  # 10 ms at most, before any object is built
         raise MalformedDocumentError(f"the answer has more than {MAX_VALUES} values")
-    arrays = _plain_rows(document, body, commas) or _strict_rows(document, body)
+    members = _members_of(document, body)
+    arrays = _plain_rows(document, body, members, commas) or _strict_rows(document, body)
     try:
-        texts = _arrays_of(document, body)
-        slices = [msgspec.json.decode(text, type=list[msgspec.Raw]) for text in texts]
+        slices = [msgspec.json.decode(members[kind.array], type=list[msgspec.Raw]) for kind in document.kinds]
         rows = {
-            kind: _rows_of(kind, members, raw, margin_assets)
-            for kind, members, raw in zip(document.kinds, arrays, slices, strict=True)
+            kind: _rows_of(kind, array, raw, margin_assets)
+            for kind, array, raw in zip(document.kinds, arrays, slices, strict=True)
         }
-        spans = _locate(document, body)
-    except (msgspec.MsgspecError, RecursionError):
+        spans = _locate(document, body, members)
+    except (msgspec.MsgspecError, KeyError, RecursionError):
         raise MalformedDocumentError("the answer is not JSON as msgspec reads it") from None
     return Snapshot(
         document,
@@ -103,7 +103,7 @@ def _rows_of(
     of_asset, has_sides = kind.keys[0] == "asset", "positionSide" in kind.keys
     rows: list[Row] = []
     for members, raw in zip(array, slices, strict=True):
-        zero = all(is_zero(members.get(name)) for name in kind.amounts)
+        zero = all(map(is_zero, map(members.get, kind.amounts)))
         if of_asset:
             public = without(bytes(raw), kind.private) if not kind.private.isdisjoint(members) else None
             rows.append(Row(raw, _key(members, "asset"), zero=zero, public=public))
@@ -119,31 +119,29 @@ def _rows_of(
     return tuple(rows)
 
 
-def _arrays_of(document: Document, body: bytes) -> list[msgspec.Raw]:
-    """The text of each array of rows.
-
-    Raises:
-        msgspec.MsgspecError, KeyError: the body has no such arrays.
-    """
+def _members_of(document: Document, body: bytes) -> dict[str, msgspec.Raw]:
+    """The members of an object, or the body itself where it is the array of rows; empty: msgspec doesn't take it."""
     if not document.kinds[0].array:
-        return [msgspec.Raw(body)]
-    members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    return [members[kind.array] for kind in document.kinds]
+        return {"": msgspec.Raw(body)}
+    try:
+        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
 
 
-def _plain_rows(document: Document, body: bytes, commas: int) -> list[list[_Members]] | None:
+def _plain_rows(
+    document: Document, body: bytes, members: Mapping[str, msgspec.Raw], commas: int
+) -> list[list[_Members]] | None:
     """The rows of a body that is as usual, with so many commas; `None`: the strict parser must decide."""
-    members: _Members = {}
     try:
         body.decode("utf-8")
-        if document.kinds[0].array:
-            members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        texts = [members[kind.array] for kind in document.kinds] if members else [body]
-        arrays: list[list[_Members]] = [msgspec.json.decode(text, type=list[dict[str, _Scalar]]) for text in texts]
+        arrays: list[list[_Members]] = [
+            msgspec.json.decode(members[kind.array], type=list[dict[str, _Scalar]]) for kind in document.kinds
+        ]
     except (UnicodeDecodeError, KeyError, msgspec.MsgspecError, RecursionError):
         return None
-    objects = [members, *(row for rows in arrays for row in rows)]
-    separators = sum(len(each) - 1 for each in (*arrays, *objects) if each)
+    containers = [members, *arrays, *(row for rows in arrays for row in rows)]
+    separators = sum(len(each) - 1 for each in containers if each)
     numbers = any(
         type(row.get(name, "")) is not str  # msgspec would round it
         for kind, rows in zip(document.kinds, arrays, strict=True)
@@ -205,12 +203,12 @@ def _key(members: dict[str, Any], name: str) -> str:
     return value
 
 
-def _locate(document: Document, body: bytes) -> Spans | None:
+def _locate(document: Document, body: bytes, members: Mapping[str, msgspec.Raw]) -> Spans | None:
     """Where the arrays and the documented members are; the body is known to be valid and free of duplicate keys."""
     if not document.kinds[0].array:
         return None
     arrays = {kind.array: kind for kind in document.kinds}
-    places = members_of(body)
+    places = located(body, members)
     documented = [
         (each.start, each.end) for name, each in places.items() if name in document.documented | arrays.keys()
     ]

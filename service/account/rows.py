@@ -50,11 +50,11 @@ def pair_of(symbol: str) -> str:
     return symbol.rpartition("_")[0]
 
 
-def members_of(text: bytes) -> dict[str, Member]:
-    """Where the members of an object are; the text is known to be valid JSON, with unique keys."""
+def located(text: bytes, members: Mapping[str, msgspec.Raw]) -> dict[str, Member]:
+    """Where the members of an object are, by what msgspec made of it; the text is valid JSON, with unique keys."""
     found: dict[str, Member] = {}
     end = 0
-    for name, value in msgspec.json.decode(text, type=dict[str, msgspec.Raw]).items():
+    for name, value in members.items():
         # msgspec gives each value's bytes but not their offset: the next name starts where the last value ended.
         match = next(_MEMBER.finditer(text, end))
         end = match.end() + len(memoryview(value))
@@ -64,7 +64,7 @@ def members_of(text: bytes) -> dict[str, Member]:
 
 def without(row: bytes, names: frozenset[str]) -> bytes:
     """An object without these members; all other bytes stay as they are."""
-    places = members_of(row)
+    places = located(row, msgspec.json.decode(row, type=dict[str, msgspec.Raw]))
     kept = [member for name, member in places.items() if name not in names]
     if len(kept) == len(places) or not kept:
         return row if kept else b"{}"

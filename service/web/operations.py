@@ -44,7 +44,7 @@ class Weight(msgspec.Struct, rename="camel", frozen=True):
 
 
 class LastRefresh(msgspec.Struct, rename="camel", frozen=True):
-    """The last time this replica asked the exchange for the account, or would have."""
+    """The last time this replica asked the exchange for the account object, or would have."""
 
     at: Annotated[Time, Meta(description="When that ended.")]
     outcome: Annotated[
@@ -61,7 +61,8 @@ class AccountStatus(msgspec.Struct, rename="camel", frozen=True):
 
     account: Annotated[str, Meta(description="The account's name.")]
     snapshot_time: Annotated[
-        Time | None, Meta(description="When the exchange was asked for what is in memory; null: nothing is.")
+        Time | None,
+        Meta(description="When the exchange was asked for the account object in memory; null: there is none."),
     ]
     age_ms: Annotated[Count | None, Meta(description="How old that is, in milliseconds.")]
     position_mode: Annotated[str | None, Meta(description="`one-way`, `hedge`, or null where it isn't known.")]

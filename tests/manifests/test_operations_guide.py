@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from service.account.documents import ACCOUNT
+from service.account.documents import ACCOUNT, DOCUMENTS
+from service.cache.policy import windows
 from service.fleet.budget import MINUTE
-from service.settings import Exchange, Settings
+from service.settings import Duration, Exchange, Freshness, Settings
 from service.settings_file import load
 from tests.guides import blocks
 from tests.manifests.rendered import MADE_ELSEWHERE, Manifests
@@ -39,6 +40,13 @@ def with_tables(folder: Path, tables: str) -> Settings:
     """The production overlay's settings with tables of the guide at their end."""
     (folder / "gateway.toml").write_text(PRODUCTION.read_text() + tables)
     return load(folder / "gateway.toml")
+
+
+def test_the_table_of_documents_is_what_each_costs() -> None:
+    rows = re.findall(r"^\| ([a-z-]+) \| `.*` \| (\d) \| ([\d.]+)(?:: one call an hour)? \|$", GUIDE, re.MULTILINE)
+    freshness = Freshness(fresh_for=Duration(1_000))
+    per_minute = {each: each.weight * MINUTE / windows(each, freshness).fresh_for for each in DOCUMENTS}
+    assert rows == [(each.name, str(each.weight), f"{round(per_minute[each], 2):g}") for each in DOCUMENTS]
 
 
 def test_the_table_of_weights_is_what_the_settings_cost() -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from simulator.exchange import Exchange
 from simulator.server import serving
-from tests.programs import CLIENTS, require, require_folder
+from tests.programs import CLIENTS, JAVASCRIPT, require, require_folder
 from tests.support import bearer, free_port, unmeasured, until, write_settings
 
 Tables = dict[str, dict[str, object]]
@@ -66,6 +66,17 @@ def curl() -> str:
 def clients() -> Path:
     """The folder of the public clients that have one of their own."""
     return require_folder(CLIENTS)
+
+
+@pytest.fixture
+def node() -> str:
+    return require("node")
+
+
+@pytest.fixture
+def javascript() -> Path:
+    """The folder of the public JavaScript clients."""
+    return require_folder(JAVASCRIPT)
 
 
 @pytest.fixture
@@ -169,6 +180,22 @@ async def gateway(tmp_path: Path, redis_port: int, exchange_url: str) -> AsyncIt
     """A gateway of the default windows, started."""
     async with gateway_process(tmp_path, tables(redis_port, exchange_url), measured=False) as process:
         yield process
+
+
+@pytest.fixture
+async def still(exchange: Exchange) -> Exchange:
+    """An exchange whose account no longer moves with the market, so that two reads can be compared."""
+    exchange.market.frozen = True
+    return exchange
+
+
+@pytest.fixture
+async def kept_up(gateway: GatewayProcess) -> GatewayProcess:
+    """A gateway that has read the contracts, which it does by itself."""
+    async with asyncio.timeout(STARTUP), httpx.AsyncClient(base_url=gateway.url) as client:
+        while (await client.get("/binance/main/dapi/v1/exchangeInfo")).status_code != 200:
+            await asyncio.sleep(0.02)
+    return gateway
 
 
 def port_of(url: str) -> tuple[str, int]:
