@@ -169,6 +169,32 @@ async def test_rows_and_names_are_granted_by_the_listing_that_the_snapshot_was_i
     assert (await gateway.get(f"{POSITIONS}/BTCUSD_PERP", "treasury")).status_code == (200 if seen else 403)
 
 
+async def test_brackets_that_came_before_the_listing_are_cut_by_their_form_no_longer_than_positions(
+    stage: Stage,
+) -> None:
+    """Though brackets are fresh for an hour: who may see a row would be wrong for as long."""
+    stage.exchange.market.margin_assets |= {"ETHUSD_PERP": "SOL", "SOLUSD_PERP": "ETH"}
+    stage.fail(Fault("500", path="/dapi/v1/exchangeInfo"))
+    replicas = [await stage.start(), await stage.start()]
+    for gateway, symbol in itertools.product(replicas, ("ETHUSD_PERP", "SOLUSD_PERP")):
+        by_form = 200 if symbol == "ETHUSD_PERP" else 403
+        for path in (f"{BRACKETS}/{symbol}", f"{POSITIONS}/{symbol}"):
+            assert (await gateway.get(path)).status_code == 200
+            assert (await gateway.get(path, "treasury")).status_code == by_form, path
+    stage.exchange.faults.clear()
+    await stage.advance(65_000)
+    await replicas[0].gateway.exchange.keep_up()
+    for gateway, symbol in itertools.product(replicas, ("ETHUSD_PERP", "SOLUSD_PERP")):
+        by_listing = 200 if symbol == "SOLUSD_PERP" else 403
+        for path in (f"{BRACKETS}/{symbol}", f"{POSITIONS}/{symbol}"):
+            assert (await gateway.get(path)).status_code == 200
+            assert (await gateway.get(path, "treasury")).status_code == by_listing, path
+    answer = await replicas[0].get(f"{BRACKETS}?symbol=BTCUSD_201225")
+    assert (answer.status_code, answer.json()) == (200, [])
+    assert answer.headers["cache-status"] == "coinm-gateway; hit; ttl=3600"
+    assert stage.exchange.calls.count("/dapi/v2/leverageBracket") == 2
+
+
 async def test_in_one_way_mode_a_grant_on_long_rows_sees_no_positions_and_is_told_why(gateway: Replica) -> None:
     answer = await gateway.get(POSITIONS, "longs")
     assert (answer.content, answer.headers["gateway-position-mode"]) == (b"[]", "one-way")
