@@ -2,11 +2,12 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.rows import members_of, without
+from service.account.rows import located, without
 from tests.unit.account.bodies import ALIAS, Object, objects
 
 PRIVATE = frozenset({ALIAS})
@@ -14,7 +15,7 @@ PRIVATE = frozenset({ALIAS})
 
 @given(objects())
 def test_every_member_is_found_where_it_is(sent: Object) -> None:
-    found = members_of(sent.text)
+    found = located(sent.text, msgspec.json.decode(sent.text, type=dict[str, msgspec.Raw]))
     assert [(name, sent.text[place.start : place.end]) for name, place in found.items()] == list(sent.members)
     for name, place in found.items():
         assert json.loads(sent.text[place.value : place.end]) == json.loads(sent.text)[name]
