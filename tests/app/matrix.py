@@ -28,9 +28,10 @@ SYMBOLS = ["BTCUSD_PERP", "ETHUSD_PERP", "SOLUSD_PERP", *LISTED, "WEIRD"]
 SIDES = ["BOTH", "LONG", "SHORT"]
 
 
-OWN_ASSETS = ["OWN", "BAL"]
+OWN_ASSETS = ["OWN", "BAL", "RISK"]
 OWN_SYMBOLS = ["OWNUSD_PERP", "RISKUSD_PERP", "LEVUSD_PERP"]
-"""What one document alone has, and exchangeInfo neither: account and balance; account, position risk and brackets."""
+"""What one document alone has, and exchangeInfo neither: account, balance and position risk; or account, position risk
+and brackets."""
 
 
 def _book(account: str, sides: list[str]) -> Book:
