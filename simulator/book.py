@@ -148,6 +148,7 @@ class Book:
         self.hedge = hedge
         self.options = options or Options()
         self.raw: bytes | None = None  # answered instead of everything below, byte for byte
+        self.raw_by_path: dict[str, bytes] = {}  # the same for the further documents, whatever parameters choose
         self.balances: dict[str, Decimal] = {}
         self.balances_updated_ms: dict[str, int] = {}
         self._positions: dict[tuple[str, Side], Position] = {}

@@ -265,7 +265,9 @@ def _signed(
 
         if given and not any(map(wanted, CONTRACTS)):
             return error(400, -1121, "Invalid symbol.")
-        return Reply(200, content(exchange, exchange.book(key.account), wanted, now_ms))
+        book = exchange.book(key.account)
+        raw = book.raw_by_path.get(request.path)
+        return Reply(200, content(exchange, book, wanted, now_ms) if raw is None else raw)
 
     return answer
 

@@ -86,10 +86,10 @@ class DocumentCache:
 
     def __init__(self, state: DocumentState, freshness: Freshness, timeout_s: float, metrics: Metrics) -> None:
         self.state = state
-        self._freshness = policy.windows(state.document, freshness)
+        self._of_account, self._own = freshness, policy.windows(state.document, freshness)
         self._timeout_s = timeout_s
         self._monotonic = self.source.clock.monotonic
-        self._refresher = Refresher(self.state, self._freshness, timeout_s, metrics)
+        self._refresher = Refresher(self.state, self._own, timeout_s, metrics)
         self._flight = SingleFlight[Outcome]()
         self._reading = SingleFlight[None]()
         self._refresh_began = self._read_began = self._monotonic() - READ_INTERVAL_MS
@@ -116,13 +116,23 @@ class DocumentCache:
         return self.state.snapshot.margin_assets if self.state.snapshot else self.source.margin_assets
 
     @property
+    def _freshness(self) -> Freshness:
+        """The windows in force: the document's own, if it has any, once exchangeInfo decides who sees which row.
+
+        A snapshot that came before it is cut by the form of its symbols, and must not be for longer than the account's.
+        """
+        snapshot = self.state.snapshot
+        return self._own if snapshot is None or snapshot.margin_assets else self._of_account
+
+    @property
     def in_use(self) -> bool:
         """Whether it has been read here: there is a snapshot, or a refresh that may bring the first."""
         return self.state.snapshot is not None or self._flight.active
 
     def reconfigure(self, freshness: Freshness) -> None:
         """Apply other windows from now on."""
-        self._freshness = self._refresher.freshness = policy.windows(self.state.document, freshness)
+        self._of_account = freshness
+        self._own = self._refresher.freshness = policy.windows(self.state.document, freshness)
         self._last = None
 
     def receive(self, notification: Notification) -> None:

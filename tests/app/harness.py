@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import io
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +21,9 @@ from service.gateway import Gateway
 from service.reload import Reloader, read
 from service.settings_file import load
 from service.telemetry.audit import Line
-from simulator.exchange import MAIN, Exchange
-from simulator.faults import Fault
+from simulator.documents import balances, leverage_brackets, position_risk
+from simulator.exchange import BALANCE_PATH, LEVERAGE_BRACKET_PATH, MAIN, POSITION_RISK_PATH, Exchange
+from simulator.faults import ACCOUNT_PATH, Fault
 from simulator.signature import DEMO_API_KEY, DEMO_SECRET_KEY
 from simulator.statement import statement
 from simulator.transport import SimulatorTransport
@@ -34,8 +35,18 @@ POSITIONS = f"{ACCOUNT}/positions"
 BTC = f"{ASSETS}/BTC"
 SYMBOL = f"{POSITIONS}/BTCUSD_PERP"
 
-LISTS = (ACCOUNT, ASSETS, POSITIONS)
-ITEMS = (BTC, SYMBOL, f"{SYMBOL}/BOTH")
+BALANCE, RISK, BRACKETS = f"{ACCOUNT}/balance", f"{ACCOUNT}/position-risk", f"{ACCOUNT}/leverage-brackets"
+
+_EXAMPLES = {"asset": "BTC", "symbol": "BTCUSD_PERP", "positionSide": "BOTH"}
+PATHS = {
+    shape: "/".join([ACCOUNT, *filter(None, [shape.resource]), *(_EXAMPLES[name] for name in shape.named)])
+    for shape in documents.SHAPES.values()
+}
+"""A path of every shape; the items in them are ones that there are."""
+LISTS = tuple(path for shape, path in PATHS.items() if not shape.named)
+ITEMS = tuple(path for shape, path in PATHS.items() if shape.named)
+DROP_INS = tuple(f"/binance/main{document.path}" for document in documents.DOCUMENTS)
+"""The paths of an account's documents for Binance's own clients."""
 
 ADDRESS = "127.0.0.1"
 """Where the exchange sees the gateways calling from."""
@@ -215,8 +226,16 @@ class Stage(World):
         """The account as the exchange would send it now, read."""
         return msgspec.json.decode(self.raw())
 
-    def raw(self) -> bytes:
-        return statement(self.exchange.book(MAIN), self.exchange.market, self.exchange.now_ms())
+    def raw(self, path: str = ACCOUNT_PATH) -> bytes:
+        """The body that the exchange would send now at one of its paths."""
+        book, market, now_ms = self.exchange.book(MAIN), self.exchange.market, self.exchange.now_ms()
+        bodies: dict[str, Callable[[], bytes]] = {
+            ACCOUNT_PATH: lambda: statement(book, market, now_ms),
+            BALANCE_PATH: lambda: balances(book, market, now_ms),
+            POSITION_RISK_PATH: lambda: position_risk(book, market, now_ms, lambda _: True),
+            LEVERAGE_BRACKET_PATH: lambda: leverage_brackets(book, lambda _: True),
+        }
+        return book.raw_by_path.get(path) or bodies[path]()
 
     def answer_with(self, **members: Json) -> None:
         """From now on the account is what it was, but for these members."""
@@ -331,7 +350,7 @@ def _exposures(replica: Replica) -> list[tuple[str, str]]:
     parts += [each.state.snapshot for cache in gateway.config.caches.values() for each in cache.documents.values()]
     parts += [vars(gateway.reviews)] if gateway.reviews is not None else []
     parts += [
-        *(cache.state.active.shared[documents.ACCOUNT] for cache in gateway.config.caches.values()),
+        *(shared for cache in gateway.config.caches.values() for shared in cache.state.active.shared.values()),
         vars(gateway.exchange),
         vars(gateway.config.clients),
     ]

@@ -16,7 +16,7 @@ from simulator import market
 from simulator.exchange import MAIN
 from tests.app import oracle
 from tests.app.harness import problem
-from tests.app.oracle import Book, Expected, Grants, Missing, Question, Reason, Unidentified, View, expected
+from tests.app.oracle import Book, Expected, Grants, Missing, Question, Reason, Row, Unidentified, View, expected
 
 # What there is to see. Every row names itself, so that it is known wherever it turns up.
 
@@ -28,16 +28,44 @@ SYMBOLS = ["BTCUSD_PERP", "ETHUSD_PERP", "SOLUSD_PERP", *LISTED, "WEIRD"]
 SIDES = ["BOTH", "LONG", "SHORT"]
 
 
+OWN_ASSETS = ["OWN", "BAL", "RISK"]
+OWN_SYMBOLS = ["OWNUSD_PERP", "RISKUSD_PERP", "LEVUSD_PERP"]
+"""What one document alone has, and exchangeInfo neither: account, balance and position risk; or account, position risk
+and brackets."""
+
+
 def _book(account: str, sides: list[str]) -> Book:
-    assets = [{"asset": asset, "note": f"row({account} {asset})"} for asset in ("BTC", "ETH", "SOL")]
-    positions = [
-        {"symbol": symbol, "positionSide": side, "note": f"row({account} {symbol} {side})"}
-        for symbol, side in itertools.product(SYMBOLS, sides)
-    ]
+    assets = [{"asset": asset, "note": f"row({account} {asset})"} for asset in ("BTC", "ETH", "SOL", "OWN")]
     before = {"totalWalletBalanceUsd": f"row({account} total)", "updateTime": 0, "assetsOf": {"assets": [1], "x": {}}}
     between = {"canTrade": True, "loans": [{"note": f"row({account} loans)", "positions": []}]}
     after = {"feeTier": 2, "positions ": [], "canDeposit": False}
-    return Book(tuple(assets), tuple(positions), LISTED, CONTRACTS, before, between, after)
+    return Book(
+        assets=tuple(assets),
+        positions=_of_symbols(account, "position", [*SYMBOLS, OWN_SYMBOLS[0]], sides),
+        balance=tuple(_balance(account, asset, place) for place, asset in enumerate(("BTC", "ETH", "SOL", "BAL"))),
+        risk=_of_symbols(account, "risk", [*SYMBOLS, OWN_SYMBOLS[1]], sides),
+        brackets=_of_symbols(account, "brackets", [*SYMBOLS, OWN_SYMBOLS[2]], []),
+        listed=LISTED,
+        contracts=CONTRACTS,
+        before=before,
+        between=between,
+        after=after,
+    )
+
+
+def _of_symbols(account: str, what: str, symbols: list[str], sides: list[str]) -> tuple[Row, ...]:
+    """Rows of each symbol on each side; without sides, one each."""
+    keys = [
+        {"symbol": symbol} | side for symbol in symbols for side in [{"positionSide": side} for side in sides] or [{}]
+    ]
+    return tuple(key | {"note": f"row({account} {what} {' '.join(key.values())})"} for key in keys)
+
+
+def _balance(account: str, asset: str, place: int) -> Row:
+    """A row with its alias at the beginning, between others, or at the end."""
+    members = [("asset", asset), ("note", f"row({account} balance {asset})"), ("x", {oracle.ALIAS: "not at the top"})]
+    members.insert(place, (oracle.ALIAS, f"alias({account} {asset})"))
+    return dict(members)
 
 
 BOOKS = {MAIN: _book(MAIN, SIDES), OTHER: _book(OTHER, SIDES[:1])}
@@ -152,6 +180,10 @@ BINANCE = Dialect(
         "unknown-credential": (401, "-2015"),
         "account": (401, "-2015"),
         "parameter": (400, "-1104"),
+        "combination": (400, "-1128"),
+        "name": (401, "-2015"),
+        "unknown-asset": (400, "-1121"),
+        "unknown-symbol": (400, "-1121"),
     },
     refusal=lambda answer: str(answer.json()["code"]),
 )
@@ -165,13 +197,16 @@ VALUES = {
 }
 """Granted to whoever sees anything, granted to whoever sees all, and not there."""
 FURTHER = {
-    "asset": ["ETH", "ADA", "btc", "币安人生", "a b", "B\x00", "A" * 65, ""],
+    "asset": ["ETH", "ADA", *OWN_ASSETS, "btc", "币安人生", "a b", "B\x00", "A" * 65, ""],
     "symbol": [
-        *("ETHUSD_PERP", *LISTED, "WEIRD", "NONESUSD_PERP", "NONESUCH", "b", "ADAUSD_PERP", "BTCUSD_201225"),
-        *("BTCUSD_991225", "NONESUSD_201225", "BTC\x7f", "\u5e01USD_PERP"),
+        *("ETHUSD_PERP", *LISTED, "WEIRD", *OWN_SYMBOLS, "NONESUSD_PERP", "NONESUCH", "b", "ADAUSD_PERP"),
+        *("BTCUSD_201225", "BTCUSD_991225", "NONESUSD_201225", "BTC\x7f", "\u5e01USD_PERP"),
     ],
     "positionSide": ["long"],
 }
+PAIRS = ["BTCUSD", "SOLUSD", "XRPUSD", "RISKUSD", "ADAUSD", "NONESUSD", "BTC", "WEIRD", "btcusd", "b\x7f", "A" * 65, ""]
+UNFORMED = {"WEIRD", "NONESUCH", "b", *LISTED, "BTC", "btcusd", "XRPUSD"}
+"""Symbols and pairs whose form doesn't say the asset that decides."""
 
 
 def _combinations() -> list[Query]:
@@ -183,14 +218,53 @@ def _combinations() -> list[Query]:
     return [*found, (("symbol", "BTCUSD_PERP,XRPUSD_PERP"),), (("symbol", "BTCUSD_PERP"), ("symbol", "SOLUSD_PERP"))]
 
 
+def _singles(*names: str) -> list[Query]:
+    """Every filter by itself, each of its values, several at once, and those that the path doesn't take."""
+    taken: dict[str, list[str]] = {name: VALUES[name] + FURTHER[name] for name in names}
+    found: list[Query] = [((name, value),) for name, values in taken.items() for value in values]
+    found += [((name, values[0]),) for name, values in VALUES.items() if name not in names]
+    several = [(name, values[:2]) for name, values in VALUES.items() if name in names]
+    found += [((name, ",".join(values)),) for name, values in several]
+    found += [tuple((name, value) for value in values) for name, values in several]
+    return [(), *found, (("x", "1"),), (("nonzero", "true"),), (("accountAlias", "1"),)]
+
+
+def _together(*names: str) -> list[Query]:
+    """Two filters or more at a time, of what is granted to whoever sees anything and to whoever sees all."""
+    chosen = itertools.product(*([None, *VALUES[name][:2]] for name in names))
+    found = [tuple((n, v) for n, v in zip(names, values, strict=True) if v is not None) for values in chosen]
+    return [query for query in found if len(query) > 1]
+
+
+def _chosen(**values: list[str]) -> list[Query]:
+    """The exchange's own parameters: each with each value, and in every way that it doesn't take them."""
+    found: list[Query] = [((name, each),) for name, given in values.items() for each in given]
+    for name, (first, second, *_) in values.items():
+        found += [((name, f"{first},{second}"),), ((name, first), (name, second)), ((name, first), (name, first))]
+        found += [((name, first), ("timestamp", "1"), ("timestamp", "2")), ((name, first), ("limit", "5"))]
+        found += [((name, first), (other, values[other][0])) for other in values if other != name]
+        found += [((name, first), (other, values[other][1])) for other in values if other != name]
+    return found
+
+
 def _paths(*names: str) -> list[Mapping[str, str]]:
     """Every value of every name in a path; never an empty one, which is another path."""
     values = ([value for value in VALUES[name] + FURTHER[name] if value] for name in names)
     return [dict(zip(names, each, strict=True)) for each in itertools.product(*values)]
 
 
+def _few_sides() -> list[Mapping[str, str]]:
+    """The same of symbols and sides, with few of one where there are all of the other."""
+    few = VALUES["symbol"] + ["XRPUSD_PERP", "WEIRD"]
+    return [
+        path for path in _paths("symbol", "positionSide") if path["symbol"] in few or path["positionSide"] == "LONG"
+    ]
+
+
 FEW: list[Query] = [(), (("asset", "SOL"),), (("positionSide", "long"),), (("x", "1"),)]
 """Enough for those who may not see the account at all, and for paths that take no filters."""
+FEWER = [FEW[0], FEW[3]]
+SIGNED: Query = (("timestamp", "1"), ("recvWindow", "5000"), ("signature", "c0ffee"))
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -201,6 +275,8 @@ class Route(msgspec.Struct, frozen=True):
     """The names in the path, beside the account's."""
     queries: list[Query]
     of_account: bool = True
+    briefly: bool = False
+    """Whether those who may not see the account ask only a little of it."""
     told: Callable[[bytes], bytes] = bytes
     """What the oracle has to say of a body."""
 
@@ -214,12 +290,42 @@ ROUTES = {
     oracle.ACCOUNTS: Route(V1, [{}], FEW, of_account=False),
     oracle.STATUS: Route(V1, [{}], FEW, of_account=False, told=_names_of_accounts),
     oracle.ACCOUNT: Route(V1, [{}], _combinations()),
-    oracle.ASSETS: Route(V1, [{}], _combinations()),
+    oracle.ASSETS: Route(V1, [{}], _singles("asset")),
     oracle.POSITIONS: Route(V1, [{}], _combinations()),
     oracle.ASSET: Route(V1, _paths("asset"), FEW[:2]),
     oracle.SYMBOL: Route(V1, _paths("symbol"), FEW[:2]),
     oracle.POSITION: Route(V1, _paths("symbol", "positionSide"), FEW[:1]),
-    oracle.DROP_IN: Route(BINANCE, [{}], [*FEW, (("timestamp", "1"), ("recvWindow", "5000"), ("signature", "c0ffee"))]),
+    oracle.BALANCE: Route(V1, [{}], _singles("asset"), briefly=True),
+    oracle.BALANCE_ROW: Route(V1, _paths("asset"), FEW[:1], briefly=True),
+    oracle.RISK: Route(
+        V1,
+        [{}],
+        [*_singles(*VALUES), *_together(*VALUES)],
+        briefly=True,
+    ),
+    oracle.RISK_SYMBOL: Route(V1, _paths("symbol"), FEW[:1], briefly=True),
+    oracle.RISK_ROW: Route(V1, _few_sides(), FEW[:1], briefly=True),
+    oracle.BRACKETS: Route(V1, [{}], [*_singles("asset", "symbol"), *_together("asset", "symbol")], briefly=True),
+    oracle.BRACKET: Route(V1, _paths("symbol"), FEW[:1], briefly=True),
+    oracle.DROP_IN: Route(BINANCE, [{}], [*FEW, SIGNED]),
+    oracle.DROP_IN_BALANCE: Route(BINANCE, [{}], [*FEW, SIGNED, (("marginAsset", "BTC"),)], briefly=True),
+    oracle.DROP_IN_RISK: Route(
+        BINANCE,
+        [{}],
+        [
+            *FEW,
+            SIGNED,
+            (("symbol", "BTCUSD_PERP"),),
+            *_chosen(marginAsset=VALUES["asset"] + FURTHER["asset"], pair=PAIRS),
+        ],
+        briefly=True,
+    ),
+    oracle.DROP_IN_BRACKETS: Route(
+        BINANCE,
+        [{}],
+        [*FEW, SIGNED, (("pair", "BTCUSD"),), *_chosen(symbol=[*VALUES["symbol"], *FURTHER["symbol"], ""])],
+        briefly=True,
+    ),
 }
 OPEN = {"/healthz", "/readyz", "/docs", "/docs/{name}"}
 OPEN |= {f"/binance/{{account}}/dapi/v1/{name}" for name in ("exchangeInfo", "ping", "time")}
@@ -247,13 +353,19 @@ class Cell(msgspec.Struct, frozen=True):
         return None if self.due.reason is None else self.route.dialect.refusals[self.due.reason]
 
     @property
+    def document(self) -> str:
+        """The exchange's path whose answer is read."""
+        return oracle.DOCUMENTS[self.question.route]
+
+    @property
     def has_a_tag(self) -> bool:
         return self.due.reason is None and self.route.of_account
 
     @property
     def needs_reading(self) -> bool:
         """Whether it takes a snapshot, or exchangeInfo, to tell."""
-        told_by_form = (self.question.named("symbol") or set()).isdisjoint({"WEIRD", "NONESUCH", "b", *LISTED})
+        names = [self.question.named(name) or set[str]() for name in ("symbol", "pair")]
+        told_by_form = set[str]().union(*names).isdisjoint(UNFORMED)
         return self.due.reason in (None, *get_args(Missing)) or not told_by_form
 
 
@@ -266,7 +378,8 @@ def cells_of(identity: str) -> Iterator[Cell]:
     for name, route in ROUTES.items():
         for account in (MAIN, OTHER, NOWHERE) if route.of_account else ("",):
             seen = _cell(identity, Question(oracle.ACCOUNT, {"account": account})).due.reason is None
-            queries, paths = (route.queries, route.paths) if seen else (FEW, route.paths[:2])
+            few = (FEWER, route.paths[:1]) if route.briefly else (FEW, route.paths[:2])
+            queries, paths = (route.queries, route.paths) if seen else few
             for path, query in itertools.product(paths, queries):
                 yield _cell(identity, Question(name, {"account": account, **path} if account else path, query))
 

@@ -8,9 +8,23 @@ import msgspec
 import pytest
 
 from service.access import tokens
+from simulator.exchange import LEVERAGE_BRACKET_PATH, POSITION_RISK_PATH
 from simulator.faults import Fault
 from tests.app.conftest import MakeStage
-from tests.app.harness import ASSETS, BTC, POSITIONS, Replica, Stage, problem, told
+from tests.app.harness import (
+    ACCOUNT,
+    ASSETS,
+    BALANCE,
+    BRACKETS,
+    BTC,
+    PATHS,
+    POSITIONS,
+    RISK,
+    Replica,
+    Stage,
+    problem,
+    told,
+)
 from tests.support import TOKENS
 
 TOKEN = TOKENS["risk"]
@@ -64,7 +78,7 @@ async def test_a_token_in_the_query_is_none(gateway: Replica) -> None:
 
 async def test_an_account_that_is_not_granted_looks_like_one_that_does_not_exist(make_stage: MakeStage) -> None:
     gateway = await make_stage(accounts={"main": None, "other": None}).start()
-    rests = ["", "/assets", "/positions", "/assets/BTC", "/positions/BTCUSD_PERP/BOTH", "?asset=btc"]
+    rests = [*(path.removeprefix(ACCOUNT) for path in PATHS.values()), "?asset=btc"]
     answers = [
         await gateway.get(f"/v1/accounts/{account}{rest}", "treasury", x_request_id="r")
         for account, rest in itertools.product(("other", "nope", "NOPE", "%00", "%ff", "a" * 200), rests)
@@ -84,6 +98,16 @@ ORDER = [
     ("treasury", f"{ASSETS}/NONESUCH", "forbidden"),
     ("treasury", f"{POSITIONS}/SOLUSD_NONE", "forbidden"),
     ("longs", f"{POSITIONS}/BTCUSD_PERP/SHORT", "forbidden"),
+    (None, "/v1/accounts/nope/balance/btc?x=1", "unauthenticated"),
+    ("treasury", "/v1/accounts/nope/position-risk/btc/UP?x=1", "forbidden"),
+    ("treasury", f"{BALANCE}?asset=SOL&x=1", "invalid-parameter"),
+    ("treasury", f"{BALANCE}/SOL?x=1", "invalid-parameter"),
+    ("treasury", f"{RISK}/NONESUCH/UP", "invalid-parameter"),
+    ("treasury", f"{BRACKETS}?symbol=SOLUSD_PERP&positionSide=LONG", "invalid-parameter"),
+    ("treasury", f"{BALANCE}/NONESUCH", "forbidden"),
+    ("treasury", f"{RISK}/SOLUSD_NONE", "forbidden"),
+    ("treasury", f"{BRACKETS}/SOLUSD_NONE", "forbidden"),
+    ("longs", f"{RISK}/BTCUSD_PERP/SHORT", "forbidden"),
 ]
 
 
@@ -103,7 +127,10 @@ async def test_a_malformed_directive_comes_before_a_forbidden_name(gateway: Repl
     assert problem(await gateway.get(f"{ASSETS}/SOL", "treasury", cache_control="max-age=x")) == "invalid-parameter"
 
 
-OF_A_SYMBOL = [f"{POSITIONS}?symbol={{}}", f"{POSITIONS}/{{}}", f"{POSITIONS}/{{}}/BOTH"]
+OF_A_SYMBOL = [
+    *(f"{path}{rest}" for path in (POSITIONS, RISK) for rest in ("?symbol={}", "/{}", "/{}/BOTH")),
+    *(f"{BRACKETS}{rest}" for rest in ("?symbol={}", "/{}")),
+]
 
 
 @pytest.mark.parametrize("path", OF_A_SYMBOL)
@@ -112,9 +139,15 @@ OF_A_SYMBOL = [f"{POSITIONS}?symbol={{}}", f"{POSITIONS}/{{}}", f"{POSITIONS}/{{
 async def test_a_symbol_whose_margin_asset_nobody_tells_is_refused_to_those_who_do_not_see_all(
     stage: Stage, path: str, state: str, listing: str
 ) -> None:
-    stage.answer_with(positions=[{"symbol": "WEIRD", "positionSide": "BOTH", "positionAmt": "1"}])
+    weird = {"symbol": "WEIRD", "positionSide": "BOTH", "positionAmt": "1"}
+    stage.answer_with(positions=[weird])
+    stage.exchange.book().raw_by_path |= dict.fromkeys(
+        (POSITION_RISK_PATH, LEVERAGE_BRACKET_PATH), msgspec.json.encode([weird])
+    )
     stage.fail(*[Fault("500", path="/dapi/v1/exchangeInfo")] if listing != "read" else [])
     gateway = await (stage.warm() if state == "warm" else stage.start())
+    if state == "warm":
+        assert (await gateway.get(path.format("WEIRD"))).status_code == 200
     assert problem(await gateway.get(path.format("WEIRD"), "treasury")) == "forbidden"
 
 
@@ -134,6 +167,32 @@ async def test_rows_and_names_are_granted_by_the_listing_that_the_snapshot_was_i
     assert another.headers["etag"] == first.headers["etag"]
     seen = "BTCUSD_PERP" in {row["symbol"] for row in first.json()}
     assert (await gateway.get(f"{POSITIONS}/BTCUSD_PERP", "treasury")).status_code == (200 if seen else 403)
+
+
+async def test_brackets_that_came_before_the_listing_are_cut_by_their_form_no_longer_than_positions(
+    stage: Stage,
+) -> None:
+    """Though brackets are fresh for an hour: who may see a row would be wrong for as long."""
+    stage.exchange.market.margin_assets |= {"ETHUSD_PERP": "SOL", "SOLUSD_PERP": "ETH"}
+    stage.fail(Fault("500", path="/dapi/v1/exchangeInfo"))
+    replicas = [await stage.start(), await stage.start()]
+    for gateway, symbol in itertools.product(replicas, ("ETHUSD_PERP", "SOLUSD_PERP")):
+        by_form = 200 if symbol == "ETHUSD_PERP" else 403
+        for path in (f"{BRACKETS}/{symbol}", f"{POSITIONS}/{symbol}"):
+            assert (await gateway.get(path)).status_code == 200
+            assert (await gateway.get(path, "treasury")).status_code == by_form, path
+    stage.exchange.faults.clear()
+    await stage.advance(65_000)
+    await replicas[0].gateway.exchange.keep_up()
+    for gateway, symbol in itertools.product(replicas, ("ETHUSD_PERP", "SOLUSD_PERP")):
+        by_listing = 200 if symbol == "SOLUSD_PERP" else 403
+        for path in (f"{BRACKETS}/{symbol}", f"{POSITIONS}/{symbol}"):
+            assert (await gateway.get(path)).status_code == 200
+            assert (await gateway.get(path, "treasury")).status_code == by_listing, path
+    answer = await replicas[0].get(f"{BRACKETS}?symbol=BTCUSD_201225")
+    assert (answer.status_code, answer.json()) == (200, [])
+    assert answer.headers["cache-status"] == "coinm-gateway; hit; ttl=3600"
+    assert stage.exchange.calls.count("/dapi/v2/leverageBracket") == 2
 
 
 async def test_in_one_way_mode_a_grant_on_long_rows_sees_no_positions_and_is_told_why(gateway: Replica) -> None:

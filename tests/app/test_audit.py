@@ -13,9 +13,25 @@ from litestar.routes import HTTPRoute
 from service.clock import timestamp
 from service.telemetry.audit import Filters, Line, SnapshotRead
 from service.web.reads import LISTS_ACCOUNTS, READS
+from simulator.exchange import DOCUMENTS
+from simulator.faults import Fault
 from tests.app import harness
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, AUDIT, BTC, POSITIONS, SYMBOL, Replica, Stage, logged, told
+from tests.app.harness import (
+    ACCOUNT,
+    ASSETS,
+    AUDIT,
+    BALANCE,
+    BRACKETS,
+    BTC,
+    POSITIONS,
+    RISK,
+    SYMBOL,
+    Replica,
+    Stage,
+    logged,
+    told,
+)
 from tests.support import START, TOKENS
 
 ROUTE = "/v1/accounts/{account}"
@@ -68,6 +84,33 @@ async def test_a_line_says_who_read_what_when_and_of_which_snapshot(stage: Stage
             "position",
             Filters(symbols=("BTCUSD_PERP",), sides=("BOTH",)),
         ),
+        (f"{BALANCE}?asset=BTC", "/balance", "balance", Filters(assets=("BTC",))),
+        (f"{BALANCE}/BTC", "/balance/{asset}", "balance/asset", Filters(assets=("BTC",))),
+        (
+            f"{RISK}?positionSide=LONG,BOTH&open=true",
+            "/position-risk",
+            "position-risk",
+            Filters(sides=("BOTH", "LONG"), open=True),
+        ),
+        (
+            f"{RISK}/BTCUSD_PERP",
+            "/position-risk/{symbol}",
+            "position-risk/symbol",
+            Filters(symbols=("BTCUSD_PERP",)),
+        ),
+        (
+            f"{RISK}/BTCUSD_PERP/BOTH",
+            "/position-risk/{symbol}/{position_side}",
+            "position-risk/symbol/positionSide",
+            Filters(symbols=("BTCUSD_PERP",), sides=("BOTH",)),
+        ),
+        (f"{BRACKETS}?asset=BTC", "/leverage-brackets", "leverage-brackets", Filters(assets=("BTC",))),
+        (
+            f"{BRACKETS}/BTCUSD_PERP",
+            "/leverage-brackets/{symbol}",
+            "leverage-brackets/symbol",
+            Filters(symbols=("BTCUSD_PERP",)),
+        ),
     ],
 )
 async def test_every_path_has_its_shape_and_filters(
@@ -76,6 +119,25 @@ async def test_every_path_has_its_shape_and_filters(
     assert (await gateway.caller.get(f"http://gateway{path}", headers=_bearer())).status_code == 200
     line = await audited(stage)
     assert (line.route, line.shape, line.filters, line.snapshot) == (ROUTE + route, shape, filters, SNAPSHOT)
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "shape", "filters"),
+    [
+        ("/dapi/v1/account", "", "account", Filters()),
+        ("/dapi/v1/balance", "?timestamp=1", "balance", Filters()),
+        ("/dapi/v1/positionRisk", "?marginAsset=BTC", "position-risk", Filters(assets=("BTC",))),
+        ("/dapi/v1/positionRisk", "?pair=BTCUSD", "position-risk", Filters(pairs=("BTCUSD",))),
+        ("/dapi/v2/leverageBracket", "?symbol=BTCUSD_PERP", "leverage-brackets", Filters(symbols=("BTCUSD_PERP",))),
+    ],
+)
+async def test_a_read_by_a_client_of_binances_says_what_it_chose(
+    stage: Stage, gateway: Replica, *, path: str, query: str, shape: str, filters: Filters
+) -> None:
+    answer = await gateway.get(f"/binance/main{path}{query}", client=None, x_mbx_apikey=TOKENS["risk"])
+    line = await audited(stage)
+    assert (answer.status_code, line.route) == (200, f"/binance/{{account}}{path}")
+    assert (line.client, line.shape, line.filters, line.snapshot) == ("risk", shape, filters, SNAPSHOT)
 
 
 async def test_a_path_with_more_slashes_is_the_same_read(stage: Stage, gateway: Replica) -> None:
@@ -96,7 +158,7 @@ async def test_the_list_of_accounts_is_a_read_of_none_of_them(stage: Stage, gate
     assert (line.filters, line.status, line.snapshot) == (None, 200, None)
 
 
-PATHS = (*harness.LISTS, *harness.ITEMS)
+PATHS = tuple(harness.PATHS.values())
 
 
 @pytest.mark.parametrize("path", ["/v1/accounts", *PATHS])
@@ -131,7 +193,7 @@ async def test_a_refused_read_leaves_a_line(
     fault: str,
     outcome: tuple[int, str],
 ) -> None:
-    stage.fail(*[fault] if fault else [])
+    stage.fail(*[Fault(fault, path=each) for each in DOCUMENTS if fault])
     answer = await gateway.get(path + query, client, **headers)
     line = await audited(stage)
     assert (line.status, line.problem) == outcome == told(answer)[:2]
@@ -145,6 +207,9 @@ async def test_a_refused_read_leaves_a_line(
         (f"{ASSETS}/NONESUCH", "risk", (404, "unknown-asset")),
         (f"{POSITIONS}/NONEUSD_PERP", "risk", (404, "unknown-symbol")),
         (f"{SYMBOL}/LONG", "risk", (404, "no-such-position-side")),
+        (f"{BALANCE}/NONESUCH", "risk", (404, "unknown-asset")),
+        (f"{RISK}/BTCUSD_PERP/LONG", "risk", (404, "no-such-position-side")),
+        (f"{BRACKETS}/SOLUSD_PERP", "treasury", (403, "forbidden")),
         (f"{ASSETS}/SOL", "treasury", (403, "forbidden")),
     ],
 )
@@ -307,7 +372,7 @@ async def test_a_read_without_room_for_its_line_is_refused_before_anything_is_as
         assert (await gateway.get(path)).status_code == 200
     stage.exchange.release()
     assert (await first).status_code == 200
-    assert gateway.figure("coinm_audit_lines_dropped_total") == 14
+    assert gateway.figure("coinm_audit_lines_dropped_total") == 2 * (1 + len(PATHS))
     assert (await audited(stage)).status == 200
 
 

@@ -12,13 +12,17 @@ import pytest
 from litestar.routes import HTTPRoute
 
 from service.access import tokens
+from service.account import documents
 from service.settings import Client, ClientGrant
 from service.web import parameters
-from simulator.exchange import MAIN
+from simulator.exchange import DOCUMENTS, MAIN
+from simulator.exchange import LEVERAGE_BRACKET_PATH as BRACKETS
+from simulator.faults import ACCOUNT_PATH, Fault
 from tests.app import oracle
 from tests.app.conftest import MakeStage
 from tests.app.harness import Replica, Stage, cache_status
 from tests.app.matrix import (
+    BINANCE,
     BOOKS,
     CELLS,
     EVERYTHING,
@@ -39,7 +43,14 @@ from tests.app.oracle import Grants, Question, Unidentified, View
 from tests.app.pods import KUBERNETES, Pods
 
 OTHER_KEY, OTHER_SECRET = "otherApiKey".ljust(64, "0"), "otherSecretKey".ljust(64, "0")
-ROW = re.compile(r"row\(([^)]*)\)")
+ROW = re.compile(r"(?:row|alias)\(([^)]*)\)")
+
+WHOLE = {oracle.ACCOUNT: ACCOUNT_PATH} | {
+    route: oracle.DOCUMENTS[route] for route in (oracle.BALANCE, oracle.RISK, oracle.BRACKETS)
+}
+"""The route of each document, without filters, and the exchange's path."""
+SEE_ALL_ASSETS = {"unrestricted", "sides", "own-narrows-any", "own-widens-any", "another-account"}
+"""Of some account, and so the aliases in it."""
 
 Asking = Callable[[Replica, Cell], Awaitable[httpx.Response]]
 
@@ -74,7 +85,7 @@ def _report(faults: list[str | None]) -> str:
 def stage(make_stage: MakeStage) -> Stage:
     # Thousands at once keep the loop busy; how long that takes, and how many may wait, is not what is tested.
     stage = make_stage(
-        server={"waiters": 10_000},
+        server={"waiters": 20_000},
         accounts={MAIN: None, OTHER: None},
         exchange={"timeout": "60s"},
         kubernetes=KUBERNETES,
@@ -83,7 +94,9 @@ def stage(make_stage: MakeStage) -> Stage:
     stage.exchange.add_secret_key(OTHER_KEY, OTHER_SECRET, stage.exchange.add_book(OTHER).name)
     stage.give_credential(OTHER, OTHER_KEY, OTHER_SECRET)
     for account, book in BOOKS.items():
-        stage.exchange.book(account).raw = msgspec.json.encode(book.document)
+        simulated = stage.exchange.book(account)
+        bodies = {path: msgspec.json.encode(book.document(path)) for path in DOCUMENTS}
+        simulated.raw, simulated.raw_by_path = bodies.pop(ACCOUNT_PATH), bodies
     stage.exchange.market.margin_assets |= LISTED
     clients = {name: _client(name, each.grants) for name, each in IDENTITIES.items()}
     stage.settings = msgspec.structs.replace(stage.settings, clients=clients)
@@ -114,13 +127,16 @@ def _grant(view: View) -> ClientGrant:
 SETTLED = 300
 """Turns of the event loop in which nothing begins to wait any more: a TokenReview takes some ten."""
 READ = Question(oracle.ACCOUNT, {"account": MAIN})
+HOUR = 3_600
+"""Seconds that the leverage brackets are fresh, whatever the settings say."""
 
 
 async def _warm(stage: Stage) -> Replica:
     gateway = await stage.start()
-    for account, book in BOOKS.items():
-        answer = await gateway.caller.get(f"/v1/accounts/{account}", headers=[V1.credential(TOKENS["unrestricted"])])
-        assert answer.json() == book.document
+    for (account, book), (route, path) in itertools.product(BOOKS.items(), WHOLE.items()):
+        question = Question(route, {"account": account})
+        answer = await gateway.caller.get(str(question), headers=[V1.credential(TOKENS["unrestricted"])])
+        assert answer.json() == book.document(path)
     return gateway
 
 
@@ -143,22 +159,36 @@ async def _ask_all_of_one_refresh(
     return await asking
 
 
-def _check(answered: list[tuple[Cell, httpx.Response]], *results: str) -> None:
-    """Every answer is what is due, and those with data say these things of the cache.
+def _check(answered: list[tuple[Cell, httpx.Response]], *results: str, of_brackets: str | None = None) -> None:
+    """Every answer is what is due, and those with data say these things of the cache; of leverage brackets another.
 
     But for `stored` of pods: their reads begin in the order of their reviews, and who is first may ask for a name that
     nobody knows, and so have no data.
     """
     report = _report([_fault(cell, answer) for cell, answer in answered])
     assert not report, report
-    told = {cache_status(answer) for _, answer in answered if "cache-status" in answer.headers}
+    assert {cell.identity for cell, answer in answered if b"alias(" in answer.content} <= SEE_ALL_ASSETS
+    with_data = [(cell, answer) for cell, answer in answered if "cache-status" in answer.headers]
+    lasting = [pair for pair in with_data if pair[0].document == BRACKETS and of_brackets is not None]
+    told = {cache_status(answer) for cell, answer in with_data if (cell, answer) not in lasting}
     reviewed = any(cell.identity.startswith(POD) for cell, _ in answered)
     led = {result for result in results if reviewed and result.endswith("stored")}
     assert told in (set(), set(results), set(results) - led)
+    assert {cache_status(answer) for _, answer in lasting} <= {of_brackets}
 
 
-def _accounts_read(answered: list[tuple[Cell, httpx.Response]]) -> set[str]:
-    return {cell.question.path["account"] for cell, answer in answered if "cache-status" in answer.headers}
+def _read(answered: list[tuple[Cell, httpx.Response]], *documents: str) -> set[tuple[str, str]]:
+    """Of which accounts there were data of which documents; of these, or of all."""
+    return {
+        (cell.question.path["account"], cell.document)
+        for cell, answer in answered
+        if "cache-status" in answer.headers and cell.document in (documents or DOCUMENTS)
+    }
+
+
+def _calls(stage: Stage) -> int:
+    """For documents."""
+    return sum(stage.exchange.calls.count(path) for path in DOCUMENTS)
 
 
 def test_every_route_of_the_app_has_a_row_or_is_open_to_all(stage: Stage) -> None:
@@ -169,7 +199,7 @@ def test_every_route_of_the_app_has_a_row_or_is_open_to_all(stage: Stage) -> Non
 
 def test_the_matrix_has_every_outcome_for_whoever_may_see_part_of_an_account() -> None:
     told = {identity: {cell.due.reason for cell in cells} for identity, cells in CELLS.items()}
-    assert told["own-narrows-any"] == {None, *V1.refusals} - {*get_args(Unidentified)}
+    assert told["own-narrows-any"] == {None, *V1.refusals, *BINANCE.refusals} - {*get_args(Unidentified)}
     assert told["nothing"] == {None, "account", "parameter"}
     assert told["no-token"] == {"no-credential"}
     assert sum(map(len, CELLS.values())) > 3_000
@@ -180,28 +210,37 @@ async def test_on_a_hit(stage: Stage) -> None:
     gateway = await _warm(stage)
     after = stage.exchange.calls.count()
     turns = itertools.chain.from_iterable(itertools.zip_longest(*CELLS.values()))
-    _check(await _ask_all(gateway, [cell for cell in turns if cell is not None], _asking()), "hit; ttl=1")
+    _check(
+        await _ask_all(gateway, [cell for cell in turns if cell is not None], _asking()),
+        "hit; ttl=1",
+        of_brackets=f"hit; ttl={HOUR}",
+    )
     assert stage.exchange.calls.count() == after
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
 async def test_on_a_miss(stage: Stage, identity: str) -> None:
-    """All at once, of a gateway that has been asked nothing yet: they wait for the same refresh."""
+    """All at once, of a gateway that has been asked nothing yet: they wait for the same refresh.
+
+    Whose turn comes late must find as little as the first: exchangeInfo is held back too.
+    """
     gateway = await stage.start()
+    stage.fail(Fault("hang", path="/dapi/v1/exchangeInfo", count=1))
     cells = [before_the_listing(cell) for cell in CELLS[identity]]
     answered = await _ask_all_of_one_refresh(stage, gateway, cells, _asking())
     _check(answered, "fwd=miss; stored", "fwd=miss; collapsed")
-    assert stage.account_calls == len(_accounts_read(answered))
+    assert _calls(stage) == len(_read(answered))
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
 async def test_on_an_answer_past_its_windows(stage: Stage, identity: str) -> None:
     gateway = await _warm(stage)
     await stage.advance(120_000)
-    after = stage.account_calls
+    after = _calls(stage)
     answered = await _ask_all_of_one_refresh(stage, gateway, CELLS[identity], _asking())
-    _check(answered, "fwd=stale; fwd-status=200; stored", "fwd=stale; collapsed")
-    assert stage.account_calls == after + len(_accounts_read(answered))
+    results = "fwd=stale; fwd-status=200; stored", "fwd=stale; collapsed"
+    _check(answered, *results, of_brackets=f"hit; ttl={HOUR - 120}")
+    assert _calls(stage) == after + len(_read(answered, *(DOCUMENTS - {BRACKETS})))
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
@@ -211,7 +250,8 @@ async def test_on_a_stale_answer_during_a_ban(stage: Stage, identity: str) -> No
     stage.fail("418")
     await gateway.caller.get(str(READ), headers=[V1.credential(TOKENS["unrestricted"])])
     after = stage.exchange.calls.count()
-    _check(await _ask_all(gateway, CELLS[identity], _asking()), "hit; ttl=-9; detail=not-before")
+    answered = await _ask_all(gateway, CELLS[identity], _asking())
+    _check(answered, "hit; ttl=-9; detail=not-before", of_brackets=f"hit; ttl={HOUR - 10}")
     assert stage.exchange.calls.count() == after
 
 
@@ -243,6 +283,11 @@ async def test_to_know_an_entity_tag_opens_nothing(stage: Stage, identity: str) 
 
 
 def test_the_oracle_knows_the_filters_of_every_list() -> None:
-    lists = (oracle.ACCOUNT, oracle.ASSETS, oracle.POSITIONS)
     taken = {shape.name: set(filters) for shape, filters in parameters.FILTERS.items() if filters}
-    assert {oracle.SHAPES[route]: oracle.FILTERS[route] for route in lists} == taken
+    assert {oracle.SHAPES[route]: filters for route, filters in oracle.FILTERS.items()} == taken
+
+
+def test_the_oracle_knows_the_documents_and_the_exchanges_own_parameters() -> None:
+    own = {f"/binance/{{account}}{document.path}": set(document.parameters) for document in documents.DOCUMENTS}
+    assert own == oracle.CHOOSING
+    assert {document.path for document in documents.DOCUMENTS} == DOCUMENTS

@@ -15,7 +15,7 @@ from service.account.documents import SHAPES
 from service.account.selection import Selection
 from service.account.snapshot import MAX_VIEWS
 from service.web.compression import LARGE_BODY, in_thread
-from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, Replica, Stage, settle
+from tests.app.harness import ACCOUNT, ASSETS, BTC, LISTS, POSITIONS, RISK, Replica, Stage, settle
 from tests.support import TOKENS, bearer
 
 LARGE = [
@@ -32,7 +32,7 @@ async def raw(gateway: Replica, path: str, **headers: str) -> tuple[httpx.Respon
     return answer, b"".join([chunk async for chunk in answer.aiter_raw()])
 
 
-@pytest.mark.parametrize("path", [ACCOUNT, POSITIONS, f"{POSITIONS}?open=false"])
+@pytest.mark.parametrize("path", [*LISTS, f"{POSITIONS}?open=false", f"{RISK}?open=false"])
 async def test_a_body_over_a_kibibyte_comes_in_gzip_and_holds_the_same(stage: Stage, path: str) -> None:
     gateway = await stage.warm()
     plain = await gateway.get(path)

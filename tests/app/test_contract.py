@@ -6,9 +6,16 @@ import httpx
 import pytest
 
 from tests.app.contract import deviations
-from tests.app.harness import ASSETS, BTC, POSITIONS, Replica
+from tests.app.harness import ASSETS, BALANCE, BRACKETS, BTC, DROP_INS, ITEMS, PATHS, RISK, Replica
+from tests.support import TOKENS
 
 REFUSED = (f"{ASSETS}?nonzero=x", f"{ASSETS}?asset=btc")
+
+
+PATHS_BELOW = {
+    path: next(each for each in reversed(ITEMS) if each.startswith(path)) for path in (BALANCE, RISK, BRACKETS)
+}
+"""The path of an item that names the most."""
 
 
 def changed(
@@ -27,8 +34,7 @@ def changed(
 
 async def test_good_answers_have_no_deviation(gateway: Replica) -> None:
     for path in (
-        BTC,
-        POSITIONS,
+        *PATHS.values(),
         "/v1/accounts",
         "/v1/status",
         "/healthz",
@@ -37,6 +43,25 @@ async def test_good_answers_have_no_deviation(gateway: Replica) -> None:
         "/v1/nothing",
     ):
         assert deviations(await gateway.get(path)) == [], path
+    for path in (*DROP_INS, f"{DROP_INS[2]}?pair=BTCUSD", f"{DROP_INS[2]}?pair=X", f"{DROP_INS[3]}?symbol=X"):
+        assert deviations(await gateway.get(path, client=None, x_mbx_apikey=TOKENS["risk"])) == [], path
+
+
+ROWS = {
+    BALANCE: '{"balance":"1"}',
+    RISK: '{"symbol":"BTCUSD_PERP"}',
+    BRACKETS: '{"brackets":[]}',
+}
+"""Of each further document, what can be no row of it."""
+
+
+@pytest.mark.parametrize("path", ROWS)
+async def test_a_row_of_a_further_document_without_its_key_is_found(gateway: Replica, path: str) -> None:
+    answers = [await gateway.get(path), await gateway.get(PATHS_BELOW[path])]
+    for answer, body in zip(answers, (f"[{ROWS[path]}]", ROWS[path]), strict=True):
+        assert deviations(answer) == []
+        assert deviations(changed(answer, body=body)) != []
+    assert deviations(changed(answers[0], etag=None)) == [f"GET {path} 200: header etag is missing"]
 
 
 @pytest.mark.parametrize(

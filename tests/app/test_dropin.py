@@ -6,11 +6,13 @@ import httpx
 import pytest
 
 from service.access import tokens
+from service.account.documents import DOCUMENTS, WHOLE
 from service.store.exchange_info import RedisExchangeInfo
 from service.store.keys import exchange_info_key
+from simulator.documents import leverage_brackets, position_risk
 from simulator.faults import Fault
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, Replica, Stage, cache_status, settle
+from tests.app.harness import DROP_INS, PATHS, Replica, Stage, cache_status, settle
 from tests.conftest import LogText
 from tests.support import TOKENS
 
@@ -84,9 +86,51 @@ async def test_a_key_for_one_side_sees_its_positions_alone(stage: Stage, gateway
 
 @pytest.mark.parametrize("client", ["risk", "treasury", "longs"])
 async def test_it_is_what_the_gateways_own_path_answers(gateway: Replica, client: str) -> None:
-    own = await gateway.get(ACCOUNT, client)
-    answer = await read(gateway, key=client)
-    assert (answer.content, answer.headers["etag"]) == (own.content, own.headers["etag"])
+    for document, path in zip(DOCUMENTS, DROP_INS, strict=True):
+        own = await gateway.get(PATHS[WHOLE[document]], client)
+        answer = await read(gateway, path, client)
+        assert (answer.content, answer.headers["etag"]) == (own.content, own.headers["etag"])
+
+
+RISK, BRACKETS = DROP_INS[2:]
+
+
+@pytest.mark.parametrize(
+    ("query", "symbols"),
+    [
+        ("marginAsset=SOL", ["SOLUSD_PERP", "SOLUSD_261225", "SOLUSD_270326"]),
+        ("pair=BTCUSD", ["BTCUSD_PERP", "BTCUSD_261225", "BTCUSD_270326"]),
+        (f"pair=ADAUSD&{SIGNED}", ["ADAUSD_PERP"]),
+        (f"{SIGNED}&marginAsset=ADA", ["ADAUSD_PERP"]),
+    ],
+)
+async def test_position_risk_is_chosen_as_at_the_exchange(
+    stage: Stage, gateway: Replica, query: str, symbols: list[str]
+) -> None:
+    stage.exchange.market.frozen = True
+    answer = await read(gateway, f"{RISK}?{query}")
+    book, market = stage.exchange.book(), stage.exchange.market
+    own = position_risk(book, market, stage.exchange.now_ms(), lambda contract: contract.symbol in symbols)
+    assert answer.content == own
+    assert [row["symbol"] for row in answer.json()] == symbols
+
+
+async def test_a_leverage_bracket_is_chosen_as_at_the_exchange(stage: Stage, gateway: Replica) -> None:
+    answer = await read(gateway, f"{BRACKETS}?symbol=BTCUSD_PERP&{SIGNED}")
+    own = leverage_brackets(stage.exchange.book(), lambda contract: contract.symbol == "BTCUSD_PERP")
+    assert answer.content == own
+    (row,) = answer.json()
+    assert row["symbol"] == "BTCUSD_PERP"
+
+
+async def test_a_key_for_one_side_sees_brackets_of_its_coin_whatever_the_side(gateway: Replica) -> None:
+    """And no alias, for it doesn't see all coins."""
+    rows = [(await read(gateway, path, "longs")).json() for path in DROP_INS[1:]]
+    assert [[row.get("asset") or row["symbol"] for row in each] for each in rows] == [
+        *(["BTC"], []),
+        ["BTCUSD_PERP", "BTCUSD_261225", "BTCUSD_270326"],
+    ]
+    assert "accountAlias" not in rows[0][0]
 
 
 async def test_head_is_the_answer_without_its_body(stage: Stage, gateway: Replica) -> None:
@@ -94,6 +138,10 @@ async def test_head_is_the_answer_without_its_body(stage: Stage, gateway: Replic
     answer = await gateway.ask("HEAD", PATH, None, x_mbx_apikey=TOKENS["risk"])
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-length"] == str(len(stage.raw()))
+    for path in DROP_INS[1:]:
+        whole, head = await read(gateway, path), await gateway.ask("HEAD", path, None, x_mbx_apikey=TOKENS["risk"])
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content))
     for name in PUBLIC:
         head = await gateway.ask("HEAD", f"{ROOT}/{name}", None)
         assert (head.status_code, head.content) == (200, b"")
@@ -140,6 +188,15 @@ async def test_checks_come_in_one_order_whatever_is_in_the_cache(stage: Stage, s
         ("treasury", "/binance/nope/dapi/v1/account?x=1", (401, -2015)),
         ("nobody", f"{PATH}?x=1", (401, -2015)),
         ("treasury", f"{PATH}?x=1", (400, -1104)),
+        (None, f"{RISK.replace('main', 'nope')}?pair=X&marginAsset=X", (401, -2014)),
+        ("treasury", f"{RISK.replace('main', 'nope')}?pair=X&marginAsset=X", (401, -2015)),
+        ("nobody", f"{RISK}?pair=X&marginAsset=X", (401, -2015)),
+        ("treasury", f"{RISK}?pair=SOLUSD&marginAsset=SOL", (400, -1128)),
+        ("treasury", f"{RISK}?pair=,&x=1", (400, -1104)),
+        ("treasury", f"{RISK}?pair=NONEUSD", (401, -2015)),  # before anybody asks whether there is such a pair
+        ("treasury", f"{RISK}?marginAsset=btc", (401, -2015)),
+        ("treasury", f"{BRACKETS}?symbol=NONEUSD_PERP", (401, -2015)),
+        ("treasury", f"{BRACKETS}?symbol=&x=1", (400, -1104)),
     ]
     for key, path, expected in order:
         assert refused(await read(gateway, path, key, if_none_match="*")) == expected, path
@@ -192,9 +249,39 @@ async def test_the_callers_own_limit_is_a_429_with_a_time(make_stage: MakeStage)
     "query",
     ["limit=5", f"{SIGNED}&x=1", "Timestamp=1", "timestamp", "%ff=1", "a=%ff", "=", "=1", "timestamp=1&=&signature=2"],
 )
-@pytest.mark.parametrize("name", ["account", *PUBLIC])
-async def test_any_other_parameter_and_no_query_at_all_is_refused(gateway: Replica, name: str, query: str) -> None:
-    assert refused(await read(gateway, f"{ROOT}/{name}?{query}")) == (400, -1104)
+@pytest.mark.parametrize("path", [*DROP_INS, *(f"{ROOT}/{name}" for name in PUBLIC)])
+async def test_any_other_parameter_and_no_query_at_all_is_refused(gateway: Replica, path: str, query: str) -> None:
+    assert refused(await read(gateway, f"{path}?{query}")) == (400, -1104)
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "expected"),
+    [
+        *((DROP_INS[1], f"{name}=BTC", (400, -1104)) for name in ("asset", "marginAsset", "symbol")),
+        *((RISK, f"{name}=BTCUSD_PERP", (400, -1104)) for name in ("symbol", "asset", "positionSide", "Pair")),
+        *((BRACKETS, f"{name}=BTCUSD", (400, -1104)) for name in ("pair", "asset", "marginAsset", "Symbol")),
+        *((RISK, query, (400, -1104)) for query in ("pair=", "pair", "pair=BTCUSD,ETHUSD", "pair=BTCUSD&pair=BTCUSD")),
+        *((RISK, query, (400, -1104)) for query in ("marginAsset=", "marginAsset=BTC,ETH", "marginAsset=a%00")),
+        *((BRACKETS, query, (400, -1104)) for query in ("symbol=", "symbol=BTCUSD_PERP,", "symbol=a&symbol=b")),
+        (RISK, "marginAsset=BTC&pair=BTCUSD", (400, -1128)),
+        (RISK, "pair=NONE&marginAsset=NONE", (400, -1128)),
+        *((RISK, query, (400, -1121)) for query in ("pair=NONEUSD", "pair=BTCUSD_PERP", "pair=btcusd")),
+        *((RISK, query, (400, -1121)) for query in ("marginAsset=NONE", "marginAsset=btc", "marginAsset=BTC%20")),
+        *((BRACKETS, query, (400, -1121)) for query in ("symbol=NONEUSD_PERP", "symbol=BTCUSD", "symbol=btcusd_perp")),
+    ],
+)
+@pytest.mark.parametrize("state", ["cold", "warm"])
+async def test_what_chooses_nothing_is_refused_with_the_exchanges_own_code(
+    stage: Stage, gateway: Replica, *, state: str, path: str, query: str, expected: tuple[int, int]
+) -> None:
+    if state == "warm":
+        assert (await read(gateway, path)).status_code == 200
+    for _ in range(2):
+        answer = await read(gateway, f"{path}?{query}&{SIGNED}")
+        assert refused(answer) == expected
+        assert "NONE" not in answer.text
+    if expected == (400, -1104) and state == "cold":
+        assert stage.exchange.calls.count() == 0
 
 
 async def test_a_refused_parameter_is_not_repeated_and_one_that_is_near_is_named(gateway: Replica) -> None:
@@ -211,12 +298,16 @@ async def test_an_ampersand_too_many_says_nothing(stage: Stage, gateway: Replica
 @pytest.mark.parametrize("value", ["", "0", "-1", "abc", "x" * 2000, "a%26b", "%F0%9F%98%80"])
 async def test_what_clients_sign_with_is_taken_whatever_it_is(stage: Stage, gateway: Replica, value: str) -> None:
     query = "&".join(f"{name}={value}" for name in ("timestamp", "recvWindow", "signature", "timestamp"))
-    assert (await read(gateway, f"{PATH}?{query}")).content == stage.raw()
+    for path, document in zip(DROP_INS, DOCUMENTS, strict=True):
+        assert (await read(gateway, f"{path}?{query}")).content == stage.raw(document.path)
     assert (await read(gateway, f"{ROOT}/ping?{query}", key=None)).status_code == 200
 
 
 async def test_nothing_of_a_callers_query_or_key_reaches_the_exchange(stage: Stage, gateway: Replica) -> None:
-    await read(gateway, f"{PATH}?{SIGNED}", cache_control="no-cache", cookie="PLANTED=1")
+    for path in DROP_INS:
+        await read(gateway, f"{path}?{SIGNED}", cache_control="no-cache", cookie="PLANTED=1")
+    await read(gateway, f"{RISK}?pair=PLANTED")
+    await read(gateway, f"{BRACKETS}?symbol=PLANTEDUSD_PERP")
     sent = "".join(stage.transport.queries)
     assert "timestamp=" in sent
     assert "PLANTED" not in sent
@@ -225,7 +316,7 @@ async def test_nothing_of_a_callers_query_or_key_reaches_the_exchange(stage: Sta
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 async def test_every_other_method_is_told_as_a_path_that_is_not_there(gateway: Replica, method: str) -> None:
-    for path in (PATH, f"{ROOT}/ping", f"{ROOT}/order"):
+    for path in (*DROP_INS, f"{ROOT}/ping", f"{ROOT}/order"):
         answer = await gateway.ask(method, path, None, x_mbx_apikey=TOKENS["risk"])
         assert refused(answer) == (404, -5000)
         assert "allow" not in answer.headers
@@ -234,6 +325,9 @@ async def test_every_other_method_is_told_as_a_path_that_is_not_there(gateway: R
 ELSEWHERE = [
     *(f"{ROOT}/{name}" for name in ("order", "userTrades", "positionrisk", "Account", "ping/", "account/x", "")),
     *(f"/binance/main/{rest}" for rest in ("fapi/v1/account", "dapi/v2/account", "dapi/v1", "api/v3/account")),
+    *(f"/binance/main/dapi/{rest}" for rest in ("v2/balance", "v2/positionRisk", "v1/leverageBracket", "v2/ping")),
+    *(f"{path}/BTC" for path in DROP_INS),
+    *(f"{path}/" for path in DROP_INS),
     *("/binance/", "/binance/main", "/binance//main/dapi/v1/ping", "/binance/main//dapi/v1/ping"),
     *("/binance/main%2Fdapi/v1/ping", "/binance/main/dapi%2fv1/ping", "/binance/main/dapi/v1/%70ing"),
     *("/binance/%2e%2e/dapi/v1/ping", "/binance/%2e/dapi/v1/account", "/binance/main/dapi/v1/%2e%2e/v1/ping"),

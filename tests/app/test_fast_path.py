@@ -23,7 +23,21 @@ from service.web.edge import Edge
 from service.web.fast_path import MAX_PARSED_READS
 from service.web.reads import Reads
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, POSITIONS, SYMBOL, Json, Replica, Stage, logged
+from tests.app.harness import (
+    ACCOUNT,
+    ASSETS,
+    BALANCE,
+    BRACKETS,
+    BTC,
+    LISTS,
+    POSITIONS,
+    RISK,
+    SYMBOL,
+    Json,
+    Replica,
+    Stage,
+    logged,
+)
 from tests.app.pods import CLIENTS, KUBERNETES, Pods, ask, outcomes
 from tests.support import TOKENS, bearer
 
@@ -36,6 +50,9 @@ PATHS = (
     *(f"{POSITIONS}?open=true", f"{POSITIONS}?symbol=BTCUSD_PERP", f"{POSITIONS}?positionSide=LONG&open=true"),
     *(f"{ASSETS}?asset=BTC,XBT", f"{POSITIONS}?symbol=BTCUSDPERP", f"{POSITIONS}?symbol=BTCUSD_201225,BTCUSD_PERP"),
     *(f"{ASSETS}?asset=%zz", f"{ASSETS}/%ff", f"{ASSETS}?asset=BTC&&", f"{ASSETS}?asset=%E5%B8%81"),
+    *(BALANCE, f"{BALANCE}/BTC", f"{BALANCE}/SOL", f"{BALANCE}?asset=BTC,ETH", f"{BALANCE}?asset=btc", RISK),
+    *(f"{RISK}?positionSide=LONG&open=true", f"{RISK}/BTCUSD_PERP", f"{RISK}/BTCUSD_PERP/BOTH", f"{RISK}?asset=BTC"),
+    *(BRACKETS, f"{BRACKETS}/BTCUSD_PERP", f"{BRACKETS}/NONE", f"{BRACKETS}?symbol=BTCUSD_PERP&asset=ETH"),
     *(f"{ACCOUNT}?asset=BTC&open=true", f"{ACCOUNT}?x=1", f"{POSITIONS}/NONE", "/v1/accounts/other", "/v1/accounts"),
 )
 DEMANDS = (
@@ -121,8 +138,16 @@ def told(answer: httpx.Response) -> tuple[int, list[tuple[bytes, bytes]], bytes]
     return answer.status_code, [(name, value) for name, value in answer.headers.raw if name not in own], body
 
 
+async def warm_in_all(stage: Stage) -> Replica:
+    """A replica with a snapshot of each document."""
+    gateway = await stage.warm()
+    for path in LISTS:
+        await gateway.get(path)
+    return gateway
+
+
 async def test_generated_requests_are_answered_alike_both_ways(stage: Stage) -> None:
-    ways = BothWays(await stage.warm())
+    ways = BothWays(await warm_in_all(stage))
     statuses = set[int]()
     for number, (path, headers) in enumerate(generated(1, REQUESTS)):
         if number % 200 == 0:
@@ -135,7 +160,7 @@ async def test_generated_requests_are_answered_alike_both_ways(stage: Stage) -> 
 
 
 async def test_both_ways_leave_the_same_counts_log_lines_and_audit_lines(stage: Stage, log_text: io.StringIO) -> None:
-    ways = BothWays(await stage.warm())
+    ways = BothWays(await warm_in_all(stage))
     asked = list(generated(2, 450))
     for path, headers in asked:
         await ways.ask(ways.quick, path, headers)

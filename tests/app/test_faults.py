@@ -6,11 +6,13 @@ import re
 import msgspec
 import pytest
 
+from service.account import documents
 from service.fleet.errors import ERRORS
 from simulator.faults import NAMES, Fault
 from tests.app.conftest import MakeStage
-from tests.app.harness import Stage, Wire, cache_status, problem, told
-from tests.support import START
+from tests.app.harness import ACCOUNT, DROP_INS, Stage, Wire, cache_status, problem, told
+from tests.support import START, TOKENS
+from tests.unit.account.bodies import hostile_arrays
 
 QUICK: dict[str, object] = {"timeout": "300ms"}
 """For faults that only time ends."""
@@ -171,6 +173,31 @@ async def _warm(stage: Stage, fault: str) -> None:
     assert cache_status(next_one) == f"hit; ttl=-29; detail={expected.detail}", fault
     assert elsewhere.headers["gateway-snapshot-time"] == good.headers["gateway-snapshot-time"]
     assert stage.account_calls == 1 + expected.calls, fault
+
+
+@pytest.mark.parametrize("path", DROP_INS[1:])
+async def test_an_array_that_can_be_no_answer_is_told_as_such_and_nothing_is_served_of_it(
+    stage: Stage, path: str
+) -> None:
+    gateway = await stage.start()
+    document = next(each for each in documents.DOCUMENTS if path.endswith(each.path))
+    own, planted = f"{ACCOUNT}/{document.name}", stage.exchange.book().raw_by_path
+    for fault, body in hostile_arrays(document).items():
+        planted[document.path] = body
+        calls = stage.exchange.calls.count(document.path)
+        answers = [await gateway.get(own), await gateway.get(path, client=None, x_mbx_apikey=TOKENS["risk"])]
+        assert told(answers[0])[:2] == (502, "exchange-answer-invalid"), fault
+        assert (answers[1].status_code, answers[1].json()["code"]) == (503, -1001), fault
+        assert not [answer for answer in answers if "BTC" in answer.text or "cache-status" in answer.headers], fault
+        assert stage.exchange.calls.count(document.path) == calls + 1
+        await stage.advance(60_000)
+    del planted[document.path]
+    assert (await gateway.get(own)).content == stage.raw(document.path)
+    good = stage.answers[-1]
+    await stage.advance(3_605_000 if document.fresh_for else 5_000)
+    planted[document.path] = b"{}"
+    answer = await gateway.get(own)
+    assert (answer.content, cache_status(answer)[:19]) == (good.content, "fwd=stale; fwd-stat")
 
 
 async def test_a_refused_connection_is_tried_three_times_and_told_as_unavailable(stage: Stage) -> None:

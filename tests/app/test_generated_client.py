@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from simulator.exchange import BALANCE_PATH, LEVERAGE_BRACKET_PATH, POSITION_RISK_PATH
 from tests.app.contract import FILE
 from tests.app.harness import Replica, Stage
 from tests.support import TOKENS, unmeasured
@@ -63,6 +65,20 @@ async def test_it_reads_a_filtered_list(stage: Stage, client: Any) -> None:
     assert answer.headers["gateway-position-mode"] == "one-way"
 
 
+@pytest.mark.parametrize(
+    ("operation", "path"),
+    [
+        ("balance.list_balance", BALANCE_PATH),
+        ("position_risk.list_position_risk", POSITION_RISK_PATH),
+        ("leverage_brackets.list_leverage_brackets", LEVERAGE_BRACKET_PATH),
+    ],
+)
+async def test_it_reads_a_further_document(stage: Stage, client: Any, operation: str, path: str) -> None:
+    rows = await part(f"api.{operation}").asyncio("main", client=client)
+
+    assert [row.to_dict() for row in rows] == msgspec.json.decode(stage.raw(path))
+
+
 async def test_it_reads_a_problem(client: Any) -> None:
     answer = await part("api.assets.get_asset").asyncio_detailed("main", "XYZ", client=client)
 
@@ -73,6 +89,7 @@ async def test_it_reads_a_problem(client: Any) -> None:
 
 def test_it_has_a_method_for_every_operation_with_a_name_that_reads_well() -> None:
     tags = {"accounts": 2, "assets": 2, "positions": 3, "operations": 3}
+    tags |= {"balance": 2, "position_risk": 3, "leverage_brackets": 2}
     for tag, operations in tags.items():
         folder = Path(str(part(f"api.{tag}").__file__)).parent
         names = {file.stem for file in folder.glob("[a-z]*.py")}

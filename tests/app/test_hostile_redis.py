@@ -9,8 +9,20 @@ import httpx
 import pytest
 
 from service.fleet.shared_state import LEASE_MS
+from simulator.exchange import DOCUMENTS
 from tests.app.conftest import MakeStage
-from tests.app.harness import BTC, Replica, Stage, cache_status, settle, told
+from tests.app.harness import (
+    BALANCE,
+    BRACKETS,
+    BTC,
+    PATHS,
+    RISK,
+    Replica,
+    Stage,
+    cache_status,
+    settle,
+    told,
+)
 from tests.hostile import CANARY, hostile_states
 from tests.support import IDENTITY
 
@@ -35,6 +47,19 @@ KEYS: dict[str, Callable[[Stage], str]] = {
     "the listing's claim": lambda _: f"{LISTING}-claim",
     "the heartbeat": lambda _: "coinm:heartbeat",
 }
+FURTHER = {
+    f"the {kind} of {path.rpartition('/')[2]}": (path, f"{MAIN}:{document}:{kind}:{IDENTITY}")
+    for path, document in ((BALANCE, "balance"), (RISK, "position-risk"), (BRACKETS, "leverage-brackets"))
+    for kind in ("snapshot", "lease", "failures")
+}
+"""Keys of the further documents, and the path that reads them."""
+
+
+def at(key: str) -> Callable[[Stage], str]:
+    return lambda _: key
+
+
+KEYS |= {name: at(key) for name, (_, key) in FURTHER.items()}
 
 
 async def read(stage: Stage, replica: Replica, path: str) -> tuple[httpx.Response, int]:
@@ -46,36 +71,41 @@ async def read(stage: Stage, replica: Replica, path: str) -> tuple[httpx.Respons
     return await reading, LEASE_MS + 1 if waiting else 0
 
 
-async def worked(make_stage: MakeStage) -> tuple[Stage, Replica]:
+async def worked(make_stage: MakeStage, mine: str) -> tuple[Stage, Replica]:
     """Two accounts that have had snapshots, a failure, and refreshes on demand."""
     stage = make_stage(accounts={"main": None, "other": None})
     replica = await stage.start()
-    for path in (BTC, OTHER):
+    for path in (mine, OTHER):
         assert (await replica.get(path)).status_code == 200
         await stage.advance(1_100)
         assert (await replica.get(path, cache_control="no-cache")).status_code == 200
     return stage, replica
 
 
+def document_calls(stage: Stage) -> int:
+    return sum(stage.exchange.calls.count(path) for path in DOCUMENTS)
+
+
 @pytest.mark.parametrize("name", KEYS)
 async def test_whatever_stands_at_a_key_reads_go_on_and_it_heals(
     make_stage: MakeStage, log_text: io.StringIO, name: str
 ) -> None:
-    stage, replica = await worked(make_stage)
-    tried = 0
+    path, _ = FURTHER.get(name, (BTC, ""))
+    stage, replica = await worked(make_stage, path)
+    tried, outdated = 0, 3_605_000 if path == BRACKETS else 5_000
     async with stage.redis() as redis:
         async for state in hostile_states(redis, KEYS[name](stage)):
             tried += 1
-            await stage.advance(5_000)
+            await stage.advance(outdated)
             answer, _ = await read(stage, replica, OTHER)
-            mine, waited = await read(stage, replica, BTC)
+            mine, waited = await read(stage, replica, path)
             assert (answer.status_code, mine.status_code) == (200, 200), state
             assert int(mine.headers["gateway-snapshot-age"]) <= waited, (state, cache_status(mine))
             assert (await replica.status())["redis"] == "ok", state
             assert "retry-after" not in mine.headers
-    calls, started = stage.account_calls, await stage.start()
-    assert [(await started.get(path)).status_code for path in (BTC, OTHER)] == [200, 200]
-    assert stage.account_calls == calls  # both were shared again
+    calls, started = document_calls(stage), await stage.start()
+    assert [(await started.get(each)).status_code for each in (path, OTHER)] == [200, 200]
+    assert document_calls(stage) == calls  # both were shared again
     assert tried > 20
     assert "redis_away" not in log_text.getvalue()
     told_of = [log_text.getvalue(), replica.metrics(), *(answer.text for answer in stage.answers)]
@@ -94,6 +124,23 @@ async def test_a_failure_that_somebody_wrote_is_told_in_words_of_ours_and_for_no
     assert (status, problem) == (503, "exchange-unavailable")
     assert 28 <= int(retry_after or 0) <= 30
     assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize("path", [BALANCE, RISK, BRACKETS])
+async def test_another_documents_entry_at_a_documents_key_counts_as_none(stage: Stage, path: str) -> None:
+    """Such as one that a script moved: whole in itself, and by a replica's hand."""
+    replica = await stage.warm()
+    async with stage.redis() as redis:
+        for field, value in (await redis.hgetall(f"{MAIN}:snapshot:{IDENTITY}")).items():
+            await redis.hset(f"{MAIN}:{path.rpartition('/')[2]}:snapshot:{IDENTITY}", field, value)
+    answer = await replica.get(path)
+    assert (answer.status_code, cache_status(answer)) == (200, "fwd=miss; stored")
+    assert answer.content == stage.raw(exchange_path(path))
+
+
+def exchange_path(path: str) -> str:
+    """The exchange's, of the whole document that a path of ours reads."""
+    return next(shape.document.path for shape, each in PATHS.items() if each == path)
 
 
 # Others' entries under the same name.

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.harness import ACCOUNT, ASSETS, Replica, Stage
+from tests.app.harness import ACCOUNT, ASSETS, DROP_INS, RISK, Replica, Stage
 from tests.support import TOKENS
 
 SHORT, LONG = 1_000, 8_000
@@ -40,10 +40,14 @@ def requests(text: str) -> dict[str, tuple[str, str, dict[str, str]]]:
     found["bearer token"] = (f"{ASSETS}/BTC", "", bearer | {"authorization": f"Bearer {text}"})
     found["key"] = ("/binance/main/dapi/v1/account", "", {"host": "a", "x-mbx-apikey": text})
     found |= {
-        f"path {path}": (path + text, "", bearer) for path in ("/", f"{ASSETS}/", "/binance/", "/docs/", "//v1//")
+        f"path {path}": (path + text, "", bearer)
+        for path in ("/", f"{ASSETS}/", f"{RISK}/", "/binance/", "/docs/", "//v1//")
     }
     found |= {f"query {path}": (path, text, bearer) for path in (ACCOUNT, "/v1/status", "/binance/main/dapi/v1/ping")}
     found["filter"] = (ACCOUNT, f"asset={text}", bearer)
+    key = {"host": "a", "x-mbx-apikey": TOKENS["risk"]}
+    found |= {f"query {DROP_INS[2]}": (DROP_INS[2], text, key), "pair": (DROP_INS[2], f"pair={text}", key)}
+    found["symbol"] = (DROP_INS[3], f"symbol={text}", key)
     return found
 
 

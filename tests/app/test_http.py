@@ -11,9 +11,24 @@ import httpx
 import pytest
 
 import service
+from service.account.documents import Shape
 from simulator.signature import DEMO_API_KEY
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, logged, problem
+from tests.app.harness import (
+    ACCOUNT,
+    ASSETS,
+    BRACKETS,
+    BTC,
+    ITEMS,
+    LISTS,
+    PATHS,
+    POSITIONS,
+    RISK,
+    Replica,
+    Stage,
+    logged,
+    problem,
+)
 from tests.support import TOKENS, bearer
 
 EVERY_PATH = [*LISTS, *ITEMS, "/v1/accounts", "/v1/status", "/healthz", "/readyz"]
@@ -21,6 +36,8 @@ BROKEN = [
     f"{ASSETS}/NONESUCH",
     f"{ASSETS}?asset=btc",
     f"{POSITIONS}/BTCUSD_PERP/LONG",
+    f"{RISK}/BTCUSD_PERP/LONG",
+    f"{BRACKETS}?symbol=btc",
     "/v1/accounts/other",
     "/v1/nothing",
 ]
@@ -38,22 +55,27 @@ DATA_HEADERS = {
 
 async def test_head_is_get_without_a_body(stage: Stage) -> None:
     gateway = await stage.warm()
+    for path in LISTS:
+        await gateway.get(path)
     for path in [*EVERY_PATH, *BROKEN]:
         get, head = await gateway.get(path, x_request_id="r"), await gateway.ask("HEAD", path, x_request_id="r")
         assert (head.status_code, head.headers, head.content) == (get.status_code, get.headers, b""), path
         assert head.headers["content-length"] == str(len(get.content))
 
 
-@pytest.mark.parametrize("path", [*LISTS, *ITEMS])
-async def test_every_data_answer_says_how_fresh_it_is_and_so_does_a_304(stage: Stage, path: str) -> None:
+@pytest.mark.parametrize(("shape", "path"), PATHS.items(), ids=PATHS.values())
+async def test_every_data_answer_says_how_fresh_it_is_and_so_does_a_304(stage: Stage, shape: Shape, path: str) -> None:
+    has_sides = shape.name.startswith(("account", "pos", "symbol"))
     gateway = await stage.warm()
+    await gateway.get(path)
     answer = await gateway.get(path)
-    expected = DATA_HEADERS | ({"gateway-position-mode": "one-way"} if "assets" not in path else {})
+    expected = DATA_HEADERS | ({"gateway-position-mode": "one-way"} if has_sides else {})
+    expected |= {"cache-status": "coinm-gateway; hit; ttl=3600"} if path.startswith(BRACKETS) else {}
     assert expected.items() <= dict(answer.headers).items()
     again = await gateway.get(path, if_none_match=answer.headers["etag"])
     assert (again.status_code, again.content) == (304, b"")
     assert (expected | {"etag": answer.headers["etag"]}).items() <= dict(again.headers).items()
-    assert ("gateway-position-mode" in answer.headers) is ("assets" not in path)
+    assert ("gateway-position-mode" in answer.headers) is has_sides
 
 
 @pytest.mark.parametrize("client", ["risk", None])

@@ -2,10 +2,28 @@
 
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
+from simulator.exchange import BALANCE_PATH, LEVERAGE_BRACKET_PATH, POSITION_RISK_PATH
 from simulator.faults import Fault
-from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Replica, Stage, keys, problem
+from tests.app.harness import (
+    ACCOUNT,
+    ASSETS,
+    BALANCE,
+    BRACKETS,
+    BTC,
+    DROP_INS,
+    ITEMS,
+    LISTS,
+    POSITIONS,
+    RISK,
+    Replica,
+    Stage,
+    keys,
+    problem,
+)
+from tests.support import TOKENS
 
 MANY = ",".join(f"A{number}" for number in range(101))
 
@@ -21,7 +39,19 @@ MALFORMED = [
     (ASSETS, "positionSide=BOTH", "unknown"),
     (POSITIONS, "nonzero=true", "unknown"),
     (POSITIONS, "positionside=LONG", "did you mean positionSide?"),
+    (BALANCE, "nonzero=true", "unknown: this path takes asset"),
+    (BALANCE, "symbol=BTCUSD_PERP", "unknown"),
+    (BALANCE, "accountAlias=SgsR", "unknown"),
+    (RISK, "nonzero=true", "unknown: this path takes asset, open, positionSide, symbol"),
+    (RISK, "marginAsset=BTC", "unknown"),
+    (RISK, "pair=BTCUSD", "unknown"),
+    (BRACKETS, "positionSide=BOTH", "unknown: this path takes asset, symbol"),
+    (BRACKETS, "open=true", "unknown"),
     # empty
+    *((path, "asset=", "parameter asset") for path in (BALANCE, RISK, BRACKETS)),
+    *((path, "symbol=BTCUSD_PERP,", "parameter symbol") for path in (RISK, BRACKETS)),
+    (RISK, "positionSide=", "parameter positionSide"),
+    (RISK, "open=True", "parameter open"),
     (ACCOUNT, "asset=", "parameter asset"),
     (ACCOUNT, "asset=BTC,", "parameter asset"),
     (ACCOUNT, "asset=,BTC", "parameter asset"),
@@ -79,6 +109,11 @@ MALFORMED_PATHS = [
     (f"{POSITIONS}/BTCUSD_PERP/long", "parameter positionSide"),
     (f"{POSITIONS}/BTCUSD_PERP/UP", "parameter positionSide"),
     (f"{POSITIONS}/BTCUSD_PERP/%00", "parameter positionSide"),
+    (f"{BALANCE}/BTC,ETH", "parameter asset"),
+    (f"{BALANCE}/%ff", "the path"),
+    (f"{RISK}/BTCUSD_PERP/both", "parameter positionSide"),
+    (f"{RISK}/{'A' * 65}/BOTH", "parameter symbol"),
+    (f"{BRACKETS}/BTCUSD_PERP%0A", "parameter symbol"),
 ]
 
 
@@ -115,6 +150,10 @@ async def test_what_is_refused_is_not_repeated(gateway: Replica, client: str) ->
         f"{POSITIONS}/PLANTED",
         f"{POSITIONS}/PLANTED/BOTH",
         f"{POSITIONS}/BTCUSD_PERP/PLANTED",
+        f"{BALANCE}/PLANTED",
+        f"{RISK}/PLANTED",
+        f"{RISK}/BTCUSD_PERP/PLANTED",
+        f"{BRACKETS}/PLANTED",
     ]
     for path in (*queries, *paths, "/v1/accounts/PLANTED", "/PLANTED", "/binance/PLANTED/dapi/v1/ping?PLANTED=1"):
         answer = await gateway.get(path, client)
@@ -124,7 +163,11 @@ async def test_what_is_refused_is_not_repeated(gateway: Replica, client: str) ->
 
 UNKNOWN = [
     *((f"{path}?asset={names}", "asset") for path in LISTS for names in ("btc", "XBT", "BTC,XBT", "BTC%20", "BTC;ETH")),
-    *((f"{path}?symbol={names}", "symbol") for path in (ACCOUNT, POSITIONS) for names in ("BTCUSDPERP", "btcusd_perp")),
+    *(
+        (f"{path}?symbol={names}", "symbol")
+        for path in (ACCOUNT, POSITIONS, RISK, BRACKETS)
+        for names in ("BTCUSDPERP", "btcusd_perp")
+    ),
     (f"{POSITIONS}?symbol=BTCUSD_PERP,BTCUSD_PREP&open=true", "symbol"),
     (f"{POSITIONS}?symbol=BTCUSD_991231", "symbol"),  # its day has not come
     (f"{POSITIONS}?symbol=XBTUSD_201225", "symbol"),
@@ -170,6 +213,35 @@ async def test_every_name_that_the_exchange_uses_can_be_asked_for(stage: Stage, 
     assert (await gateway.get(f"{ASSETS}/{sent}")).json() == {"asset": name}
     found = await gateway.get(f"{POSITIONS}/{quote(symbol, safe='')}/BOTH")
     assert found.json() == {"symbol": symbol, "positionSide": "BOTH"}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+async def test_every_name_in_a_further_document_can_be_asked_for(stage: Stage, gateway: Replica, name: str) -> None:
+    symbol = f"{name[:50]}USD_PERP"
+    rows = {
+        BALANCE_PATH: {"asset": name},
+        POSITION_RISK_PATH: {"symbol": symbol, "positionSide": "BOTH"},
+        LEVERAGE_BRACKET_PATH: {"symbol": symbol},
+    }
+    stage.exchange.book().raw_by_path |= {path: msgspec.json.encode([row]) for path, row in rows.items()}
+    sent, of_symbol = quote(name, safe="") if name != ".." else "%2e%2e", quote(symbol, safe="")
+    balance, risk, bracket = rows.values()
+    for path, expected in (
+        (f"{BALANCE}/{sent}", balance),
+        (f"{BALANCE}?asset={sent}", [balance]),
+        (f"{RISK}/{of_symbol}/BOTH", risk),
+        (f"{RISK}?symbol={of_symbol}", [risk]),
+        (f"{BRACKETS}/{of_symbol}", [bracket]),
+        (f"{BRACKETS}?symbol={of_symbol}&asset={quote(name[:50], safe='')}", [bracket]),
+    ):
+        assert (await gateway.get(path)).json() == expected, path
+    for path, query, expected in (
+        (DROP_INS[2], f"marginAsset={quote(name[:50], safe='')}", [risk]),
+        (DROP_INS[2], f"pair={quote(symbol[:-5], safe='')}", [risk]),
+        (DROP_INS[3], f"symbol={of_symbol}", [bracket]),
+    ):
+        answer = await gateway.get(f"{path}?{query}", client=None, x_mbx_apikey=TOKENS["risk"])
+        assert answer.json() == expected, query
 
 
 async def test_a_slash_in_a_name_is_another_path(gateway: Replica) -> None:

@@ -5,9 +5,12 @@ import hashlib
 import msgspec
 import pytest
 
+from service.account import documents
 from simulator.book import Options
+from simulator.exchange import BALANCE_PATH
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, POSITIONS, Json, Replica, Stage, problem
+from tests.app.harness import ACCOUNT, ASSETS, BALANCE, ITEMS, PATHS, POSITIONS, Json, Replica, Stage, problem
+from tests.support import TOKENS
 
 
 def names(rows: Json) -> list[str]:
@@ -24,6 +27,41 @@ async def test_the_account_is_the_exchanges_answer_byte_for_byte(stage: Stage, g
     answer = await gateway.get(ACCOUNT)
     assert answer.content == stage.raw()
     assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("document", documents.DOCUMENTS, ids=lambda document: document.name)
+async def test_every_document_is_the_exchanges_answer_byte_for_byte(
+    stage: Stage, gateway: Replica, document: documents.Document
+) -> None:
+    stage.exchange.book().options = Options(extra_fields=True)
+    answer = await gateway.get(PATHS[documents.WHOLE[document]])
+    by_key = await gateway.get(f"/binance/main{document.path}", client=None, x_mbx_apikey=TOKENS["risk"])
+    assert answer.content == by_key.content == stage.raw(document.path)
+    assert answer.headers["etag"] == by_key.headers["etag"]
+
+
+@pytest.mark.parametrize("path", ITEMS[3:])
+async def test_rows_of_a_further_document_are_cut_out_byte_for_byte(stage: Stage, gateway: Replica, path: str) -> None:
+    stage.exchange.book().options = Options(extra_fields=True)
+    answer = await gateway.get(path)
+    (document,) = {shape.document for shape, each in PATHS.items() if each == path}
+    assert answer.content.removeprefix(b"[").removesuffix(b"]") in stage.raw(document.path)
+    assert b"caf\\u00e9" in answer.content
+
+
+async def test_an_alias_is_cut_out_of_its_row_and_every_other_byte_stays(stage: Stage, gateway: Replica) -> None:
+    rows = (
+        b'{"accountAlias":"SgsR", "asset" : "BTC","balance":"0.0","n":1.0e-7}',
+        b'{ "asset":"ETH" ,"account\\u0041lias" : "SgsR","x":{"accountAlias":"of another"} }',
+        b'{"asset":"SOL","accountAlias":"SgsR"}',
+    )
+    stage.exchange.book().raw_by_path[BALANCE_PATH] = b"\n[%s ,\t%s, %s]" % rows
+    assert (await gateway.get(BALANCE)).content == b"\n[%s ,\t%s, %s]" % rows
+    btc = b'{"asset" : "BTC","balance":"0.0","n":1.0e-7}'
+    eth = b'{ "asset":"ETH","x":{"accountAlias":"of another"} }'
+    assert (await gateway.get(BALANCE, "treasury")).content == b"[%s,%s]" % (btc, eth)
+    assert (await gateway.get(f"{BALANCE}/ETH", "treasury")).content == eth
+    assert (await gateway.get(f"{BALANCE}/ETH")).content == rows[1]
 
 
 @pytest.mark.parametrize("path", [ASSETS, POSITIONS, f"{ASSETS}/BTC", f"{POSITIONS}/BTCUSD_PERP/BOTH"])
@@ -235,7 +273,7 @@ async def test_a_symbol_of_unknown_margin_asset_is_seen_by_those_alone_who_see_a
 # Entity tags.
 
 
-@pytest.mark.parametrize("path", [ACCOUNT, ASSETS, f"{POSITIONS}?open=true", f"{ASSETS}/BTC"])
+@pytest.mark.parametrize("path", [*PATHS.values(), f"{POSITIONS}?open=true"])
 async def test_an_entity_tag_is_the_digest_of_the_body(gateway: Replica, path: str) -> None:
     answer = await gateway.get(path)
     assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'

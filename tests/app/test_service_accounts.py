@@ -13,7 +13,21 @@ from service.kubernetes.token_review import ACCEPTED_FOR, REFUSED_FOR
 from service.settings_file import SettingsError
 from simulator.asgi import Ending, Reply
 from tests.app.conftest import MakeStage
-from tests.app.harness import ACCOUNT, ASSETS, BTC, ITEMS, LISTS, POSITIONS, Stage, logged, problem, told
+from tests.app.harness import (
+    ACCOUNT,
+    ASSETS,
+    BALANCE,
+    BRACKETS,
+    BTC,
+    ITEMS,
+    LISTS,
+    POSITIONS,
+    RISK,
+    Stage,
+    logged,
+    problem,
+    told,
+)
 from tests.app.pods import CLIENTS, KUBERNETES, OURS, Pods, ask, outcomes
 from tests.forgeries import FOREIGN_KEY, altered, signed_by_the_public_key, unsigned
 from tests.support import TOKENS, bearer
@@ -35,6 +49,7 @@ def pods(make_pods: MakePods) -> Pods:
 
 PATHS = [
     *("/v1/accounts", "/v1/accounts/nope", *LISTS, *ITEMS),
+    *(f"{BALANCE}/SOL", f"{BRACKETS}?symbol=SOLUSD_PERP", f"{RISK}/ETHUSD_PERP/LONG", f"{BRACKETS}/NONEUSD_PERP"),
     *(f"{ASSETS}/SOL", f"{ASSETS}?asset=BTC,SOL", f"{ASSETS}?x=1", f"{POSITIONS}?open=true", f"{ACCOUNT}?asset=ETH"),
 ]
 
@@ -42,6 +57,7 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_service_account_reads_its_clients_slice_and_is_refused_the_same(pods: Pods, path: str) -> None:
     gateway, token = await pods.stage.warm(), pods.token()
+    await gateway.get(path)
     by_token = await gateway.get(path, "treasury", x_request_id="r")
     by_account = await ask(gateway, token, path, x_request_id="r")
     assert (by_account.status_code, by_account.content) == (by_token.status_code, by_token.content)

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from simulator.exchange import Exchange
+from simulator.exchange import DOCUMENTS, Exchange
 from simulator.faults import ACCOUNT_PATH, Fault
 from tests.app.contract import DOCUMENT
 from tests.process.conftest import GatewayProcess, gateway_process, tables
@@ -60,10 +60,10 @@ async def impatient(tmp_path: Path, redis_port: int, exchange_url: str) -> Async
 
 
 async def fail_now_and_then(exchange: Exchange) -> None:
-    """One fault after the other, each until a refresh has failed by it, with a good answer in between."""
+    """One fault after the other on every document, each until a refresh has failed by it; good answers in between."""
     for name, calls in itertools.cycle(FAULTS.items()):
         before = exchange.calls.count(ACCOUNT_PATH)
-        exchange.faults.set([Fault(name, count=calls)])
+        exchange.faults.set([Fault(name, path=path, count=calls) for path in DOCUMENTS])
         await exchange.calls.wait_for(ACCOUNT_PATH, before + calls + 1)
 
 
@@ -138,10 +138,10 @@ async def test_requests_while_the_exchange_fails_now_and_then(
 async def test_requests_to_a_gateway_that_is_banned(
     tmp_path: Path, gateway: GatewayProcess, exchange: Exchange
 ) -> None:
-    exchange.faults.add(Fault("418", seconds=3600))
+    exchange.faults.set([Fault("418", path=path, seconds=3600) for path in DOCUMENTS])
 
     cases = await run(tmp_path, gateway, 20)
 
     assert cases >= 400
     assert (await answered(gateway))[503] > 100
-    assert exchange.calls.count(ACCOUNT_PATH) == 1
+    assert sum(exchange.calls.count(path) for path in DOCUMENTS) == 1

@@ -184,3 +184,13 @@ async def test_one_document_fails_or_is_late_while_the_others_are_answered(
     exchange.faults.set([Fault("slow", path=path, seconds=0.001)])
     exchange.release()
     assert [(await each).status_code for each in (*held, asyncio.create_task(answer(client, path)))] == [200] * 3
+
+
+@pytest.mark.parametrize("path", [BALANCE_PATH, POSITION_RISK_PATH, LEVERAGE_BRACKET_PATH])
+async def test_a_raw_body_is_answered_byte_for_byte_at_its_path_alone(
+    exchange: Exchange, client: httpx.AsyncClient, path: str
+) -> None:
+    before = {each: (await answer(client, each)).content for each in (ACCOUNT_PATH, BALANCE_PATH, POSITION_RISK_PATH)}
+    exchange.book().raw_by_path[path] = b' [ {"x" :1.50E+3}\r\n] '
+    assert (await answer(client, path)).content == b' [ {"x" :1.50E+3}\r\n] '
+    assert all([(await answer(client, each)).content == before[each] for each in before if each != path])

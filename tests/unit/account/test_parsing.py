@@ -5,10 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.documents import ACCOUNT
+from service.account.documents import ACCOUNT, DOCUMENTS
 from service.account.parsing import MAX_BODY, MAX_MEMBERS, MAX_VALUES, MalformedDocumentError, is_zero, parse
 from service.account.rows import POSITION_SIDES, margin_asset
-from tests.unit.account.bodies import AMOUNTS, ZEROS, Body, bodies
+from tests.unit.account.bodies import (
+    ALIAS,
+    AMOUNTS,
+    ONE_ROW,
+    ZEROS,
+    ArrayBody,
+    Body,
+    array_bodies,
+    bodies,
+    hostile_arrays,
+)
 
 ASSETS, POSITIONS = ACCOUNT.kinds
 ASSET = b'{"asset":"BTC"}'
@@ -273,3 +283,77 @@ def test_an_amount_sent_as_a_number_keeps_its_bytes_and_its_meaning() -> None:
     snapshot = parse(ACCOUNT, account(positions=row), 0, 0, {})
     (found,) = snapshot.rows[POSITIONS]
     assert (bytes(found.raw), found.zero) == (row, True)
+
+
+# Documents that are arrays.
+
+ARRAYS = {document.name: document for document in DOCUMENTS[1:]}
+
+
+@given(array_bodies())
+def test_the_rows_of_an_array_are_the_exchanges_bytes_in_its_order_and_mean_what_they_say(body: ArrayBody) -> None:
+    document = ARRAYS[body.document]
+    snapshot = parse(document, body.whole, 7, 0, {})
+    (rows,) = snapshot.rows.values()
+    assert [bytes(row.raw) for row in rows] == [row.raw for row in body.array.rows]
+    assert [(row.symbol or row.asset, row.side or "") for row in rows] == [
+        (row.name, row.side) for row in body.array.rows
+    ]
+    assert [row.asset for row in rows] == [row.name.removesuffix("USD_PERP") for row in body.array.rows]
+    if document.kinds[0].flag:
+        assert [row.zero for row in rows] == [row.zero for row in body.array.rows]
+    assert (snapshot.body, snapshot.spans, snapshot.request_time) == (body.whole, None, 7)
+
+
+@given(array_bodies())
+def test_a_balance_has_a_public_form_without_its_alias_if_it_has_one(body: ArrayBody) -> None:
+    (rows,) = parse(ARRAYS[body.document], body.whole, 0, 0, {}).rows.values()
+    for found, sent in zip(rows, body.array.rows, strict=True):
+        if not sent.alias:
+            assert found.public is None
+            continue
+        members = json.loads(sent.raw)
+        del members[ALIAS]
+        assert list(json.loads(found.public or b"").items()) == list(members.items())
+        assert sent.alias not in (found.public or b"")
+
+
+@given(array_bodies(), st.data())
+def test_a_truncated_array_is_refused_wherever_it_ends(body: ArrayBody, data: st.DataObject) -> None:
+    end = data.draw(st.integers(0, len(body.whole.rstrip()) - 1))
+    with pytest.raises(MalformedDocumentError):
+        parse(ARRAYS[body.document], body.whole[:end], 0, 0, {})
+
+
+@given(array_bodies(), st.data())
+def test_a_damaged_array_is_refused_or_means_what_a_second_parser_reads(body: ArrayBody, data: st.DataObject) -> None:
+    damaged = bytearray(body.whole)
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        snapshot = parse(ARRAYS[body.document], bytes(damaged), 0, 0, {})
+    except MalformedDocumentError:
+        return
+    (rows,) = snapshot.rows.values()
+    second = json.loads(damaged)
+    assert [json.loads(bytes(row.raw)) for row in rows] == second
+    public = [json.loads(row.public or bytes(row.raw)) for row in rows]
+    private = {ALIAS} if body.document == "balance" else set[str]()
+    assert public == [{name: value for name, value in row.items() if name not in private} for row in second]
+
+
+HOSTILE = [(each, fault) for each in ARRAYS for fault in hostile_arrays(ARRAYS[each])]
+
+
+@pytest.mark.parametrize(("name", "fault"), HOSTILE)
+def test_what_is_not_the_documented_array_is_refused_whole(name: str, fault: str) -> None:
+    document = ARRAYS[name]
+    assert len(parse(document, b"[%s]" % ONE_ROW[name], 0, 0, {}).rows[document.kinds[0]]) == 1
+    with pytest.raises(MalformedDocumentError) as refusal:
+        parse(document, hostile_arrays(document)[fault], 0, 0, {})
+    assert "BTC" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_without_rows_is_an_answer(name: str) -> None:
+    snapshot = parse(ARRAYS[name], b" [ ]\n", 0, 0, {})
+    assert (list(snapshot.rows.values()), snapshot.mode) == ([()], None)

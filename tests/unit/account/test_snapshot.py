@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.documents import ACCOUNT, SHAPES, Shape
+from service.account.documents import ACCOUNT, DOCUMENTS, SHAPES, Shape
 from service.account.parsing import MAX_BODY, parse
 from service.account.selection import Selection
 from service.account.snapshot import MAX_VIEWS, Snapshot
-from tests.unit.account.bodies import Body, Row, bodies
+from tests.unit.account.bodies import ALIAS, ArrayBody, Body, Row, array_bodies, bodies
 
 HEDGE = (
     b'{"assets":[{"asset":"BTC","walletBalance":"1","marginBalance":"0"},{"asset":"ETH","walletBalance":"0.0",'
@@ -212,3 +212,95 @@ def test_the_remembered_views_weigh_8_mebibytes_at_the_most() -> None:
     assert [one is two for one, two in zip(first, again, strict=True)] == [True, True, False]
     assert sum(len(view.body) for view in first[:2] if view) == 8 * 1024 * 1024
     assert views.view(nothing) is None
+
+
+# Documents that are arrays.
+
+
+def of_array(body: ArrayBody) -> tuple[Snapshot, Shape]:
+    """The snapshot, and the shape that is the whole of it."""
+    document = next(each for each in DOCUMENTS if each.name == body.document)
+    return parse(document, body.whole, 0, 0, {}), SHAPES[body.document]
+
+
+@given(array_bodies())
+def test_a_whole_array_is_the_body_byte_for_byte(body: ArrayBody) -> None:
+    snapshot, shape = of_array(body)
+    assert snapshot.cut(Selection(shape)) == body.whole
+
+
+@given(array_bodies())
+def test_the_rows_of_an_array_partition_by_everything_that_selects_them(body: ArrayBody) -> None:
+    snapshot, shape = of_array(body)
+    rows, (kind,) = body.array.rows, shape.kinds
+    parts = [[Selection(shape, assets=names(each)) for each in {coin(row) for row in rows}]]
+    if "symbol" in kind.keys:
+        parts.append([Selection(shape, symbols=names(each)) for each in {row.name for row in rows}])
+        parts.append([Selection(shape, pairs=names(each)) for each in {f"{coin(row)}USD" for row in rows}])
+    if "positionSide" in kind.keys:
+        parts.append([Selection(shape, sides=names(each)) for each in ("BOTH", "LONG", "SHORT")])
+        parts.append([Selection(shape, open=flag) for flag in (True, False)])
+    for each in parts:
+        found = [
+            bytes(raw)
+            for part in each
+            for raw in msgspec.json.decode(snapshot.cut(part) or b"", type=list[msgspec.Raw])
+        ]
+        assert Counter(found) == Counter(row.raw for row in rows)
+
+
+@given(array_bodies(), st.booleans())
+def test_whoever_sees_some_coins_gets_their_rows_in_order_without_what_is_private(
+    body: ArrayBody,
+    all_coins: bool,  # noqa: FBT001
+) -> None:
+    snapshot, shape = of_array(body)
+    coins = names(*(coin(row) for row in (body.array.rows if all_coins else body.array.rows[::2])))
+    found = snapshot.cut(Selection(shape, visible_assets=coins)) or b""
+    private = shape.kinds[0].private
+    expected = [
+        {name: value for name, value in json.loads(row.raw).items() if name not in private}
+        for row in body.array.rows
+        if coin(row) in coins
+    ]
+    assert [list(row.items()) for row in json.loads(found)] == [list(row.items()) for row in expected]
+    aliases = [row.alias for row in body.array.rows if row.alias]
+    assert not [alias for alias in aliases if alias in found]
+    if not any(row.alias for row in body.array.rows):
+        assert found == array(row for row in body.array.rows if coin(row) in coins)
+
+
+@given(array_bodies(), st.sets(st.sampled_from(["BOTH", "LONG", "SHORT"])))
+def test_a_grant_on_some_sides_hides_position_risk_alone_and_no_alias(body: ArrayBody, sides: set[str]) -> None:
+    snapshot, shape = of_array(body)
+    found = snapshot.cut(Selection(shape, visible_sides=frozenset(sides)))
+    assert found == array(row for row in body.array.rows if not row.side or row.side in sides)
+
+
+@given(array_bodies())
+def test_every_row_of_an_array_can_be_named(body: ArrayBody) -> None:
+    snapshot, shape = of_array(body)
+    of_one = SHAPES["/".join((shape.name, *shape.kinds[0].keys))]
+    for row in body.array.rows:
+        named = Selection(of_one, assets=names(row.name))
+        if "symbol" in of_one.named:
+            named = Selection(of_one, symbols=names(row.name), sides=names(row.side) if row.side else None)
+        assert snapshot.cut(named) == (row.raw if of_one.one else array([row]))
+
+
+def test_an_alias_stays_out_of_every_view_of_who_sees_some_coins() -> None:
+    body = b'[{"accountAlias":"x","asset":"BTC"},{"asset":"ETH", "accountAlias" : "x"},{"asset":"SOL"}]'
+    snapshot = parse(DOCUMENTS[1], body, 0, 0, {})
+    lists, one = SHAPES["balance"], SHAPES["balance/asset"]
+    all_three = names("BTC", "ETH", "SOL")
+    assert (
+        snapshot.cut(Selection(lists, visible_assets=all_three)) == b'[{"asset":"BTC"},{"asset":"ETH"},{"asset":"SOL"}]'
+    )
+    for each in all_three:
+        narrow = Selection(one, assets=names(each), visible_assets=names(each))
+        assert snapshot.cut(narrow) == b'{"asset":"%s"}' % each.encode()
+        wide = snapshot.cut(Selection(one, assets=names(each))) or b""
+        assert (ALIAS.encode() in wide) is (each != "SOL")
+    assert snapshot.cut(Selection(lists, visible_sides=names("LONG"))) == (
+        b'[{"accountAlias":"x","asset":"BTC"},{"asset":"ETH", "accountAlias" : "x"},{"asset":"SOL"}]'
+    )
