@@ -117,12 +117,16 @@ class DocumentCache:
 
     @property
     def _freshness(self) -> Freshness:
-        """The windows in force: the document's own, if it has any, once exchangeInfo decides who sees which row.
+        """The windows in force: those of the account, unless the document has its own and the snapshot deserves them.
 
-        A snapshot that came before it is cut by the form of its symbols, and must not be for longer than the account's.
+        One that came before exchangeInfo is cut by the form of its symbols, and one that a replaced credential brought
+        may be another exchange account's: neither must be served for longer than the account object is.
         """
         snapshot = self.state.snapshot
-        return self._own if snapshot is None or snapshot.margin_assets else self._of_account
+        if self._own is self._of_account or snapshot is None:
+            return self._own
+        is_own = self.state.snapshot_identity == self.source.identity
+        return self._own if is_own and snapshot.margin_assets else self._of_account
 
     @property
     def in_use(self) -> bool:

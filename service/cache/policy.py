@@ -127,13 +127,10 @@ Decision: TypeAlias = Serve | ServeAndRefresh | Refresh | Refuse
 
 
 def windows(document: Document, freshness: Freshness) -> Freshness:
-    """The account's windows, except for those that the document has of its own."""
-    fresh_for, interval = document.fresh_for, document.min_refresh_interval
-    return replace(
-        freshness,
-        fresh_for=freshness.fresh_for if fresh_for is None else Duration(fresh_for),
-        min_refresh_interval=freshness.min_refresh_interval if interval is None else Duration(interval),
-    )
+    """The account's windows, except for those that the document has of its own; without any, the same object."""
+    own = {"fresh_for": document.fresh_for, "min_refresh_interval": document.min_refresh_interval}
+    changes = {name: Duration(value) for name, value in own.items() if value is not None}
+    return replace(freshness, **changes) if changes else freshness
 
 
 def from_memory(situation: Situation) -> Serve | None:
