@@ -139,9 +139,10 @@ def weight_finding(settings: Settings, ceiling: float) -> Finding:
         )
         for document in DOCUMENTS
     }
-    parts = " + ".join(f"{weight:.0f} for {document.name}" for document, weight in wanted.items())
-    text = f"what clients may read, refreshed every fresh_for: {parts} of {ceiling:.0f} per minute"
-    if sum(wanted.values()) <= ceiling:
+    parts = ", ".join(f"{document.name} {weight:.0f}" for document, weight in wanted.items())
+    total = sum(wanted.values())
+    text = f"all that clients may read, refreshed every fresh_for: {total:.0f} of {ceiling:.0f} per minute ({parts})"
+    if total <= ceiling:
         return Finding("weight", "ok", text)
     return Finding("weight", "warn", f"{text}; if all of it is read, answers will grow older than fresh_for")
 

@@ -52,7 +52,7 @@ async def test_the_curl_commands_answer_as_it_says(
     variables = {**environment, "ACCOUNT": account}
     answers = [await commanded(tmp_path, variables, block) for block in blocks(GUIDE, "sh", "curl ")]
 
-    granted, coin, positions, fresh, same, refused = answers
+    granted, coin, positions, documents, fresh, same, refused = answers
     longs, opened = positions.split("HTTP/1.1 200 OK")[1:]
     mode = {"main": "one-way", "hedged": "hedge"}[account]
     assert f'{{"account":"{account}","environment":"demo","assets":null,"positionSides":null}}' in granted
@@ -60,6 +60,8 @@ async def test_the_curl_commands_answer_as_it_says(
     assert longs.count(f"gateway-position-mode: {mode}") == opened.count(f"gateway-position-mode: {mode}") == 1
     assert ('"positionSide":"LONG"' in longs) == (mode == "hedge") == (not longs.endswith("[]"))
     assert '"positionAmt"' in opened
+    for member in ('"liquidationPrice":"', '"accountAlias":"', '"maintMarginRatio":'):
+        assert documents.count(member) >= 1
     assert "cache-status: coinm-gateway; " in fresh
     assert same.startswith("HTTP/1.1 304 Not Modified")
     assert '"urn:coinm-gateway:problem:invalid-parameter"' in refused

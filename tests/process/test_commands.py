@@ -133,7 +133,7 @@ async def test_check_warns_when_the_accounts_together_would_outspend_the_share(
 
     assert status == 0
     assert subjects(output, "warn") == ["weight"]
-    assert "3000 of 1920 a minute" in output
+    assert "4200 of 1920 per minute (account 3000, balance 600, position-risk 600, leverage-brackets 0)" in output
 
 
 async def test_resume_lets_a_running_gateway_ask_again(gateway: GatewayProcess, exchange: Exchange) -> None:

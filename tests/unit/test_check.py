@@ -156,5 +156,5 @@ def test_the_weight_is_that_of_all_documents_of_the_accounts_that_clients_may_re
     settings = replace(settings, clients={"risk": Client(accounts=grants), "nobody": Client()})
     found = weight_finding(settings, ceiling)
     names = ("account", "balance", "position-risk", "leverage-brackets")
-    parts = " + ".join(f"{weight} for {name}" for name, weight in zip(names, wanted, strict=True))
-    assert (found.verdict, f": {parts} of {ceiling} per minute" in found.text) == (verdict, True), found.text
+    parts = ", ".join(f"{name} {weight}" for name, weight in zip(names, wanted, strict=True))
+    assert (found.verdict, f" of {ceiling} per minute ({parts})" in found.text) == (verdict, True), found.text
