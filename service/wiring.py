@@ -37,10 +37,10 @@ from service.kubernetes.api_server import ApiServer
 from service.kubernetes.reviews import TokenReviews
 from service.settings import Settings
 from service.settings_file import secrets_of
-from service.store.accounts import AccountStore
+from service.store.documents import DocumentStore
 from service.store.exchange_info import RedisExchangeInfo
 from service.store.guard import RedisGuard, connect
-from service.store.keys import account_keys, egress_keys, exchange_info_key, heartbeat_key
+from service.store.keys import document_keys, egress_keys, exchange_info_key, heartbeat_key
 from service.store.ledger import EgressLedger
 from service.store.notifications import Notifications
 from service.telemetry.audit import AuditLog
@@ -75,9 +75,9 @@ def build(
 
     def open_credential(account: str, credential: Credential) -> ActiveCredential:
         client = AccountClient(account, credential, public_api, open_http)
-        keys = {document: account_keys(settings, account, document) for document in DOCUMENTS}
+        keys = {document: document_keys(settings, account, document) for document in DOCUMENTS}
         stores = {
-            document: AccountStore(guard, each, address_keys, exchange_clock, client.identity)
+            document: DocumentStore(guard, each, address_keys, exchange_clock, client.identity)
             for document, each in keys.items()
         }
         return ActiveCredential(client, stores)
@@ -135,7 +135,7 @@ def config_of(
 @asynccontextmanager
 async def fleet_notifications(gateway: Gateway) -> AsyncGenerator[None, None]:
     """While it lasts, receive what other replicas announce, and check whether Redis answers."""
-    channel = account_keys(gateway.config.settings, "").channel
+    channel = document_keys(gateway.config.settings, "").channel
     # Without a message: while Redis was unavailable any announcement may have been lost, and so may what Redis held.
     gateway.redis.on_back = partial(_on_notification, gateway, None)
     notifications = Notifications(gateway.redis.redis, channel, partial(_on_notification, gateway))
@@ -218,7 +218,7 @@ def _observe(gateway: Gateway) -> None:
     )
     metrics.document_gauge(
         "snapshot_age_seconds",
-        "Age of the snapshot in memory; of an account's further documents, only those that were read.",
+        "Age of the snapshot in memory; of an account's further documents, only those that have one.",
         lambda: {
             (name, document.name): NOT_A_NUMBER if (age := state.age) is None else age / 1000
             for name, cache in gateway.config.caches.items()  # those of this moment: a reload replaces them

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from service.account.rows import margin_asset
+from service.account.rows import margin_asset, pair_of
 from service.account.selection import Selection
 
 
@@ -27,19 +27,26 @@ class Grant(msgspec.Struct, frozen=True):
         for asset in selection.assets or ():
             if not self.sees_asset(asset):
                 return "parameter asset: not granted on this account"
-        # A pair stands for its contracts, which are all margined in one coin.
-        symbols = [*(selection.symbols or ()), *(f"{pair}_PERP" for pair in selection.pairs or ())]
-        for symbol in symbols:
-            margin = margin_asset(symbol, margin_assets or {})
-            # Before exchangeInfo is known, a symbol whose form doesn't say its asset is decided later: what is refused
-            # now must not be answered then.
-            certain = margin is not None or margin_assets is not None
-            if certain and not self.sees_asset(margin):
+        for symbol in selection.symbols or ():
+            if not self._may_see(symbol, margin_assets):
                 return "parameter symbol: not granted on this account"
+        for pair in selection.pairs or ():
+            # A pair stands for its contracts: those that are listed, else for what its form says.
+            contracts = [symbol for symbol in margin_assets or () if pair_of(symbol) == pair] or [f"{pair}_PERP"]
+            if not any(self._may_see(symbol, margin_assets) for symbol in contracts):
+                return "parameter pair: not granted on this account"
         for side in selection.sides or ():
             if self.sides is not None and side not in self.sides:
                 return "parameter positionSide: not granted on this account"
         return None
+
+    def _may_see(self, symbol: str, margin_assets: Mapping[str, str] | None) -> bool:
+        """Whether a symbol is granted, or may be for all that is known."""
+        margin = margin_asset(symbol, margin_assets or {})
+        # Before exchangeInfo is known, a symbol whose form doesn't say its asset is decided later: what is refused now
+        # must not be answered then.
+        undecided = margin is None and margin_assets is None
+        return undecided or self.sees_asset(margin)
 
     def sees_asset(self, asset: str | None) -> bool:
         return self.assets is None or asset in self.assets

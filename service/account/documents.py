@@ -1,7 +1,8 @@
 """The documents of an account: what the exchange answers with, and how the rows in it are keyed.
 
 A document is a value. Requests, snapshots, freshness, weight, views, paths, filters and the audit follow from its entry
-in `DOCUMENTS`; nothing else in the package knows one document from another.
+in `DOCUMENTS`. Only `ACCOUNT` is known by name elsewhere: a credential is proved by it, its keys and messages in Redis
+are those of releases that knew no other, and its object has two arrays, each with paths of its own.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """One answer of the exchange → `Snapshot`, checked whole and indexed once.
 
 An answer that is not exactly what the exchange documents is refused whole, because a half-understood account is a wrong
-account.
+one.
 """
 
 # The checks of `parse`, cheapest first, so that a hostile answer costs little before it is refused: length, number of
@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from service.account.documents import Document, RowKind
-from service.account.rows import POSITION_SIDES, Row, located, margin_asset, without
+from service.account.rows import POSITION_SIDES, Row, located, margin_asset
 from service.account.snapshot import Snapshot, Spans
 
 MAX_BODY = 4 * 1024 * 1024
@@ -34,6 +34,9 @@ that so many can be in some 0.15 s, but 4 MiB of short numbers in 2 s."""
 
 MAX_MEMBERS = 256
 """Members of the account object, of which the exchange documents 7: each is searched for in the text, one by one."""
+
+MAX_DEPTH = 64
+"""Levels of arrays and objects in what the strict parser reads; the exchange's answers have four."""
 
 # Zero in any of the exchange's spellings: "0", "0.0", "-0.00000000", "0E-8".
 _ZERO = re.compile(r"[+-]?(?:0+\.?0*|\.0+)(?:[eE][+-]?[0-9]+)?")
@@ -105,8 +108,7 @@ def _rows_of(
     for members, raw in zip(array, slices, strict=True):
         zero = all(map(is_zero, map(members.get, kind.amounts)))
         if of_asset:
-            public = without(bytes(raw), kind.private) if not kind.private.isdisjoint(members) else None
-            rows.append(Row(raw, _key(members, "asset"), zero=zero, public=public))
+            rows.append(Row(raw, _key(members, "asset"), zero=zero))
             continue
         symbol, side = _key(members, "symbol"), _key(members, "positionSide") if has_sides else None
         if has_sides and side not in POSITION_SIDES:
@@ -171,6 +173,7 @@ def _strict_rows(document: Document, body: bytes) -> list[list[_Members]]:
         raise MalformedDocumentError("the answer is nested too deeply") from None
     except json.JSONDecodeError as exc:
         raise MalformedDocumentError(f"the answer is not JSON (at byte {exc.pos} or so)") from None
+    _refuse_depth(content)
     names = [kind.array for kind in document.kinds]
     if any(names):
         if not isinstance(content, dict):
@@ -190,6 +193,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         raise MalformedDocumentError("an object has the same key twice")
     return members
+
+
+def _refuse_depth(content: object) -> None:
+    """Refuse deeper nesting than `MAX_DEPTH`: views look into rows again, wherever the stack is by then."""
+    level: list[Any] = [content]
+    for _ in range(MAX_DEPTH):
+        level = [
+            each
+            for container in level
+            if isinstance(container, dict | list)
+            for each in (container.values() if isinstance(container, dict) else container)
+        ]
+    if any(isinstance(each, dict | list) for each in level):
+        raise MalformedDocumentError(f"the answer is nested more than {MAX_DEPTH} levels deep")
 
 
 def _refuse_constant(constant: str) -> object:

@@ -24,8 +24,6 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """The same for position sides."""
     zero: bool = False
     """Whether all of its kind's `amounts` are present and zero: unknown is not zero. Without any, nothing asks."""
-    public: bytes | None = None
-    """The same without its kind's `private` members, for those who don't see all assets; `None`: it has none."""
 
 
 class Member(msgspec.Struct, frozen=True):

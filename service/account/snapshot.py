@@ -1,4 +1,4 @@
-"""An account at one instant, and the views cut from it.
+"""A document at one instant, and the views cut from it.
 
 Nothing here rounds, re-orders or re-prints. A view has rows byte for byte as the exchange sent them, in its order,
 joined with `,`.
@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from service.account.documents import Document, RowKind
-from service.account.rows import Row
+from service.account.rows import Row, without
 from service.account.selection import Selection
 
 MAX_VIEWS = 256
@@ -154,10 +154,10 @@ class Snapshot:
         rows = self.rows[kind]
         if names is not None and len(names) == 1:  # one lookup, however large the account is
             rows = self._index[kind.keys[0]].get(next(iter(names)), ())
-        found = [row for row in rows if selection.keeps(row, kind)]
-        if selection.visible_assets is not None:
-            return [row.public or row.raw for row in found]
-        return [row.raw for row in found]
+        found = [row.raw for row in rows if selection.keeps(row, kind)]
+        if selection.visible_assets is None or not kind.private:
+            return [*found]
+        return [without(bytes(raw), kind.private) for raw in found]
 
 
 def _replaced(body: bytes, span: Span, arrays: Mapping[Span, bytes]) -> bytes:

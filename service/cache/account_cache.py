@@ -21,13 +21,13 @@ class AccountCache:
         self.account = account
         self.state = AccountState(account, active)
         self.rotation = Rotation(self.state, timeout_s, metrics)
+        # What replicas publish of credentials, they publish as news of the account itself.
+        on_news = {ACCOUNT: self.rotation.on_notification}
         self.documents = {
-            document: DocumentCache(state, freshness, timeout_s, metrics)
+            document: DocumentCache(state, freshness, timeout_s, metrics, on_news.get(document, lambda: None))
             for document, state in self.state.documents.items()
         }
         self._by_name = {document.name: cache for document, cache in self.documents.items()}
-        # What replicas publish of credentials, they publish as news of the account itself.
-        self.documents[ACCOUNT].on_news = self.rotation.on_notification
 
     @property
     def source(self) -> Upstream:
@@ -46,9 +46,9 @@ class AccountCache:
             cache.receive(notification)
 
     def on_notification(self) -> None:
-        """Anything may have changed: read what other replicas have of the account, and of what is read here besides."""
-        for document, cache in self.documents.items():
-            if document is ACCOUNT or cache.in_use:
+        """Anything may have changed: read what other replicas have of all that is in use."""
+        for cache in self.documents.values():
+            if cache.in_use:
                 cache.on_notification()
 
     async def close(self) -> None:

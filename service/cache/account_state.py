@@ -56,7 +56,7 @@ class DocumentState:
         self.snapshot: Snapshot | None = None
         """The latest, by its request time."""
         self.snapshot_identity = ""
-        """Of the credential that requested it, or found it shared."""
+        """Of the credential that it was requested with, by whichever replica."""
         self.last_refresh: LastRefresh | None = None
         self.failures: Failures | None = None
         self._owner = owner
@@ -90,10 +90,10 @@ class DocumentState:
         pause_ms = failures.until - self._clock.monotonic()
         return Barrier("backoff", failures.last.until(self._clock.now() + pause_ms)) if pause_ms > 0 else None
 
-    def adopt(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot of the active credential, unless memory has one requested later; by monotonic ms."""
+    def adopt(self, snapshot: Snapshot, identity: str) -> None:
+        """Keep a snapshot that the credential of this identity requested, unless memory has a later one (monotonic)."""
         if self.snapshot is None or snapshot.requested_monotonic_ms >= self.snapshot.requested_monotonic_ms:
-            self.snapshot, self.snapshot_identity = snapshot, self.active.source.identity
+            self.snapshot, self.snapshot_identity = snapshot, identity
             self.failures = None
 
     def adopt_shared(self, shared: SharedState, entry: Entry) -> None:
@@ -104,20 +104,17 @@ class DocumentState:
         lived = entry.life_ms - shared.remaining_ms
         age = max(lived, clock.now() - entry.request_time) if clock.measured else lived
         early = clock.measured and entry.request_time > clock.now() + EARLY_MS
-        if shared.remaining_ms <= 0 or lived < 0 or early:
-            log.error(
-                "shared_snapshot_refused",
-                account=self.account,
-                document=self.document.name,
-                reason="no replica stored it like this",
-            )
-            return
-        try:
-            self.adopt(
-                parse(self.document, entry.body, entry.request_time, clock.monotonic() - age, entry.margin_assets)
-            )
-        except MalformedDocumentError as exc:
-            log.error("shared_snapshot_refused", account=self.account, document=self.document.name, reason=str(exc))  # noqa: TRY400 - no traceback
+        fault = "no replica stored it like this" if shared.remaining_ms <= 0 or lived < 0 or early else ""
+        if not fault:
+            requested_ms = clock.monotonic() - age
+            try:
+                snapshot = parse(self.document, entry.body, entry.request_time, requested_ms, entry.margin_assets)
+            except MalformedDocumentError as exc:
+                fault = str(exc)
+            else:
+                self.adopt(snapshot, self.active.shared[self.document].followed)
+        if fault:
+            log.error("shared_snapshot_refused", account=self.account, document=self.document.name, reason=fault)
 
     def adopt_failure(self, failed: Failed) -> None:
         """Adopt a failure that another replica has shared, unless this one's own pause is longer."""

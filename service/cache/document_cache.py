@@ -25,6 +25,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from service.account.documents import ACCOUNT
 from service.cache import policy
 from service.cache.account_state import DocumentState
 from service.cache.flight import SingleFlight
@@ -84,8 +85,17 @@ class _Read:
 class DocumentCache:
     """The snapshot of one of an account's documents in this process."""
 
-    def __init__(self, state: DocumentState, freshness: Freshness, timeout_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        state: DocumentState,
+        freshness: Freshness,
+        timeout_s: float,
+        metrics: Metrics,
+        on_news: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_news` is called with each notification that is handled."""
         self.state = state
+        self._on_news = on_news
         self._of_account, self._own = freshness, policy.windows(state.document, freshness)
         self._timeout_s = timeout_s
         self._monotonic = self.source.clock.monotonic
@@ -97,8 +107,6 @@ class DocumentCache:
         self._read_again = False
         self._handled: deque[float] = deque(maxlen=MAX_NOTIFICATIONS)
         """When the latest notifications were handled, by the loop's clock."""
-        self.on_news: Callable[[], None] = lambda: None
-        """Called with each notification that is handled."""
         self._postponed: asyncio.TimerHandle | None = None
         """Handles a notification that came too soon."""
         self._last: Served | None = None
@@ -125,13 +133,14 @@ class DocumentCache:
         snapshot = self.state.snapshot
         if self._own is self._of_account or snapshot is None:
             return self._own
-        is_own = self.state.snapshot_identity == self.source.identity
-        return self._own if is_own and snapshot.margin_assets else self._of_account
+        followed = self.state.active.shared[self.state.document].followed
+        is_current = self.state.snapshot_identity == followed
+        return self._own if is_current and snapshot.margin_assets else self._of_account
 
     @property
     def in_use(self) -> bool:
-        """Whether it has been read here: there is a snapshot, or a refresh that may bring the first."""
-        return self.state.snapshot is not None or self._flight.active
+        """Whether it is worth a read of Redis though nothing is announced of it: the account itself always is."""
+        return self.state.document is ACCOUNT or self.state.snapshot is not None or self._flight.active
 
     def reconfigure(self, freshness: Freshness) -> None:
         """Apply other windows from now on."""
@@ -176,7 +185,7 @@ class DocumentCache:
         self._postponed = None
         self._handled.append(asyncio.get_running_loop().time())
         self._refresher.on_notification()
-        self.on_news()
+        self._on_news()
         self._read_again = True
         if not self._flight.active:
             self._reading.start(self._read_redis)

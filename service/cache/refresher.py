@@ -278,7 +278,7 @@ class Refresher:
         if refresh.active is self.state.active:  # else it was replaced meanwhile: each waiting caller decides again
             self.state.failures = None
             self.state.note()
-            self.state.adopt(snapshot)
+            self.state.adopt(snapshot, refresh.active.source.identity)
         return snapshot
 
     async def _renew(self, refresh: _Refresh, over: asyncio.Event) -> None:

@@ -151,7 +151,7 @@ class Rotation:
         self._state.activate(candidate)
         self._candidate = None  # before the await: from here on `close` must not close what is active
         if snapshot is not None:
-            self._state.documents[ACCOUNT].adopt(snapshot)
+            self._state.documents[ACCOUNT].adopt(snapshot, candidate.source.identity)
         await replaced.source.close()
 
     def _count(self, outcome: str) -> None:

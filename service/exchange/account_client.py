@@ -1,11 +1,11 @@
-"""One account at the exchange: its signed call, with one credential, on connections of its own."""
+"""One account at the exchange: its signed calls, with one credential, on connections of their own."""
 
 # One refresh, within one deadline:
 #     make ready  probe a half-open address, measure the clock, load exchangeInfo; under one lock, for all accounts
 #     attempt     sign and send. Up to `ATTEMPTS` while failures are transient, 200 to 800 ms apart
 #     resync      after a -1021, once per refresh: measure the clock and sign again, within the same attempt
 # Each attempt charges its own weight. If the weight runs out between attempts, the exchange's own error is raised,
-# because that is why there is no account.
+# because that is why there is no answer.
 #
 # HTTP/1.1 matches answers to requests only by their order on a connection (`bounded_http`). So no two credentials share
 # a connection: an answer that is sent twice, or late, never belongs to another account.
@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from service.account.documents import ACCOUNT, Document
 from service.account.parsing import parse
 from service.account.snapshot import Snapshot
-from service.exchange.gate import Call, Endpoint
+from service.exchange.gate import ENDPOINTS, Call
 from service.exchange.public_api import PublicApi
 from service.exchange.signing import Credential
 from service.exchange.transport import HttpClient
@@ -158,5 +158,4 @@ class AccountClient:
         )
 
     def _call(self, document: Document, *, forced: bool, query: bytes = b"") -> Call:
-        endpoint = Endpoint(document.path.rpartition("/")[2], document.path, document.weight)
-        return Call(endpoint, query, self._credential, self._account, forced, self._http)
+        return Call(ENDPOINTS[document], query, self._credential, self._account, forced, self._http)

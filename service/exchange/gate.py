@@ -80,8 +80,13 @@ class Endpoint(msgspec.Struct, frozen=True):
 PING = Endpoint("ping", "/dapi/v1/ping", 1)
 TIME = Endpoint("time", "/dapi/v1/time", 1)
 EXCHANGE_INFO = Endpoint("exchangeInfo", "/dapi/v1/exchangeInfo", 1)
+ENDPOINTS = {
+    document: Endpoint(document.path.rpartition("/")[2], document.path, document.weight) for document in DOCUMENTS
+}
 HEAVIEST = max(document.weight for document in DOCUMENTS)
 """Weight of the call that costs most."""
+TOGETHER = sum(document.weight for document in DOCUMENTS)
+"""Weight of an account's calls that may be under way at once."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -178,9 +183,9 @@ class AddressBudget:
         shared = own = Ceiling(together, together)
         if self.degraded:
             # Without Redis a replica has an equal part. It knows of the others' calls only what its own last answer
-            # reported, so each of them may be one call past that.
+            # reported, so each of them may be an account's calls past that.
             replicas = self._settings.expected_replicas
-            own = Ceiling(max(1, together - (replicas - 1) * HEAVIEST), together / replicas)
+            own = Ceiling(max(1, together - (replicas - 1) * TOGETHER), together / replicas)
         windows = [(window, own)]
         if self._fleet_window.minute == window.minute:
             windows.append((self._fleet_window, shared))

@@ -75,7 +75,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Members(msgspec.Struct, frozen=True):
-    """What a body says of an error; its other members are skipped, since most answers are accounts."""
+    """What a body says of an error; its other members are skipped, since most answers are none."""
 
     code: object = None
     maintenance: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="239999", default=msgspec.UNSET)

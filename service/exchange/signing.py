@@ -75,7 +75,7 @@ class Credential:
         return {"x-mbx-apikey": self.api_key.reveal()}
 
     def signed_query(self, timestamp: int, recv_window: int) -> bytes:
-        """The account call's query; `timestamp` is ms on the exchange's clock, `recv_window` ms."""
+        """A signed call's query; `timestamp` is ms on the exchange's clock, `recv_window` ms."""
         query = b"recvWindow=%d&timestamp=%d" % (recv_window, timestamp)
         return query + b"&signature=" + self.signer.sign(query)
 

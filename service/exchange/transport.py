@@ -4,7 +4,7 @@ Messages of httpx and the libraries below it may quote URLs and header values, s
 """
 
 # What a call may end in, and what must hold for each:
-# - a success: the whole body, at most `MAX_BODY`, or an error. A part of an account is never returned.
+# - a success: the whole body, at most `MAX_BODY`, or an error. A part of a document is never returned.
 # - a refusal that binds (`responses.binds`: 403, 418, 429, `Retry-After`, a challenge): always an `Answer`. Status and
 #   headers alone forbid further calls, so a broken or slow body or a cancelled task must not lose them. The body may
 #   only add until when, and gets 200 ms for that.

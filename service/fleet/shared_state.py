@@ -1,4 +1,4 @@
-"""The shapes of what the replicas share about an account."""
+"""The shapes of what the replicas share about a document of an account."""
 
 import re
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ class Notification(msgspec.Struct, frozen=True):
 
 
 class LeaseRequest(msgspec.Struct, frozen=True):
-    """A try for an account's lease."""
+    """A try for a document's lease."""
 
     token: str
     max_age_ms: int
@@ -119,7 +119,7 @@ class Lineage(msgspec.Struct, frozen=True):
 
 
 class SharedState(msgspec.Struct, frozen=True):
-    """An account's shared state at one moment."""
+    """A document's shared state at one moment."""
 
     entry: Entry | None
     """Only if it is newer than the snapshot that the reader has."""
@@ -132,7 +132,7 @@ class SharedState(msgspec.Struct, frozen=True):
 
 
 class Cleared(msgspec.Struct, frozen=True):
-    """What kept an account from a refresh, until an operator cleared it."""
+    """What kept a document from a refresh, until an operator cleared it."""
 
     failures: int
     lease: bool

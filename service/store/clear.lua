@@ -1,4 +1,4 @@
--- On an operator's order: forget what keeps an account from a refresh. Its snapshot stays.
+-- On an operator's order: forget what keeps a document from a refresh, and the account's credentials. Its snapshot stays.
 -- KEYS: failures, lease, the claim to try the credential out, the account's credentials
 -- ARGV: ms of a lease; the caller's identity; now (ms), ms for which a credential is remembered
 -- Returns how many failures in a row were remembered, whether the lease was foreign (it would not have expired in time),

@@ -16,7 +16,7 @@ from service.account.documents import ACCOUNT, Document
 from service.settings import Settings
 
 
-class AccountKeys(msgspec.Struct, frozen=True):
+class DocumentKeys(msgspec.Struct, frozen=True):
     """The keys of one document of an account, and of what all of its documents share."""
 
     account: str
@@ -72,10 +72,10 @@ class EgressKeys(msgspec.Struct, frozen=True):
         return [f"{self.scope}:ledger:{minute}", f"{self.scope}:ledger:{minute}:calls"]
 
 
-def account_keys(settings: Settings, account: str, document: Document = ACCOUNT) -> AccountKeys:
+def document_keys(settings: Settings, account: str, document: Document = ACCOUNT) -> DocumentKeys:
     place = f"{settings.environment}:{settings.exchange.host}"
     prefix = settings.redis.key_prefix
-    return AccountKeys(account, f"{prefix}:{{account:{place}:{account}}}", f"{prefix}:{place}:news", document)
+    return DocumentKeys(account, f"{prefix}:{{account:{place}:{account}}}", f"{prefix}:{place}:news", document)
 
 
 def egress_keys(settings: Settings) -> EgressKeys:

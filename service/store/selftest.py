@@ -11,10 +11,10 @@ from service.fleet.errors import ExchangeUnavailableError, Failure
 from service.fleet.ledger import Reservation
 from service.fleet.shared_state import Entry, Failed, LeaseRequest
 from service.settings import Settings
-from service.store.accounts import AccountStore
+from service.store.documents import DocumentStore
 from service.store.exchange_info import RedisExchangeInfo
 from service.store.guard import HEARTBEAT_TICKS, SOCKET_TIMEOUT_S, RedisGuard
-from service.store.keys import EgressKeys, account_keys, egress_keys, exchange_info_key
+from service.store.keys import EgressKeys, document_keys, egress_keys, exchange_info_key
 from service.store.ledger import EgressLedger
 
 PLACEHOLDER = "~rehearsal"
@@ -33,7 +33,7 @@ async def selftest(guard: RedisGuard, settings: Settings, clock: ExchangeClock) 
     """
     placeholder = replace(settings, exchange=replace(settings.exchange, egress=PLACEHOLDER))
     token, egress = secrets.token_hex(8), egress_keys(placeholder)
-    store = AccountStore(guard, account_keys(placeholder, PLACEHOLDER), egress, clock, token)
+    store = DocumentStore(guard, document_keys(placeholder, PLACEHOLDER), egress, clock, token)
     ledger = EgressLedger(guard, egress, clock)
     info = RedisExchangeInfo(guard, f"{exchange_info_key(placeholder)}:{PLACEHOLDER}")
     await guard.run(lambda: _read_many_slots(guard, settings.redis.key_prefix))
@@ -74,7 +74,7 @@ async def _read_many_slots(guard: RedisGuard, prefix: str) -> None:
 
 
 async def _subscribe_and_delete(
-    guard: RedisGuard, store: AccountStore, egress: EgressKeys, info: RedisExchangeInfo
+    guard: RedisGuard, store: DocumentStore, egress: EgressKeys, info: RedisExchangeInfo
 ) -> None:
     keys, identity = store.keys, store.identity
     async with guard.redis.pubsub() as subscription:

@@ -1,4 +1,4 @@
--- Read what the replicas share about an account, and try for its lease.
+-- Read what the replicas share about a document of an account, and try for its lease.
 -- KEYS: snapshot and failures of the credential that the caller follows, the caller's own lease, the account's credentials
 -- ARGV: format version, request time (ms) of the snapshot that the caller has, token ('' only reads), ms of the lease,
 --       age (ms) below which a snapshot makes a call unnecessary, the caller's identity, the identity that it follows,

@@ -57,7 +57,7 @@ async def list_accounts(request: AnyRequest) -> Response[bytes]:
     `null` stands for all. What isn't listed here answers 403, whether or not it exists.
     """
     client, gateway = await authenticate(request), gateway_of(request)
-    parameters.no_filters(request.scope["query_string"])
+    parameters.accept_only((), request.scope["query_string"])
     visible = [
         VisibleAccount(grant.account, gateway.config.settings.environment, _listed(grant.assets), _listed(grant.sides))
         for grant in client.grants.values()

@@ -39,9 +39,9 @@ from service.web.reads import JSON, READS, read_as
 IGNORED = ("timestamp", "recvWindow", "signature")
 """What clients add to a signed query: accepted with any value, and ignored."""
 
-ACCOUNT = "[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,62}"
+ACCOUNT_PATTERN = "[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,62}"
 """Wider than the names of accounts: an impossible account is answered like a missing one."""
-_PATH = re.compile(f"/binance/{ACCOUNT}/dapi/v[12]/[A-Za-z]+".encode())
+_PATH = re.compile(f"/binance/{ACCOUNT_PATTERN}/dapi/v[12]/[A-Za-z]+".encode())
 """Of the path as sent: the framework would also accept escapes and empty segments, which the exchange doesn't."""
 _KEY = re.compile(r"[\x21-\x7e]{1,8192}")
 _TAGS = ["drop-in"]
@@ -51,7 +51,7 @@ _PARAMETERS = {
         "in": "path",
         "required": True,
         "description": "The account's name; where no token is asked for, any.",
-        "schema": {"type": "string", "pattern": f"^{ACCOUNT}$", "minLength": 1, "maxLength": 63},
+        "schema": {"type": "string", "pattern": f"^{ACCOUNT_PATTERN}$", "minLength": 1, "maxLength": 63},
         "example": "main",
     },
     **{name: ref(f"Binance_{name}", "parameters") for name in IGNORED},

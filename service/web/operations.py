@@ -44,7 +44,7 @@ class Weight(msgspec.Struct, rename="camel", frozen=True):
 
 
 class LastRefresh(msgspec.Struct, rename="camel", frozen=True):
-    """The last time this replica asked the exchange for the account object, or would have."""
+    """The last time this replica asked the exchange for it, or would have."""
 
     at: Annotated[Time, Meta(description="When that ended.")]
     outcome: Annotated[
@@ -62,7 +62,9 @@ class AccountStatus(msgspec.Struct, rename="camel", frozen=True):
     account: Annotated[str, Meta(description="The account's name.")]
     snapshot_time: Annotated[
         Time | None,
-        Meta(description="When the exchange was asked for the account object in memory; null: there is none."),
+        Meta(
+            description="When the exchange was asked for the account object, or what is read in its stead; null: never."
+        ),
     ]
     age_ms: Annotated[Count | None, Meta(description="How old that is, in milliseconds.")]
     position_mode: Annotated[str | None, Meta(description="`one-way`, `hedge`, or null where it isn't known.")]
@@ -136,7 +138,7 @@ class Operations(Controller):
         For people and dashboards: request weight, clock, bans, and how old each snapshot is. Makes no calls.
         """
         client, gateway = await authenticate(request), gateway_of(request)
-        parameters.no_filters(request.scope["query_string"])
+        parameters.accept_only((), request.scope["query_string"])
         status = status_of(gateway, client)
         return Response(msgspec.json.encode(status), media_type=JSON, headers=NO_STORE)
 
@@ -169,7 +171,9 @@ def status_of(gateway: Gateway, client: Client) -> Status:
 
 def _account_status(gateway: Gateway, account: str) -> AccountStatus:
     cache = gateway.config.caches[account]
-    state = cache.state.documents[ACCOUNT]
+    # The account object's, or of the first document that this replica reads in its stead.
+    states = cache.state.documents
+    state = next((each for each in states.values() if each.last_refresh or each.snapshot), states[ACCOUNT])
     snapshot, last = state.snapshot, state.last_refresh
     return AccountStatus(
         account=account,

@@ -65,8 +65,8 @@ _TABLE = (
         "asset",
         "assets",
         NAME,
-        "Coins, such as `BTC`. Keeps asset rows of these coins, and position rows margined in them. "
-        "A name that neither the account nor the exchange's listing knows is a 404.",
+        "Coins, such as `BTC`. Keeps rows of these coins, and of symbols margined in them. A name that neither the "
+        "account nor the exchange's listing knows is a 404.",
         item="The coin.",
         examples=("BTC", "ETH"),
     ),
@@ -74,7 +74,7 @@ _TABLE = (
         "symbol",
         "symbols",
         NAME,
-        "Contracts, such as `BTCUSD_PERP`. Keeps position rows of these symbols; doesn't touch asset rows. A name that "
+        "Contracts, such as `BTCUSD_PERP`. Keeps rows of these symbols; doesn't touch rows of coins. A name that "
         "neither the account nor the exchange's listing knows is a 404; past delivery contracts are known.",
         item="The contract.",
         examples=("BTCUSD_PERP", "ETHUSD_PERP"),
@@ -103,7 +103,7 @@ _TABLE = (
         "A missing one counts as not zero.",
     ),
 )
-"""Every filter, in the order in which a query's values are checked. `telemetry.audit.Filters` has the same fields."""
+"""Every filter, in the order in which a query's values are checked. `telemetry.audit.Filters` has their fields too."""
 
 FILTERS: Mapping[Shape, Mapping[str, Filter]] = {
     shape: {each.name: each for each in _TABLE if each.name in shape.filters} for shape in SHAPES.values()
@@ -150,17 +150,8 @@ def as_the_exchange(document: Document, ignored: Collection[str], query: bytes) 
     return Selection(WHOLE[document], **fields)
 
 
-def no_filters(query: bytes) -> None:
-    """Return for an empty query, as item paths need it.
-
-    Raises:
-        InvalidParameterError: there is a query.
-    """
-    _values(query, ())
-
-
 def accept_only(known: Collection[str], query: bytes) -> None:
-    """Return for a query of these names, with any values.
+    """Return for a query of these names alone, with any values; of none: for an empty query.
 
     Raises:
         InvalidParameterError: it has another name, or is malformed.

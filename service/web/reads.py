@@ -338,9 +338,13 @@ def render_view(snapshot: Snapshot, selection: Selection, grant: Grant) -> View:
     if not named:
         match unknown_parameter(selection, snapshot):
             case "asset":
-                raise UnknownAssetError("parameter asset: neither the account nor the exchange has such an asset")
+                raise UnknownAssetError(
+                    "parameter asset: neither what is read of the account nor the exchange has such an asset"
+                )
             case "symbol":
-                raise UnknownSymbolError("parameter symbol: neither the account nor the exchange has such a symbol")
+                raise UnknownSymbolError(
+                    "parameter symbol: neither what is read of the account nor the exchange has such a symbol"
+                )
             case None:
                 pass
     view = snapshot.view(grant.narrow(selection))

@@ -289,11 +289,15 @@ def _misformed(question: Question) -> Literal["parameter", "combination"] | None
 
 
 def _names_only_what_is_granted(question: Question, view: View, book: Book) -> bool:
-    # A pair is what its perpetual contract is margined in.
-    symbols = {*(question.named("symbol") or ()), *(f"{pair}_PERP" for pair in question.named("pair") or ())}
+    # A pair is granted if any of its listed contracts is; one without any is what its form says.
+    pairs = [
+        [symbol for symbol in book.contracts if pair_of(symbol) == pair] or [f"{pair}_PERP"]
+        for pair in question.named("pair") or ()
+    ]
     return (
         _all_within(question.named("asset") or (), view.assets)
-        and _all_within(map(book.margin, symbols), view.assets)
+        and _all_within(map(book.margin, question.named("symbol") or ()), view.assets)
+        and all(any(_all_within([book.margin(each)], view.assets) for each in contracts) for contracts in pairs)
         and _all_within(question.named("positionSide") or (), view.sides)
     )
 

@@ -649,14 +649,15 @@ async def test_weight_saved_counts_each_document_with_its_own(stage: Stage) -> N
     assert (await gateway.status())["weight"]["savedTotal"] == saved == 90
 
 
-async def test_the_status_is_of_the_account_whatever_else_is_read(stage: Stage) -> None:
+async def test_the_status_is_of_the_account_object_and_of_what_is_read_in_its_stead(stage: Stage) -> None:
     gateway = await stage.start()
-    before = await gateway.status()
-    await read_all(gateway, FURTHER)
-    stage.fail(*(Fault("404-path", path=AT_EXCHANGE[path]) for path in FURTHER))
-    await read_all(gateway, FURTHER, cache_control="max-age=0")
-    after = await gateway.status()
-    assert (list(after), after["accounts"]) == (list(before), before["accounts"])
+    await gateway.get(POSITION_RISK)
+    await stage.advance(3_000)
+    stage.fail(Fault("404-path", path=AT_EXCHANGE[POSITION_RISK]))
+    await gateway.get(POSITION_RISK, cache_control="max-age=1")
+    (instead,) = (await gateway.status())["accounts"]
+    assert (instead["ageMs"], instead["positionMode"]) == (3_000, "one-way")
+    assert instead["lastRefresh"]["outcome"] == "exchange-endpoint-gone"
     await gateway.get(ACCOUNT)
     (account,) = (await gateway.status())["accounts"]
     assert (account["ageMs"], account["lastRefresh"]["outcome"]) == (0, "ok")

@@ -6,7 +6,7 @@ from service.access.grants import Grant
 from service.account.documents import SHAPES
 from service.account.selection import Selection
 
-LISTING = {"ODD": "BTC", "ETHUSD_PERP": "ETH"}
+LISTING = {"ODD": "BTC", "ETHUSD_PERP": "ETH", "OWN_PERP": "ETH", "OWN_261225": "BTC"}
 
 
 def names(*given: str) -> frozenset[str]:
@@ -36,6 +36,10 @@ def of(**named: str) -> Selection:
         (BTC, of(symbols="ODD"), None),  # BTC by exchangeInfo
         (BTC, of(symbols="ETHUSD_PERP"), "symbol"),
         (BTC, of(symbols="MYSTERY"), "symbol"),  # its margin asset is unknown
+        (BTC, of(pairs="OWN"), None),  # one of its contracts is granted
+        (BTC, of(pairs="ETHUSD"), "pair"),
+        (BTC, of(pairs="BTCUSD"), None),  # not listed: by its form
+        (BTC, of(pairs="BTCUSD ETHUSD"), "pair"),
         (BTC, of(sides="SHORT"), None),
         (BTC_LONGS, of(assets="BTC", symbols="BTCUSD_PERP", sides="LONG"), None),
         (BTC_LONGS, of(sides="LONG SHORT"), "positionSide"),

@@ -1,13 +1,15 @@
 import json
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.account.documents import ACCOUNT, DOCUMENTS
-from service.account.parsing import MAX_BODY, MAX_MEMBERS, MAX_VALUES, MalformedDocumentError, is_zero, parse
-from service.account.rows import POSITION_SIDES, margin_asset
+from service.account.documents import ACCOUNT, DOCUMENTS, WHOLE
+from service.account.parsing import MAX_BODY, MAX_DEPTH, MAX_MEMBERS, MAX_VALUES, MalformedDocumentError, is_zero, parse
+from service.account.rows import POSITION_SIDES, margin_asset, without
+from service.account.selection import Selection
 from tests.unit.account.bodies import (
     ALIAS,
     AMOUNTS,
@@ -154,6 +156,17 @@ def test_deep_nesting_is_refused_also_where_nobody_looks(opening: bytes) -> None
     for body in (account(extra=b',"x":' + deep), account(b'{"asset":"BTC","x":' + deep + b"}"), deep):
         with pytest.raises(MalformedDocumentError):
             parse(ACCOUNT, body, 0, 0, {})
+
+
+@pytest.mark.parametrize(("levels", "taken"), [(MAX_DEPTH - 2, True), (MAX_DEPTH - 1, False)])
+def test_rows_are_nested_so_deep_and_no_deeper(levels: int, *, taken: bool) -> None:
+    """A view looks into rows again, wherever the stack is by then."""
+    body = b'[{"asset":"BTC","x":' + b"[" * levels + b"]" * levels + b"}]"
+    if taken:
+        assert parse(ARRAYS["balance"], body, 0, 0, {}).body == body
+    else:
+        with pytest.raises(MalformedDocumentError, match="nested more than 64 levels deep"):
+            parse(ARRAYS["balance"], body, 0, 0, {})
 
 
 def test_no_depth_at_all_raises_anything_but_the_refusal() -> None:
@@ -306,16 +319,17 @@ def test_the_rows_of_an_array_are_the_exchanges_bytes_in_its_order_and_mean_what
 
 
 @given(array_bodies())
-def test_a_balance_has_a_public_form_without_its_alias_if_it_has_one(body: ArrayBody) -> None:
-    (rows,) = parse(ARRAYS[body.document], body.whole, 0, 0, {}).rows.values()
-    for found, sent in zip(rows, body.array.rows, strict=True):
-        if not sent.alias:
-            assert found.public is None
-            continue
-        members = json.loads(sent.raw)
-        del members[ALIAS]
-        assert list(json.loads(found.public or b"").items()) == list(members.items())
-        assert sent.alias not in (found.public or b"")
+def test_a_balance_is_cut_without_its_alias_for_those_who_do_not_see_all_assets(body: ArrayBody) -> None:
+    document = ARRAYS[body.document]
+    snapshot = parse(document, body.whole, 0, 0, {})
+    everything = frozenset(row.asset or "" for rows in snapshot.rows.values() for row in rows)
+    cut = snapshot.cut(Selection(WHOLE[document], visible_assets=everything)) or b""
+    sent = [row for row in body.array.rows if body.document == "balance"]
+    for mine, row in zip(msgspec.json.decode(cut, type=list[msgspec.Raw]), sent, strict=bool(sent)):
+        members = json.loads(row.raw)
+        members.pop(ALIAS, None)
+        assert list(json.loads(bytes(mine)).items()) == list(members.items())
+        assert not row.alias or row.alias not in bytes(mine)
 
 
 @given(array_bodies(), st.data())
@@ -336,8 +350,8 @@ def test_a_damaged_array_is_refused_or_means_what_a_second_parser_reads(body: Ar
     (rows,) = snapshot.rows.values()
     second = json.loads(damaged)
     assert [json.loads(bytes(row.raw)) for row in rows] == second
-    public = [json.loads(row.public or bytes(row.raw)) for row in rows]
-    private = {ALIAS} if body.document == "balance" else set[str]()
+    private = frozenset({ALIAS} if body.document == "balance" else ())
+    public = [json.loads(without(bytes(row.raw), private)) for row in rows]
     assert public == [{name: value for name, value in row.items() if name not in private} for row in second]
 
 

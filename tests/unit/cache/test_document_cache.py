@@ -291,3 +291,20 @@ async def test_what_a_waiter_found_shared_at_first_is_not_taken_for_what_it_wait
 
     assert await refreshing == "joined"
     assert (memory.age, exchange.asked) == (3_500, 0)
+
+
+async def test_brackets_of_a_credential_that_is_followed_no_more_are_fresh_no_longer_than_the_account_object(
+    exchange: Exchange, clock: FakeClock
+) -> None:
+    """They may be another exchange account's: a replica is led to a wrong key's, and back."""
+    shared, (*_, brackets) = NoRedis(), DOCUMENTS
+    shared.followed = "next"
+    state = AccountState("main", credential(exchange, shared)).documents[brackets]
+    cache = DocumentCache(state, WINDOWS, 2, Metrics())
+    entry = Entry(b'[{"symbol":"BTCUSD_PERP"}]', clock.epoch(), 3_660_000, {"BTCUSD_PERP": "BTC"})
+    state.adopt_shared(SharedState(entry, 3_660_000, Cooldowns(), None, Lineage(), "not-tried"), entry)
+    clock.advance(2_000)
+    assert cache.from_memory(NO_DIRECTIVES) is not None
+    shared.followed = "only"
+    clock.advance(1)
+    assert cache.from_memory(NO_DIRECTIVES) is None

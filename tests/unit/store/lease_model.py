@@ -12,13 +12,13 @@ from service.exchange.clock import ExchangeClock
 from service.fleet.errors import ExchangeTimeoutError
 from service.fleet.lineage import MEMORY
 from service.fleet.shared_state import Entry, Failed, LeaseRequest, LinkKind, SharedState
-from service.store.accounts import AccountStore
+from service.store.documents import DocumentStore
 from service.store.guard import RedisGuard
-from service.store.keys import AccountKeys, EgressKeys
+from service.store.keys import DocumentKeys, EgressKeys
 from service.telemetry.metrics import Metrics
 from tests.support import FakeClock
 
-KEYS, EGRESS = AccountKeys("main", "a", "n"), EgressKeys("e")
+KEYS, EGRESS = DocumentKeys("main", "a", "n"), EgressKeys("e")
 ONE, OTHER, THIRD = IDENTITIES = ("1" * 16, "2" * 16, "3" * 16)
 LIFE = 10_000_000
 """Ms; far longer than a test, so that age plays no part but where it is asked for."""
@@ -52,9 +52,9 @@ class LeaseMachine(RuleBasedStateMachine):
         self.successors: dict[str, str] = {}
         self.stored = 0
 
-    def store_of(self, identity: str) -> AccountStore:
+    def store_of(self, identity: str) -> DocumentStore:
         guard = RedisGuard(self.redis, self.clock, Metrics())
-        return AccountStore(guard, KEYS, EGRESS, ExchangeClock(self.clock), identity)
+        return DocumentStore(guard, KEYS, EGRESS, ExchangeClock(self.clock), identity)
 
     def connect(self) -> Redis:
         """A client of the Redis to be tried; with the loop running."""

@@ -4,7 +4,7 @@ import pytest
 from redis.crc import key_slot
 
 from service.settings import Exchange, Redis, Settings
-from service.store.keys import account_keys, egress_keys
+from service.store.keys import document_keys, egress_keys
 
 PLACES = ["https://dapi.binance.com", "http://[::1]:8080", "http://127.0.0.1:1"]
 
@@ -13,7 +13,7 @@ PLACES = ["https://dapi.binance.com", "http://[::1]:8080", "http://127.0.0.1:1"]
 @pytest.mark.parametrize("prefix", ["coinm", "{coinm}", "a.b"])
 def test_an_accounts_keys_share_a_slot_and_so_do_an_addresss(base_url: str, prefix: str) -> None:
     settings = Settings(exchange=Exchange(base_url=base_url), redis=Redis(key_prefix=prefix), accounts={})
-    account, egress = account_keys(settings, "main"), egress_keys(settings)
+    account, egress = document_keys(settings, "main"), egress_keys(settings)
     credentials = ("1" * 16, "2" * 16)
     accounts = [
         account.credentials,

@@ -14,7 +14,7 @@ from service.telemetry.logs import looks_secret
 from service.web.authentication import bearer_token
 from service.web.caching import bounded, matching_tag, request_directives
 from service.web.compression import accepts_gzip
-from service.web.parameters import accept_only, no_filters, require_readable, selected
+from service.web.parameters import accept_only, require_readable, selected
 from service.web.problems import ProblemError
 
 Parser = Callable[[str], object]
@@ -30,7 +30,7 @@ PARSERS: dict[str, Parser] = {
     "X-Request-Id": looks_secret,
     "query": lambda text: selected(SHAPES["account"], {}, text.encode()),
     "query, values": lambda text: selected(SHAPES["account"], {}, f"asset={text}".encode()),
-    "query of an item": lambda text: no_filters(text.encode()),
+    "query of an item": lambda text: accept_only((), text.encode()),
     "query of Binance's": lambda text: accept_only(frozenset({"timestamp"}), f"timestamp={text}".encode()),
     "path": lambda text: require_readable(text.encode()),
     "name in a path": lambda text: selected(SHAPES["asset"], {"asset": text}, b""),

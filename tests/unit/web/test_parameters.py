@@ -11,7 +11,7 @@ from service.account.parsing import parse
 from service.account.selection import Selection
 from service.settings import ClientGrant
 from service.telemetry.audit import Filters
-from service.web.parameters import FILTERS, MAX_VALUES, no_filters, require_readable, selected
+from service.web.parameters import FILTERS, MAX_VALUES, accept_only, require_readable, selected
 from service.web.problems import InvalidParameterError
 
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/,"), min_size=1, max_size=64)
@@ -96,7 +96,7 @@ def test_what_a_caller_sends_is_never_repeated(name: str, value: str) -> None:
     for shape in (*FILTERS, None):
         query = urlencode({name: value}).encode()
         with pytest.raises(InvalidParameterError) as refusal:
-            selected(shape, {}, query) if shape else no_filters(query)
+            selected(shape, {}, query) if shape else accept_only((), query)
         rest = re.sub(r"did you mean \w+\?", "", refusal.value.detail)
         assert rest == "a parameter is unknown: this path takes no parameters" or re.fullmatch(
             r"a parameter is unknown[:,] *this path takes [A-Za-z, ]+", rest
@@ -131,10 +131,10 @@ def test_a_hundred_values_are_taken_and_one_more_is_not(joined: bytes) -> None:
         selected(SHAPES["assets"], {}, b"asset=" + joined.join(values))
 
 
-def test_item_paths_take_no_filters() -> None:
-    no_filters(b"")
+def test_paths_without_filters_take_no_query() -> None:
+    accept_only((), b"")
     with pytest.raises(InvalidParameterError, match=r"^a parameter is unknown: this path takes no parameters$"):
-        no_filters(b"asset=BTC")
+        accept_only((), b"asset=BTC")
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,13 @@ from service.fleet.shared_state import (
     StoreResult,
 )
 from service.settings import Redis, Settings
-from service.store.accounts import FAILURE_MEMORY_MS, AccountStore
+from service.store.documents import FAILURE_MEMORY_MS, DocumentStore
 from service.store.guard import RedisGuard, RedisUnavailableError
-from service.store.keys import AccountKeys, EgressKeys, account_keys, egress_keys
+from service.store.keys import DocumentKeys, EgressKeys, document_keys, egress_keys
 from service.telemetry.metrics import Metrics
 from tests.support import START, FakeClock
 
-KEYS, EGRESS = AccountKeys("main", "a", "news"), EgressKeys("e")
+KEYS, EGRESS = DocumentKeys("main", "a", "news"), EgressKeys("e")
 FIRST, SECOND, THIRD = ("1" * 16, "2" * 16, "3" * 16)
 """Credentials' identities."""
 SNAPSHOT, LEASE_KEY, FAILURES = KEYS.snapshot(FIRST), KEYS.lease(FIRST), KEYS.failures(FIRST)
@@ -55,34 +55,34 @@ async def redis(server: FakeServer) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-def store(redis: Any, clock: FakeClock) -> AccountStore:
+def store(redis: Any, clock: FakeClock) -> DocumentStore:
     return replica(redis, clock)
 
 
-def replica(redis: Any, clock: FakeClock, identity: str = FIRST) -> AccountStore:
+def replica(redis: Any, clock: FakeClock, identity: str = FIRST) -> DocumentStore:
     guard = RedisGuard(redis, clock, Metrics())
-    return AccountStore(guard, KEYS, EGRESS, ExchangeClock(clock), identity)
+    return DocumentStore(guard, KEYS, EGRESS, ExchangeClock(clock), identity)
 
 
-async def share(store: AccountStore, entry: Entry, remaining: int = 60_000, replaced: str = "") -> StoreResult | None:
+async def share(store: DocumentStore, entry: Entry, remaining: int = 60_000, replaced: str = "") -> StoreResult | None:
     """Take the lease, and keep; what became of it."""
     await store.try_acquire(0, LeaseRequest("sharing", 0))
     return await store.store_fenced(entry, remaining, "sharing", replaced)
 
 
-async def lineage(store: AccountStore) -> Lineage:
+async def lineage(store: DocumentStore) -> Lineage:
     look = await store.read_state(0)
     assert look is not None
     return look.lineage
 
 
-async def shared(store: AccountStore, known: int = 0) -> Entry | None:
+async def shared(store: DocumentStore, known: int = 0) -> Entry | None:
     look = await store.read_state(known)
     assert look is not None
     return look.entry
 
 
-async def lease(store: AccountStore, wanted: LeaseRequest = ASK, known: int = 0) -> str:
+async def lease(store: DocumentStore, wanted: LeaseRequest = ASK, known: int = 0) -> str:
     look = await store.try_acquire(known, wanted)
     assert look is not None
     return look.lease
@@ -91,17 +91,17 @@ async def lease(store: AccountStore, wanted: LeaseRequest = ASK, known: int = 0)
 # The lease.
 
 
-async def test_one_gets_the_lease_and_the_others_do_not_until_it_is_given_back(store: AccountStore) -> None:
+async def test_one_gets_the_lease_and_the_others_do_not_until_it_is_given_back(store: DocumentStore) -> None:
     assert [await lease(store, LeaseRequest(name, 0)) for name in ("a", "b", "c")] == ["acquired", "held", "held"]
     await store.release("a")
     assert [await lease(store, LeaseRequest(name, 0)) for name in ("b", "c")] == ["acquired", "held"]
 
 
-async def test_a_repeated_try_of_the_same_replica_is_no_rival(store: AccountStore) -> None:
+async def test_a_repeated_try_of_the_same_replica_is_no_rival(store: DocumentStore) -> None:
     assert [await lease(store), await lease(store)] == ["acquired", "acquired"]
 
 
-async def test_a_lease_lasts_two_seconds_and_a_renewal_two_more(store: AccountStore, redis: Any) -> None:
+async def test_a_lease_lasts_two_seconds_and_a_renewal_two_more(store: DocumentStore, redis: Any) -> None:
     await lease(store)
     assert LEASE_MS - 500 < await redis.pttl(LEASE_KEY) <= LEASE_MS == 2_000
     await redis.pexpire(LEASE_KEY, 100)
@@ -109,7 +109,7 @@ async def test_a_lease_lasts_two_seconds_and_a_renewal_two_more(store: AccountSt
     assert LEASE_MS - 500 < await redis.pttl(LEASE_KEY) <= LEASE_MS
 
 
-async def test_nobody_renews_or_gives_back_a_lease_that_is_not_its_own(store: AccountStore, redis: Any) -> None:
+async def test_nobody_renews_or_gives_back_a_lease_that_is_not_its_own(store: DocumentStore, redis: Any) -> None:
     await lease(store)
     assert await store.renew("other", in_time=True) is False
     await store.release("other")
@@ -120,7 +120,7 @@ async def test_nobody_renews_or_gives_back_a_lease_that_is_not_its_own(store: Ac
 
 
 async def test_a_lease_that_redis_has_lost_before_it_could_expire_is_given_back_by_its_renewal(
-    store: AccountStore, redis: Any
+    store: DocumentStore, redis: Any
 ) -> None:
     await lease(store)
     await redis.flushall()
@@ -129,25 +129,25 @@ async def test_a_lease_that_redis_has_lost_before_it_could_expire_is_given_back_
     assert await lease(store, LeaseRequest("other", 0)) == "held"
 
 
-async def test_a_look_alone_takes_no_lease(store: AccountStore, redis: Any) -> None:
+async def test_a_look_alone_takes_no_lease(store: DocumentStore, redis: Any) -> None:
     look = await store.read_state(0)
     assert look is not None
     assert (look.lease, await redis.get(LEASE_KEY)) == ("not-tried", None)
 
 
-async def test_a_snapshot_that_is_young_enough_spares_the_lease(store: AccountStore, redis: Any) -> None:
+async def test_a_snapshot_that_is_young_enough_spares_the_lease(store: DocumentStore, redis: Any) -> None:
     await share(store, ENTRY, ENTRY.life_ms - 1_000)
     assert await lease(store, LeaseRequest("mine", 30_000)) == "not-needed"
     assert await redis.get(LEASE_KEY) is None
     assert await lease(store, LeaseRequest("mine", 900)) == "acquired"
 
 
-async def test_a_snapshot_that_the_caller_has_already_spares_nothing(store: AccountStore) -> None:
+async def test_a_snapshot_that_the_caller_has_already_spares_nothing(store: DocumentStore) -> None:
     await share(store, ENTRY)
     assert await lease(store, LeaseRequest("mine", 60_000), known=ENTRY.request_time) == "acquired"
 
 
-async def test_a_snapshot_of_another_format_spares_nothing(store: AccountStore, redis: Any) -> None:
+async def test_a_snapshot_of_another_format_spares_nothing(store: DocumentStore, redis: Any) -> None:
     await share(store, ENTRY)
     await redis.hset(SNAPSHOT, "format", "1")
     assert await lease(store, LeaseRequest("mine", 60_000)) == "acquired"
@@ -155,7 +155,7 @@ async def test_a_snapshot_of_another_format_spares_nothing(store: AccountStore, 
 
 @pytest.mark.parametrize("ending", ["keep", "fail", "release"])
 async def test_every_end_of_a_refresh_gives_the_lease_back_and_tells_who_waits(
-    store: AccountStore, redis: Any, ending: str
+    store: DocumentStore, redis: Any, ending: str
 ) -> None:
     async with redis.pubsub() as heard:
         await heard.subscribe("news")
@@ -175,7 +175,7 @@ async def test_every_end_of_a_refresh_gives_the_lease_back_and_tells_who_waits(
 # The fenced store.
 
 
-async def test_what_is_kept_is_found_byte_for_byte_with_the_life_it_has_left(store: AccountStore) -> None:
+async def test_what_is_kept_is_found_byte_for_byte_with_the_life_it_has_left(store: DocumentStore) -> None:
     assert await share(store, ENTRY) == "kept"
     look = await store.read_state(ENTRY.request_time - 1)
     assert look is not None
@@ -183,27 +183,27 @@ async def test_what_is_kept_is_found_byte_for_byte_with_the_life_it_has_left(sto
     assert 59_000 < look.remaining_ms <= 60_000
 
 
-async def test_who_has_it_already_is_spared_the_body(store: AccountStore) -> None:
+async def test_who_has_it_already_is_spared_the_body(store: DocumentStore) -> None:
     await share(store, ENTRY)
     assert await shared(store, ENTRY.request_time) is None
     assert await shared(store, ENTRY.request_time + 1) is None
 
 
-async def test_an_empty_redis_holds_nothing(store: AccountStore) -> None:
+async def test_an_empty_redis_holds_nothing(store: DocumentStore) -> None:
     look = await store.read_state(0)
     assert look is not None
     assert (look.entry, look.failed, look.cooldowns) == (None, None, Cooldowns(NO_COOLDOWN, NO_COOLDOWN, None))
 
 
 @pytest.mark.parametrize(("later", "verdict"), [(1, "kept"), (0, "kept"), (-1, "older")])
-async def test_a_newer_snapshot_stands(store: AccountStore, later: int, verdict: str) -> None:
+async def test_a_newer_snapshot_stands(store: DocumentStore, later: int, verdict: str) -> None:
     await share(store, ENTRY)
     other = replace(ENTRY, body=b"other", request_time=ENTRY.request_time + later)
     assert await share(store, other) == verdict
     assert await shared(store) == (other if verdict == "kept" else ENTRY)
 
 
-async def test_a_refused_snapshot_gives_the_lease_back_too(store: AccountStore) -> None:
+async def test_a_refused_snapshot_gives_the_lease_back_too(store: DocumentStore) -> None:
     await share(store, ENTRY)
     assert await share(store, replace(ENTRY, request_time=1)) == "kept"  # by more than a life: nobody's
     await share(store, ENTRY)
@@ -211,7 +211,7 @@ async def test_a_refused_snapshot_gives_the_lease_back_too(store: AccountStore) 
     assert await lease(store) == "acquired"
 
 
-async def test_without_the_lease_nothing_is_kept(store: AccountStore) -> None:
+async def test_without_the_lease_nothing_is_kept(store: DocumentStore) -> None:
     assert await store.store_fenced(ENTRY, 60_000, "mine") == "lost"
     await lease(store, LeaseRequest("other", 0))
     assert await store.store_fenced(ENTRY, 60_000, "mine") == "lost"
@@ -219,7 +219,7 @@ async def test_without_the_lease_nothing_is_kept(store: AccountStore) -> None:
     assert await lease(store, LeaseRequest("third", 0)) == "held"
 
 
-async def test_what_claims_to_be_later_than_a_snapshot_can_live_does_not_stand_for_ever(store: AccountStore) -> None:
+async def test_what_claims_to_be_later_than_a_snapshot_can_live_does_not_stand_for_ever(store: DocumentStore) -> None:
     await share(store, replace(ENTRY, request_time=ENTRY.request_time + ENTRY.life_ms + 1))
     assert await share(store, ENTRY) == "kept"
     assert await shared(store) == ENTRY
@@ -227,7 +227,7 @@ async def test_what_claims_to_be_later_than_a_snapshot_can_live_does_not_stand_f
     assert await share(store, ENTRY) == "older"
 
 
-async def test_a_snapshot_without_life_left_is_gone(store: AccountStore) -> None:
+async def test_a_snapshot_without_life_left_is_gone(store: DocumentStore) -> None:
     await share(store, ENTRY, 0)
     assert await shared(store) is None
 
@@ -246,7 +246,7 @@ FOREIGN: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("foreign", FOREIGN)
 async def test_what_somebody_else_wrote_counts_as_no_snapshot(
-    store: AccountStore, redis: Any, foreign: dict[str, Any]
+    store: DocumentStore, redis: Any, foreign: dict[str, Any]
 ) -> None:
     await share(store, ENTRY)
     await redis.hset(SNAPSHOT, mapping=foreign)
@@ -255,7 +255,7 @@ async def test_what_somebody_else_wrote_counts_as_no_snapshot(
 
 @pytest.mark.parametrize("foreign", [{"asked_at": "canary"}, {"asked_at": "1"}, {"asked_at": "9" * 5_000}])
 async def test_a_snapshot_replaces_what_somebody_else_wrote(
-    store: AccountStore, redis: Any, foreign: dict[str, Any]
+    store: DocumentStore, redis: Any, foreign: dict[str, Any]
 ) -> None:
     await redis.hset(SNAPSHOT, mapping=foreign)
     assert await share(store, ENTRY) == "kept"
@@ -267,13 +267,13 @@ async def test_a_snapshot_replaces_what_somebody_else_wrote(
 OUTAGE = ExchangeUnavailableError("the exchange answered 503", answered=503, code=-1000)
 
 
-async def failed(store: AccountStore) -> Failed | None:
+async def failed(store: DocumentStore) -> Failed | None:
     look = await store.read_state(0)
     assert look is not None
     return look.failed
 
 
-async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that_is_left(store: AccountStore) -> None:
+async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that_is_left(store: DocumentStore) -> None:
     await lease(store)
     await store.record_failure(Failed(3, OUTAGE.failure, 4_000), "mine")
     found = await failed(store)
@@ -284,7 +284,7 @@ async def test_a_failure_is_the_same_error_for_every_replica_with_the_pause_that
     assert 3_000 < found.pause_ms <= 4_000
 
 
-async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(store: AccountStore, redis: Any) -> None:
+async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(store: DocumentStore, redis: Any) -> None:
     await lease(store)
     await store.record_failure(Failed(3, OUTAGE.failure, 4_000), "mine")
     await redis.pexpire(FAILURES, FAILURE_MEMORY_MS - 60_000)
@@ -295,14 +295,14 @@ async def test_a_failure_is_counted_on_after_its_pause_and_ended_by_a_success(st
     assert await failed(store) is None
 
 
-async def test_a_failure_leaves_the_snapshot_alone(store: AccountStore) -> None:
+async def test_a_failure_leaves_the_snapshot_alone(store: DocumentStore) -> None:
     await share(store, ENTRY)
     await lease(store)
     await store.record_failure(Failed(1, OUTAGE.failure, 1_000), "mine")
     assert await shared(store) == ENTRY
 
 
-async def test_a_failure_of_who_has_lost_the_lease_is_nobodys_business(store: AccountStore) -> None:
+async def test_a_failure_of_who_has_lost_the_lease_is_nobodys_business(store: DocumentStore) -> None:
     await lease(store, LeaseRequest("other", 0))
     await store.record_failure(Failed(1, OUTAGE.failure, 1_000), "mine")
     assert await failed(store) is None
@@ -310,7 +310,7 @@ async def test_a_failure_of_who_has_lost_the_lease_is_nobodys_business(store: Ac
 
 
 async def test_a_failure_of_a_newer_release_counts_as_the_exchange_being_unavailable(
-    store: AccountStore, redis: Any
+    store: DocumentStore, redis: Any
 ) -> None:
     await redis.hset(FAILURES, mapping={"count": 1, "error": '{"problem":"invented-later","detail":"canary"}'})
     await redis.pexpire(FAILURES, FAILURE_MEMORY_MS)
@@ -323,7 +323,7 @@ async def test_a_failure_of_a_newer_release_counts_as_the_exchange_being_unavail
 @pytest.mark.parametrize(
     "foreign", [{"count": "x"}, {"count": "9" * 15}, {"error": "x"}, {"error": b"\xff"}, {"error": '{"problem":1}'}]
 )
-async def test_garbage_counts_as_no_failure(store: AccountStore, redis: Any, foreign: dict[str, Any]) -> None:
+async def test_garbage_counts_as_no_failure(store: DocumentStore, redis: Any, foreign: dict[str, Any]) -> None:
     await lease(store)
     await store.record_failure(Failed(1, OUTAGE.failure, 1_000), "mine")
     await redis.hset(FAILURES, mapping=foreign)
@@ -332,7 +332,7 @@ async def test_garbage_counts_as_no_failure(store: AccountStore, redis: Any, for
 
 @pytest.mark.parametrize("life", [None, FAILURE_MEMORY_MS + MAX_BACKOFF + 1_000, 10**12])
 async def test_a_failure_without_an_end_or_with_a_pause_that_no_replica_makes_is_none_and_gone(
-    store: AccountStore, redis: Any, life: int | None
+    store: DocumentStore, redis: Any, life: int | None
 ) -> None:
     await redis.hset(FAILURES, mapping={"count": 1, "error": '{"problem":"exchange-timeout"}'})
     if life:
@@ -345,7 +345,7 @@ async def test_a_failure_without_an_end_or_with_a_pause_that_no_replica_makes_is
 
 
 async def test_what_stands_under_another_identity_is_neither_read_nor_in_the_way(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     other = replica(redis, clock, SECOND)
     assert [await lease(store), await lease(other)] == ["acquired", "acquired"]
@@ -359,7 +359,7 @@ async def test_what_stands_under_another_identity_is_neither_read_nor_in_the_way
 
 
 async def test_a_credential_that_replaced_another_is_followed_by_who_has_that(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     new = replica(redis, clock, SECOND)
     await new.record_rotation(FIRST)
@@ -373,7 +373,7 @@ async def test_a_credential_that_replaced_another_is_followed_by_who_has_that(
 
 
 async def test_a_replaced_credentials_late_snapshot_is_refused(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     await lease(store)
     await replica(redis, clock, SECOND).record_rotation(FIRST)
@@ -382,7 +382,7 @@ async def test_a_replaced_credentials_late_snapshot_is_refused(
 
 
 async def test_a_chain_is_followed_to_the_last_that_is_in_use(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     await replica(redis, clock, SECOND).record_rotation(FIRST)
     third = replica(redis, clock, THIRD)
@@ -393,7 +393,7 @@ async def test_a_chain_is_followed_to_the_last_that_is_in_use(
 
 
 async def test_a_rotation_back_to_an_earlier_credential_makes_that_the_one_to_follow(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     second, third = replica(redis, clock, SECOND), replica(redis, clock, THIRD)
     await second.record_rotation(FIRST)
@@ -411,7 +411,7 @@ async def test_a_slow_replicas_proof_of_what_is_replaced_already_replaces_nothin
 
 
 async def test_a_credential_that_nobody_has_used_for_long_is_followed_no_more(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     await replica(redis, clock, SECOND).record_rotation(FIRST)
     clock.advance(MEMORY)
@@ -422,7 +422,7 @@ async def test_a_credential_that_nobody_has_used_for_long_is_followed_no_more(
 
 
 async def test_a_link_that_redis_lost_is_told_again_by_who_has_used_both(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     new = replica(redis, clock, SECOND)
     await new.record_rotation(FIRST)
@@ -433,7 +433,7 @@ async def test_a_link_that_redis_lost_is_told_again_by_who_has_used_both(
 
 
 async def test_a_credential_that_is_only_stored_with_links_nothing(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     await share(store, ENTRY)
     await share(replica(redis, clock, SECOND), ENTRY)
@@ -441,7 +441,7 @@ async def test_a_credential_that_is_only_stored_with_links_nothing(
 
 
 async def test_a_passing_link_is_followed_for_a_while_whoever_uses_what_it_leads_to(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     shared = replica(redis, clock, SECOND)
     await shared.record_rotation(FIRST, "temporary")
@@ -451,7 +451,7 @@ async def test_a_passing_link_is_followed_for_a_while_whoever_uses_what_it_leads
     assert (await lease(store), (await lineage(shared)).temporary_link) == ("acquired", False)
 
 
-async def test_who_goes_back_leads_nobody_along(store: AccountStore, redis: Any, clock: FakeClock) -> None:
+async def test_who_goes_back_leads_nobody_along(store: DocumentStore, redis: Any, clock: FakeClock) -> None:
     shared = replica(redis, clock, SECOND)
     await shared.record_rotation(FIRST, "temporary")
     await store.record_rotation(SECOND, "none")
@@ -481,7 +481,7 @@ async def test_any_number_of_credentials_leaves_a_bounded_number_behind(redis: A
     ],
 )
 async def test_what_somebody_else_wrote_of_credentials_counts_as_none(
-    store: AccountStore, redis: Any, identity: Any, use: Any
+    store: DocumentStore, redis: Any, identity: Any, use: Any
 ) -> None:
     await redis.hset(KEYS.credentials, identity, use)
     found = await lineage(store)
@@ -490,7 +490,7 @@ async def test_what_somebody_else_wrote_of_credentials_counts_as_none(
 
 
 async def test_one_replica_tries_a_credential_out_and_every_credential_has_its_own_turn(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     assert [await store.acquire_once(1_000), await replica(redis, clock).acquire_once(1_000)] == [True, False]
     assert await replica(redis, clock, SECOND).acquire_once(1_000) is True
@@ -498,12 +498,12 @@ async def test_one_replica_tries_a_credential_out_and_every_credential_has_its_o
 
 
 @pytest.mark.parametrize("life", [None, 1_000_000])
-async def test_a_claim_that_no_replica_made_bars_nobody(store: AccountStore, redis: Any, life: int | None) -> None:
+async def test_a_claim_that_no_replica_made_bars_nobody(store: DocumentStore, redis: Any, life: int | None) -> None:
     await redis.set(KEYS.proof(FIRST), "x", px=life)
     assert [await store.acquire_once(1_000), await store.acquire_once(1_000)] == [True, False]
 
 
-async def test_a_lease_without_an_end_ends_within_a_leases_life(store: AccountStore, redis: Any) -> None:
+async def test_a_lease_without_an_end_ends_within_a_leases_life(store: DocumentStore, redis: Any) -> None:
     await redis.set(LEASE_KEY, "nobody's")
     assert await lease(store) == "held"
     assert 0 < await redis.pttl(LEASE_KEY) <= LEASE_MS
@@ -513,7 +513,7 @@ async def test_a_lease_without_an_end_ends_within_a_leases_life(store: AccountSt
 
 
 async def test_an_operator_clears_what_stands_in_the_way_and_is_told_what_it_was(
-    store: AccountStore, redis: Any, clock: FakeClock
+    store: DocumentStore, redis: Any, clock: FakeClock
 ) -> None:
     await share(store, ENTRY)
     await lease(store)
@@ -525,7 +525,7 @@ async def test_an_operator_clears_what_stands_in_the_way_and_is_told_what_it_was
     assert (await failed(store), await lease(store), await shared(store)) == (None, "acquired", ENTRY)
 
 
-async def test_a_lease_that_is_at_work_is_not_cleared(store: AccountStore) -> None:
+async def test_a_lease_that_is_at_work_is_not_cleared(store: DocumentStore) -> None:
     await lease(store)
     assert not (await store.clear()).lease
     assert await lease(store, LeaseRequest("other", 0)) == "held"
@@ -534,7 +534,7 @@ async def test_a_lease_that_is_at_work_is_not_cleared(store: AccountStore) -> No
 @pytest.mark.parametrize("kind", ["set", "sadd", "rpush", "zadd", "xadd", "hset"])
 @pytest.mark.parametrize("key", [SNAPSHOT, LEASE_KEY, FAILURES, KEYS.credentials, EGRESS.address_cooldown])
 async def test_a_key_of_another_type_counts_as_none_and_redis_is_still_well(
-    store: AccountStore, redis: Any, key: str, kind: str
+    store: DocumentStore, redis: Any, key: str, kind: str
 ) -> None:
     values: dict[str, Any] = {"zadd": ({"canary": 1},), "xadd": ({"a": "canary"},), "hset": ("a", "canary")}
     await getattr(redis, kind)(key, *values.get(kind, ("canary",)))
@@ -581,7 +581,7 @@ def test_the_longest_announcement_is_within_its_bound() -> None:
     assert Notification.decode(longest.encode().encode()) == longest
 
 
-async def test_a_wish_is_heard_by_who_listens(store: AccountStore, redis: Any) -> None:
+async def test_a_wish_is_heard_by_who_listens(store: DocumentStore, redis: Any) -> None:
     async with redis.pubsub() as subscription:
         await subscription.subscribe("news")
         await subscription.get_message(timeout=1)
@@ -590,7 +590,7 @@ async def test_a_wish_is_heard_by_who_listens(store: AccountStore, redis: Any) -
     assert Notification.decode(message["data"]) == Notification("main", FIRST, RefreshRequest(FIRST, 250))
 
 
-async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: FakeServer) -> None:
+async def test_while_redis_is_away_nothing_raises(store: DocumentStore, server: FakeServer) -> None:
     server.connected = False
     assert (await store.read_state(0), await store.try_acquire(0, ASK), await store.renew("mine", in_time=True)) == (
         None,
@@ -607,7 +607,7 @@ async def test_while_redis_is_away_nothing_raises(store: AccountStore, server: F
 
 def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> None:
     settings = Settings(environment="staging", redis=Redis(key_prefix="p"), accounts={})
-    keys, egress = account_keys(settings, "main"), egress_keys(settings)
+    keys, egress = document_keys(settings, "main"), egress_keys(settings)
     own = "p:{account:staging:dapi.binance.com:main}"
     assert (keys.credentials, keys.channel) == (f"{own}:credentials", "p:staging:dapi.binance.com:news")
     assert [keys.snapshot("ba78"), keys.failures("ba78"), keys.lease("ba78"), keys.proof("ba78")] == [
@@ -622,7 +622,7 @@ def test_keys_tell_environments_exchanges_accounts_and_credentials_apart() -> No
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_have_keys_of_their_own_and_the_account_those_of_every_release(document: Document) -> None:
-    keys = account_keys(Settings(environment="staging", redis=Redis(key_prefix="p"), accounts={}), "main", document)
+    keys = document_keys(Settings(environment="staging", redis=Redis(key_prefix="p"), accounts={}), "main", document)
     own = "p:{account:staging:dapi.binance.com:main}"
     place = own if document is ACCOUNT else f"{own}:{document.name}"
     assert [keys.snapshot("ba78"), keys.failures("ba78"), keys.lease("ba78")] == [
@@ -634,10 +634,10 @@ def test_documents_have_keys_of_their_own_and_the_account_those_of_every_release
 
 @pytest.mark.parametrize("document", [each for each in DOCUMENTS if each is not ACCOUNT])
 async def test_what_is_shared_of_one_document_touches_no_other(
-    store: AccountStore, redis: Any, clock: FakeClock, document: Document
+    store: DocumentStore, redis: Any, clock: FakeClock, document: Document
 ) -> None:
     guard = RedisGuard(redis, clock, Metrics())
-    other = AccountStore(guard, replace(KEYS, document=document), EGRESS, ExchangeClock(clock), FIRST)
+    other = DocumentStore(guard, replace(KEYS, document=document), EGRESS, ExchangeClock(clock), FIRST)
     assert [await lease(each) for each in (store, other)] == ["acquired", "acquired"]
     await other.record_failure(Failed(3, OUTAGE.failure, 4_000), "mine")
     assert (await failed(store), await lease(store, LeaseRequest("rival", 0))) == (None, "held")
@@ -657,7 +657,7 @@ async def test_every_end_of_a_refresh_and_every_wish_names_its_document(
     redis: Any, clock: FakeClock, document: Document
 ) -> None:
     guard = RedisGuard(redis, clock, Metrics())
-    store = AccountStore(guard, replace(KEYS, document=document), EGRESS, ExchangeClock(clock), FIRST)
+    store = DocumentStore(guard, replace(KEYS, document=document), EGRESS, ExchangeClock(clock), FIRST)
     async with redis.pubsub() as heard:
         await heard.subscribe("news")
         await heard.get_message(timeout=1)

@@ -47,7 +47,7 @@ from service.fleet.shared_state import (
 )
 from service.store.cooldowns import cooldowns_of
 from service.store.guard import RedisGuard
-from service.store.keys import AccountKeys, EgressKeys
+from service.store.keys import DocumentKeys, EgressKeys
 from service.store.scripts import Args
 from service.store.values import whole
 
@@ -73,11 +73,11 @@ class _StoredFailure(msgspec.Struct, frozen=True, omit_defaults=True):
     code: int | None = None
 
 
-class AccountStore:
+class DocumentStore:
     """`cache.ports.SharedStore`, in Redis: one document, as one credential sees it. Only `clear` raises."""
 
     def __init__(
-        self, guard: RedisGuard, keys: AccountKeys, egress: EgressKeys, clock: ExchangeClock, identity: str
+        self, guard: RedisGuard, keys: DocumentKeys, egress: EgressKeys, clock: ExchangeClock, identity: str
     ) -> None:
         self.keys = keys
         self.identity = identity
