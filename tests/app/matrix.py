@@ -204,6 +204,16 @@ FURTHER = {
     ],
     "positionSide": ["long"],
 }
+ALL = {name: VALUES[name] + FURTHER[name] for name in VALUES}
+SOME = {
+    "asset": [*VALUES["asset"], OWN_ASSETS[0], "btc", "B\x00"],
+    "symbol": [
+        *(*VALUES["symbol"], "XRPUSD_PERP", "WEIRD", OWN_SYMBOLS[0], "NONESUCH", "ADAUSD_PERP", "BTCUSD_201225"),
+        "BTC\x7f",
+    ],
+    "positionSide": ALL["positionSide"],
+}
+"""A value of each kind: enough where the names are judged by the same code as on the account's own paths."""
 PAIRS = ["BTCUSD", "SOLUSD", "XRPUSD", "RISKUSD", "ADAUSD", "NONESUSD", "BTC", "WEIRD", "btcusd", "b\x7f", "A" * 65, ""]
 UNFORMED = {"WEIRD", "NONESUCH", "b", *LISTED, "BTC", "btcusd", "XRPUSD"}
 """Symbols and pairs whose form doesn't say the asset that decides."""
@@ -220,8 +230,7 @@ def _combinations() -> list[Query]:
 
 def _singles(*names: str) -> list[Query]:
     """Every filter by itself, each of its values, several at once, and those that the path doesn't take."""
-    taken: dict[str, list[str]] = {name: VALUES[name] + FURTHER[name] for name in names}
-    found: list[Query] = [((name, value),) for name, values in taken.items() for value in values]
+    found: list[Query] = [((name, value),) for name in names for value in SOME[name]]
     found += [((name, values[0]),) for name, values in VALUES.items() if name not in names]
     several = [(name, values[:2]) for name, values in VALUES.items() if name in names]
     found += [((name, ",".join(values)),) for name, values in several]
@@ -247,17 +256,19 @@ def _chosen(**values: list[str]) -> list[Query]:
     return found
 
 
-def _paths(*names: str) -> list[Mapping[str, str]]:
+def _paths(*names: str, of: Mapping[str, list[str]] = ALL) -> list[Mapping[str, str]]:
     """Every value of every name in a path; never an empty one, which is another path."""
-    values = ([value for value in VALUES[name] + FURTHER[name] if value] for name in names)
+    values = ([value for value in of[name] if value] for name in names)
     return [dict(zip(names, each, strict=True)) for each in itertools.product(*values)]
 
 
-def _few_sides() -> list[Mapping[str, str]]:
+def _few_sides(of: Mapping[str, list[str]]) -> list[Mapping[str, str]]:
     """The same of symbols and sides, with few of one where there are all of the other."""
     few = VALUES["symbol"] + ["XRPUSD_PERP", "WEIRD"]
     return [
-        path for path in _paths("symbol", "positionSide") if path["symbol"] in few or path["positionSide"] == "LONG"
+        path
+        for path in _paths("symbol", "positionSide", of=of)
+        if path["symbol"] in few or path["positionSide"] == "LONG"
     ]
 
 
@@ -290,23 +301,23 @@ ROUTES = {
     oracle.ACCOUNTS: Route(V1, [{}], FEW, of_account=False),
     oracle.STATUS: Route(V1, [{}], FEW, of_account=False, told=_names_of_accounts),
     oracle.ACCOUNT: Route(V1, [{}], _combinations()),
-    oracle.ASSETS: Route(V1, [{}], _singles("asset")),
+    oracle.ASSETS: Route(V1, [{}], [*_singles("asset"), *((("asset", each),) for each in FURTHER["asset"])]),
     oracle.POSITIONS: Route(V1, [{}], _combinations()),
     oracle.ASSET: Route(V1, _paths("asset"), FEW[:2]),
     oracle.SYMBOL: Route(V1, _paths("symbol"), FEW[:2]),
-    oracle.POSITION: Route(V1, _paths("symbol", "positionSide"), FEW[:1]),
+    oracle.POSITION: Route(V1, _few_sides(ALL), FEW[:1]),
     oracle.BALANCE: Route(V1, [{}], _singles("asset"), briefly=True),
-    oracle.BALANCE_ROW: Route(V1, _paths("asset"), FEW[:1], briefly=True),
+    oracle.BALANCE_ROW: Route(V1, _paths("asset", of=SOME), FEW[:1], briefly=True),
     oracle.RISK: Route(
         V1,
         [{}],
         [*_singles(*VALUES), *_together(*VALUES)],
         briefly=True,
     ),
-    oracle.RISK_SYMBOL: Route(V1, _paths("symbol"), FEW[:1], briefly=True),
-    oracle.RISK_ROW: Route(V1, _few_sides(), FEW[:1], briefly=True),
+    oracle.RISK_SYMBOL: Route(V1, _paths("symbol", of=SOME), FEW[:1], briefly=True),
+    oracle.RISK_ROW: Route(V1, _few_sides(SOME), FEW[:1], briefly=True),
     oracle.BRACKETS: Route(V1, [{}], [*_singles("asset", "symbol"), *_together("asset", "symbol")], briefly=True),
-    oracle.BRACKET: Route(V1, _paths("symbol"), FEW[:1], briefly=True),
+    oracle.BRACKET: Route(V1, _paths("symbol", of=SOME), FEW[:1], briefly=True),
     oracle.DROP_IN: Route(BINANCE, [{}], [*FEW, SIGNED]),
     oracle.DROP_IN_BALANCE: Route(BINANCE, [{}], [*FEW, SIGNED, (("marginAsset", "BTC"),)], briefly=True),
     oracle.DROP_IN_RISK: Route(
@@ -316,14 +327,14 @@ ROUTES = {
             *FEW,
             SIGNED,
             (("symbol", "BTCUSD_PERP"),),
-            *_chosen(marginAsset=VALUES["asset"] + FURTHER["asset"], pair=PAIRS),
+            *_chosen(marginAsset=[*SOME["asset"], ""], pair=PAIRS),
         ],
         briefly=True,
     ),
     oracle.DROP_IN_BRACKETS: Route(
         BINANCE,
         [{}],
-        [*FEW, SIGNED, (("pair", "BTCUSD"),), *_chosen(symbol=[*VALUES["symbol"], *FURTHER["symbol"], ""])],
+        [*FEW, SIGNED, (("pair", "BTCUSD"),), *_chosen(symbol=[*SOME["symbol"], ""])],
         briefly=True,
     ),
 }
