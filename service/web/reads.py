@@ -198,12 +198,11 @@ class Reads:
         answers = self._prepared.get(cache)
         if answers is None or answers.snapshot is not served.snapshot:
             # A new snapshot drops the answers of the one before it, and those of accounts that a reload has removed.
-            accounts = self._gateway.config.caches.values()
+            accounts = self._gateway.config.caches
             kept = {
-                each: self._prepared[each]
-                for account in accounts
-                for each in account.documents.values()
-                if each in self._prepared
+                each: prepared
+                for each, prepared in self._prepared.items()
+                if (account := accounts.get(each.state.account)) and account.documents[each.state.document] is each
             }
             answers = _PreparedAnswers(served.snapshot)
             self._prepared = kept | {cache: answers}
