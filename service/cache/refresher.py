@@ -307,10 +307,8 @@ class Refresher:
             try:
                 await renewing  # a renewal after the release would acquire the lease again, for no holder
                 await publication
-            except Exception:
-                log.exception(
-                    "refresh_untold", account=self.state.account, document=self.state.document.name
-                )  # the answer is good all the same
+            except Exception:  # the answer is good all the same
+                log.exception("refresh_untold", account=self.state.account, document=self.state.document.name)
 
         over.set()
         task = asyncio.create_task(run())

@@ -1,10 +1,9 @@
 """An account's Lua scripts by what they promise, on an embedded Redis; `lease_model` runs them against a model."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fakeredis import FakeAsyncRedis, FakeServer
+from fakeredis import FakeServer
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -41,17 +40,6 @@ SNAPSHOT, LEASE_KEY, FAILURES = KEYS.snapshot(FIRST), KEYS.lease(FIRST), KEYS.fa
 ENTRY = Entry(b'{"a":"\xc3\xa9"}', START - 10_000, 61_000, {"ODD": "BTC"})
 ASK = LeaseRequest("mine", 0)
 """A try that no snapshot is young enough for."""
-
-
-@pytest.fixture
-def server() -> FakeServer:
-    return FakeServer()
-
-
-@pytest.fixture
-async def redis(server: FakeServer) -> AsyncIterator[Any]:
-    async with FakeAsyncRedis(server=server) as redis:
-        yield redis
 
 
 @pytest.fixture

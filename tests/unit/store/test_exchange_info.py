@@ -1,6 +1,5 @@
 """The shared copy of exchangeInfo: its life tells its age, one replica fetches it, and nothing there can do harm."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,17 +17,6 @@ from tests.support import FakeClock
 
 BODY = b'{"symbols":[]}'
 KEY = "coinm:production:dapi.binance.com:listing"
-
-
-@pytest.fixture
-def server() -> FakeServer:
-    return FakeServer()
-
-
-@pytest.fixture
-async def redis(server: FakeServer) -> AsyncIterator[FakeAsyncRedis]:
-    async with FakeAsyncRedis(server=server) as client:
-        yield client
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The ledger's Lua scripts by what they promise, on an embedded Redis."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,17 +21,6 @@ from tests.support import START, FakeClock
 KEYS = EgressKeys("e")
 BAN = Cooldown(0, START + 5_000, problem="exchange-banned")
 NOW = START // MINUTE
-
-
-@pytest.fixture
-def server() -> FakeServer:
-    return FakeServer()
-
-
-@pytest.fixture
-async def redis(server: FakeServer) -> AsyncIterator[Any]:
-    async with FakeAsyncRedis(server=server) as redis:
-        yield redis
 
 
 class Reportable(EgressLedger):
